@@ -106,6 +106,11 @@ lock:  ## regenerate requirements.lock and that of the image from pyproject.toml
 demo: provision venv  ## the main job end to end in a scratch directory, in about a minute
 	@$(VENV)/bin/reconciler demo $(DEMO_ARGS)
 
+.PHONY: man
+man: venv  ## write the manual page, deploy/man/reconciler.1, from the same source as --help
+	@mkdir -p deploy/man
+	@$(VENV)/bin/python -m reconciler.cli.manual > deploy/man/reconciler.1
+
 .PHONY: docs
 docs: venv  ## build docs/ into a site with search, in build/site; a broken link is an error
 	@$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs build/site

@@ -270,7 +270,7 @@ def _fill_by_fill(server: Server, disk: Path, step: int) -> tuple[int, int]:
         tries += 1
         live = {name: server.live(name) for name in NAMES}
         damaged += sum(live[name] not in [generation[name] for generation in generations] for name in NAMES)
-        if outcome.stdout and json.loads(outcome.stdout)[0]["result"] == "applied":
+        if outcome.stdout and json.loads(outcome.stdout)["outcomes"][0]["result"] == "applied":
             return damaged + (live != generations[1]), tries
 
 

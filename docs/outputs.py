@@ -3,7 +3,8 @@
 A page marks such a block with a comment in the line before it:
 
     <!-- demo: 2 -->                 the second scene of docs/demo.txt
-    <!-- answer: status-drifted.80 -->   tests/data/answers/status-drifted.80.txt
+    <!-- answer: compare.80 -->      tests/data/answers/compare.80.txt
+    <!-- answer: compare.80:8 -->    the first eight lines of it
 
 `make outputs` runs the demo, writes docs/demo.txt, and brings all blocks and docs/demo.svg up to date. Tests compare
 docs/demo.txt with a run of the demo, and the blocks and the picture with their sources.
@@ -82,10 +83,15 @@ def refresh(page: str, scenes: list[Scene]) -> str:
 
     def block(match: re.Match[str]) -> str:
         kind, name = match.groups()
-        text = "\n".join(scenes[int(name) - 1].lines) if kind == "demo" else (ANSWERS / f"{name}.txt").read_text()
+        text = "\n".join(scenes[int(name) - 1].lines) if kind == "demo" else _answer(*name.partition(":")[::2])
         return f"<!-- {kind}: {name} -->\n\n```text\n{_wrapped(text.rstrip())}\n```"
 
     return _BLOCK.sub(block, page)
+
+
+def _answer(name: str, lines: str) -> str:
+    text = (ANSWERS / f"{name}.txt").read_text()
+    return "\n".join([*text.splitlines()[: int(lines)], "…"]) if lines else text
 
 
 def picture(scenes: list[Scene]) -> str:

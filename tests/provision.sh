@@ -21,7 +21,7 @@ readonly image_base=$tools/debian-13.tar
 readonly image_packages=ca-certificates,docker-cli,docker-compose,git,openssh-client,python3,python3-venv
 readonly policy=/usr/sbin/policy-rc.d
 readonly policy_mark='# temporary, by reconciler tests/provision.sh'
-readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv systemd python base)
+readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv shells systemd python base)
 
 declare -rA label=(
     [engine]='docker engine'
@@ -35,6 +35,7 @@ declare -rA label=(
     [gpg]='gnupg'
     [git]='git'
     [venv]='python venv module'
+    [shells]='zsh and fish'
     [systemd]='systemd'
     [python]='newest Python of Debian'
     [base]='base of the Docker image'
@@ -51,6 +52,7 @@ declare -rA packages=(
     [gpg]='gnupg'
     [git]='git'
     [venv]='python3-venv'
+    [shells]='zsh fish'
     [systemd]='systemd'
     [python]='patchelf'
     [base]='debootstrap'
@@ -68,6 +70,7 @@ present() { # COMPONENT
         engine) has docker && { { has dockerd && has iptables; } || timeout 10 docker version >/dev/null 2>&1; } ;;
         # The old docker-compose (v1) is a program of its own; a plugin that answers is v2 or newer.
         compose) has docker && timeout 10 docker compose version >/dev/null 2>&1 ;;
+        shells) has zsh && has fish ;;
         sshd) has sshd && has ssh && has ssh-keygen ;;
         busybox) static /bin/busybox || static /usr/bin/busybox ;;
         prometheus) has prometheus && has promtool ;;

@@ -11,6 +11,7 @@ from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
 from reconciler.cli.layout import Item, Page, counted, foreign
 from reconciler.cli.markdown import code, plain_text
 from reconciler.core.checks.rules import Finding
+from reconciler.core.model.answers import versioned
 from reconciler.core.text import printable
 
 MARKER = "<!-- reconciler-diff -->"
@@ -21,7 +22,7 @@ _WARNING, _TABLE, _LIST = 8_000, 36_000, 10_000
 _MOST_NAMES = 20  # keys in one cell
 
 FORMATS: dict[str, Callable[[CommitDiff], str]] = {
-    "json": lambda difference: json.dumps(_data(difference), indent=2) + "\n",
+    "json": lambda difference: json.dumps(versioned(_data(difference)), indent=2) + "\n",
     "markdown": lambda difference: _markdown(difference),
 }
 """The renderer of each format for programs; each text ends with a newline."""

@@ -12,6 +12,7 @@ from reconciler.cli.compare_words import Group, Row, ServiceStates, SideWords, S
 from reconciler.cli.layout import Page
 from reconciler.cli.markdown import code, plain_text
 from reconciler.core.compare.types import Comparison, Fact, FileResult
+from reconciler.core.model.answers import versioned
 
 _MARK = "⚠️"
 
@@ -19,7 +20,7 @@ _MARK = "⚠️"
 
 
 def as_json(report: ComparisonReport) -> str:
-    return json.dumps(report_data(report), indent=2) + "\n"
+    return json.dumps(versioned(report_data(report)), indent=2) + "\n"
 
 
 def report_data(report: ComparisonReport) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from reconciler.cli import completion
 from reconciler.cli.exit_codes import ERROR, IN_SYNC
 from reconciler.cli.options import EnvironmentsPath, Json
 from reconciler.core.errors import RefusedError
@@ -22,6 +23,7 @@ EditedTarget = Annotated[
     typer.Argument(
         metavar="TARGET",
         help="production/api.env, its live path, the path of its source, or api.env where there is one only.",
+        autocompletion=completion.targets,
     ),
 ]
 DecryptionKey = Annotated[

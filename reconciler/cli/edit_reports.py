@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -57,5 +56,5 @@ def _edit_data(result: EditResult) -> dict[str, Any]:
         "added": list(result.keys.added),
         "removed": list(result.keys.removed),
         "changed": list(result.keys.changed),
-        "check": None if result.report is None else json.loads(reports.FORMATS["json"](result.report)),
+        "check": None if result.report is None else reports.check_data(result.report),
     }

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-IN_SYNC, ERROR, PENDING, ROLLED_BACK = 0, 1, 2, 3
+IN_SYNC, ERROR, PENDING, ROLLED_BACK, INTERRUPTED = 0, 1, 2, 3, 130
+
+MEANINGS = {
+    IN_SYNC: "in sync, applied or done: nothing is left to do",
+    ERROR: "an error: it says what, where and what to do next; wrong arguments count as one",
+    PENDING: "something would change or waits for an operator, a check has findings, a difference is unexplained",
+    ROLLED_BACK: "a change was rolled back, or its rollback still takes time",
+    INTERRUPTED: "interrupted by Ctrl-C: what was being written is finished or undone by the next reconciliation",
+}
+"""Every exit code of every command. What each command means by them is in its --help."""
 
 _OF_RESULT = {
     **dict.fromkeys(("applied", "in_sync", "corrected"), IN_SYNC),
@@ -47,3 +56,8 @@ def worst(codes: Iterable[int]) -> int:
     """An error outweighs a rollback, which outweighs what is pending."""
     order = (IN_SYNC, PENDING, ROLLED_BACK, ERROR)
     return max(codes, key=order.index, default=IN_SYNC)
+
+
+def described() -> str:
+    """The exit codes as a sentence, for --help and the manual."""
+    return "Exit codes: " + "; ".join(f"{code} {meaning.partition(':')[0]}" for code, meaning in MEANINGS.items()) + "."

@@ -5,24 +5,37 @@ Heavy modules are imported inside the commands, so that --help answers immediate
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import cast
 
 import typer
 
-from reconciler.cli import edit_commands, operator_commands, review_commands, setup_commands
-from reconciler.cli.exit_codes import ERROR
+from reconciler.cli import (
+    completion,
+    daemon_commands,
+    edit_commands,
+    exit_codes,
+    global_options,
+    operator_commands,
+    review_commands,
+    setup_commands,
+)
+from reconciler.cli.exit_codes import ERROR, INTERRUPTED
 from reconciler.cli.layout import foreign, page_on
 from reconciler.core.errors import ReconcilerError, with_id
 
 app = typer.Typer(
     name="reconciler",
-    help="Keeps the env files of Docker Compose servers equal to SOPS-encrypted files in git.",
+    cls=global_options.CommandGroup,
+    epilog=exit_codes.described(),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.callback()(global_options.options)
+app.add_typer(daemon_commands.commands)
 app.add_typer(operator_commands.commands)
 app.add_typer(review_commands.commands)
 app.add_typer(edit_commands.commands)
@@ -34,6 +47,10 @@ _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
 
 def main() -> None:
     """The console script: one place turns errors into exit codes."""
+    if completion.VARIABLE in os.environ:  # a shell wants to know what comes next
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     try:
         sys.exit(app(standalone_mode=False))
     except _UsageError as error:
@@ -46,4 +63,4 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(ERROR)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

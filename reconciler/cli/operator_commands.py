@@ -1,16 +1,14 @@
-"""The commands for a server: the daemon, and what an operator can look at and request."""
+"""The commands for a server: what an operator can look at and request."""
 
 from __future__ import annotations
 
-import gc
-import signal
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from reconciler.cli import RUNNING
+from reconciler.cli import completion
 from reconciler.cli.exit_codes import (
     ERROR,
     IN_SYNC,
@@ -23,47 +21,10 @@ from reconciler.cli.exit_codes import (
 from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile, Environment, Json, OneEnvironment, Verbose
 from reconciler.core.errors import RefusedError
 
-if TYPE_CHECKING:
-    from reconciler.app.config.server import ServerConfig
-
 commands = typer.Typer()
 
+
 Reason = Annotated[str, typer.Option("--reason", help="Why; status shows it.")]
-
-
-def _load(path: str) -> ServerConfig:
-    from reconciler.app.config.server import load_server_config
-
-    return load_server_config(path)
-
-
-@commands.command(short_help="run the daemon")
-def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
-    """Run the daemon until SIGTERM or SIGINT; it finishes a running reconciliation first. SIGHUP reloads CONFIG.
-
-    Exits 0, or 1 if it cannot start.
-    """
-    early: list[int] = []  # a SIGHUP before the daemon can handle it would otherwise end the process
-    signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
-    from reconciler.app.daemon.service import run_daemon
-
-    gc.freeze()
-    gc.set_threshold(RUNNING)
-    run_daemon(_load(config), lambda: _load(config), early)
-
-
-@commands.command(short_help="have the daemon take its configuration again")
-def reload(config: ConfigFile = DEFAULT_CONFIG) -> None:
-    """Have the daemon take CONFIG again between two reconciliations, and wait until it uses it.
-
-    With a mistake in it, the daemon keeps the former one. Exits 0, or 1 if it does, or if no daemon runs.
-    """
-    from reconciler.app.daemon.commands import reload_daemon
-    from reconciler.cli import render
-
-    with render.progress() as progress:
-        reload_daemon(config, progress)
-    typer.echo("The daemon uses the server configuration as it is now.")
 
 
 @commands.command(short_help="reconcile now")
@@ -73,7 +34,9 @@ def sync(
     take_over: Annotated[
         list[str] | None,
         typer.Option(
-            "--take-over", help="ENVIRONMENT/SOURCE whose unknown live file may be replaced (backed up first)."
+            "--take-over",
+            help="ENVIRONMENT/SOURCE whose unknown live file may be replaced (backed up first).",
+            autocompletion=completion.targets,
         ),
     ] = None,
     accept_project: Annotated[
@@ -81,6 +44,7 @@ def sync(
         typer.Option(
             "--accept-project",
             help="STACK (or ENVIRONMENT/STACK) that is held because its project was edited: take the edit along.",
+            autocompletion=completion.stacks,
         ),
     ] = None,
     verbose: Verbose = False,
@@ -97,7 +61,7 @@ def sync(
         outcomes = sync_environments(
             config, environment or [], take_over or [], progress, accept_projects=accept_project or []
         )
-    render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose)
+    render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose, list_name="outcomes")
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
 
 
@@ -122,20 +86,32 @@ def plan(
     with render.progress() as progress:
         outcomes = plan_environments(config, environment or [], revision, progress)
     report = partial(plan_reports.plan_report, summary=summary)
-    render.answer(outcomes, report, as_json=as_json, verbose=verbose)
+    render.answer(outcomes, report, as_json=as_json, verbose=verbose, list_name="outcomes")
     raise typer.Exit(worst(plan_exit_code(outcome) for outcome in outcomes))
 
 
 @commands.command(short_help="each target and stack: in sync or not, since when, why")
-def status(config: ConfigFile = DEFAULT_CONFIG, verbose: Verbose = False, as_json: Json = False) -> None:
+def status(
+    config: ConfigFile = DEFAULT_CONFIG,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C; in a pipe, print again what has changed.")
+    ] = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
     """Show each target and stack: in sync or not, the revision, since when and why.
 
     With a daemon, this is its last reconciliation; without one, the live files are checked now.
-    Exits 0 if in sync, 1 on errors, 2 if something would change or needs an operator, 3 if it was rolled back.
+    Exits 0 if in sync, 1 on errors, 2 if something would change or needs an operator, 3 if it was rolled back; with
+    --watch 130 after Ctrl-C.
     """
     from reconciler.app.daemon.commands import read_status
-    from reconciler.cli import render, status_reports
+    from reconciler.cli import render, status_reports, watching
 
+    if watch:
+        watching.watch_status(
+            lambda here: read_status(config, lambda _: None, here=here), as_json=as_json, verbose=verbose
+        )
     with render.progress() as progress:
         answer = read_status(config, progress)
     render.answer(answer, status_reports.status_report, as_json=as_json, verbose=verbose)
@@ -147,15 +123,25 @@ def history(
     config: ConfigFile = DEFAULT_CONFIG,
     environment: OneEnvironment = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs, newest first.")] = 20,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Oldest first, then each run as it ends, until Ctrl-C.")
+    ] = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """List past runs: when, trigger, revision, author, keys, services, result and reason. Exits 0, or 1 on errors."""
-    from reconciler.app.daemon.commands import list_runs
-    from reconciler.cli import record_reports, render
+    """List past runs: when, trigger, revision, author, keys, services, result and reason.
 
+    Exits 0, or 1 on errors; with --follow 130 after Ctrl-C.
+    """
+    from reconciler.app.daemon.commands import list_runs
+    from reconciler.cli import record_reports, render, watching
+
+    if follow:
+        watching.follow_history(
+            lambda most: list_runs(config, environment, most), limit, as_json=as_json, verbose=verbose
+        )
     runs = list_runs(config, environment, limit)
-    render.answer(runs, record_reports.history_report, as_json=as_json, verbose=verbose)
+    render.answer(runs, record_reports.history_report, as_json=as_json, verbose=verbose, list_name="runs")
 
 
 @commands.command(short_help="list the backups, or verify them")
@@ -173,13 +159,16 @@ def backups(
     from reconciler.cli import record_reports, render
 
     listed = list_backups(config, environment, verify=verify)
-    render.answer(listed, record_reports.backups_report, as_json=as_json, verbose=verbose)
+    render.answer(listed, record_reports.backups_report, as_json=as_json, verbose=verbose, list_name="backups")
     raise typer.Exit(ERROR if any(backup.get("problems") for backup in listed) else IN_SYNC)
 
 
 @commands.command(short_help="restore the files of a backup")
 def restore(
-    backup: Annotated[str, typer.Argument(help="The backup's id, as `reconciler backups` lists it.")],
+    backup: Annotated[
+        str,
+        typer.Argument(help="The backup's id, as `reconciler backups` lists it.", autocompletion=completion.backups),
+    ],
     config: ConfigFile = DEFAULT_CONFIG,
     target: Annotated[
         list[str] | None, typer.Option("--target", "-t", help="Only this source or live path (may be repeated).")
@@ -234,7 +223,12 @@ def unpin(
 @commands.command(short_help="write nothing for a while; drift is still measured")
 def pause(
     scope: Annotated[
-        str, typer.Argument(metavar="TARGET|STACK", help="As `reconciler status` lists it, ENVIRONMENT/NAME.")
+        str,
+        typer.Argument(
+            metavar="TARGET|STACK",
+            help="As `reconciler status` lists it, ENVIRONMENT/NAME.",
+            autocompletion=completion.scopes,
+        ),
     ] = "",
     everything: Annotated[bool, typer.Option("--all", help="The whole environment.")] = False,
     how_long: Annotated[str, typer.Option("--for", metavar="DURATION", help="Such as 30m or 2h.")] = "1h",
@@ -258,7 +252,10 @@ def pause(
 @commands.command(short_help="end a pause")
 def resume(
     scope: Annotated[
-        str, typer.Argument(metavar="TARGET|STACK", help="As it was paused; --all ends every pause.")
+        str,
+        typer.Argument(
+            metavar="TARGET|STACK", help="As it was paused; --all ends every pause.", autocompletion=completion.scopes
+        ),
     ] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every pause of the environment.")] = False,
     config: ConfigFile = DEFAULT_CONFIG,
@@ -317,7 +314,7 @@ def _change_environment(config: str, environment: str | None, form: tuple[bool, 
     as_json, verbose = form
     with render.progress() as progress:
         outcomes = change_environment(config, environment, request, progress)
-    render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose)
+    render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose, list_name="outcomes")
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
 
 
@@ -346,7 +343,10 @@ def forget(
 
 @commands.command(short_help="propose a hand edit for git, encrypted, on a branch")
 def adopt(
-    target: Annotated[str, typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.")],
+    target: Annotated[
+        str,
+        typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.", autocompletion=completion.targets),
+    ],
     key: Annotated[
         list[str] | None,
         typer.Option("--key", "-k", metavar="NAME", help="Only this variable (may be repeated). Default: the file."),
@@ -400,19 +400,6 @@ def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     from reconciler.cli import record_reports, render
 
     findings = examine_server(config)
-    render.answer([asdict(finding) for finding in findings], record_reports.doctor_report, as_json=as_json)
+    report = record_reports.doctor_report
+    render.answer([asdict(finding) for finding in findings], report, as_json=as_json, list_name="findings")
     raise typer.Exit(ERROR if any(finding.bad for finding in findings) else IN_SYNC)
-
-
-@commands.command(short_help="print the version")
-def version() -> None:
-    """Print which program this is, its version, and the Python that runs it. Exits 0."""
-    import platform
-    import sys
-    from importlib.metadata import metadata
-
-    from reconciler import DISTRIBUTION
-
-    about = metadata(DISTRIBUTION)
-    typer.echo(f"{DISTRIBUTION} {about['Version']}: {about['Summary'].replace('Keeps', 'keeps')}")
-    typer.echo(f"Python {platform.python_version()}, {sys.executable}")

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from reconciler.cli import completion
+
 DEFAULT_CONFIG = "/etc/reconciler/reconciler.yaml"
 
 ConfigFile = Annotated[
-    str, typer.Option("--config", envvar="RECONCILER_CONFIG", help="The server configuration.", show_default=True)
+    str, typer.Option("--config", metavar="FILE", envvar="RECONCILER_CONFIG", help="The server configuration.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="List every key, however many there are.")]
@@ -25,6 +27,12 @@ KnownHosts = Annotated[
     str | None, typer.Option("--known-hosts", help="The known_hosts file for ssh://. Default: your ssh settings.")
 ]
 Environment = Annotated[
-    list[str] | None, typer.Option("--environment", "-e", help="Only this environment (may be repeated).")
+    list[str] | None,
+    typer.Option(
+        "--environment", "-e", help="Only this environment (may be repeated).", autocompletion=completion.environments
+    ),
 ]
-OneEnvironment = Annotated[str | None, typer.Option("--environment", "-e", help="Only this environment.")]
+OneEnvironment = Annotated[
+    str | None,
+    typer.Option("--environment", "-e", help="Only this environment.", autocompletion=completion.environments),
+]

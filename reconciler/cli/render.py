@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from reconciler.cli.layout import Page, foreign, page_on
+from reconciler.core.model.answers import versioned
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,10 +18,17 @@ if TYPE_CHECKING:
 _SHOW_PROGRESS_AFTER = 1.0  # seconds
 
 
-def answer(data: Any, report: Callable[[Any, Page], Iterable[str]], *, as_json: bool, verbose: bool = False) -> None:
-    """Print the data as JSON, or else the lines that ``report`` makes of it."""
+def answer(
+    data: Any,
+    report: Callable[[Any, Page], Iterable[str]],
+    *,
+    as_json: bool,
+    verbose: bool = False,
+    list_name: str = "",
+) -> None:
+    """Print the data as JSON (a list as the field ``list_name``), or else the lines that ``report`` makes of it."""
     if as_json:
-        print_json(data)
+        write_json(versioned(data, list_name))
         return
     write_lines(report(foreign(data), page_on(sys.stdout, verbose=verbose)))
 
@@ -30,8 +38,8 @@ def write_lines(lines: Iterable[str]) -> None:
         sys.stdout.write(f"{line}\n")
 
 
-def print_json(data: Any) -> None:
-    json.dump(data, sys.stdout, indent=2)
+def write_json(data: Any, *, one_line: bool = False) -> None:
+    json.dump(data, sys.stdout, indent=None if one_line else 2)
     sys.stdout.write("\n")
 
 

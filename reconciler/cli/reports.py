@@ -15,10 +15,11 @@ from reconciler.app.checks.run import CheckReport
 from reconciler.cli.layout import Page, counted
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding, Severity
+from reconciler.core.model.answers import versioned
 from reconciler.core.text import printable
 
 FORMATS: dict[str, Callable[[CheckReport], str]] = {
-    "json": lambda report: _json(_data(report)),
+    "json": lambda report: _json(versioned(check_data(report))),
     "github": lambda report: _github(report),
     "gitlab": lambda report: _json(_gitlab(report.findings)),
     "sarif": lambda report: _json(_sarif(report.findings)),
@@ -51,7 +52,8 @@ def _json(data: Any) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-def _data(report: CheckReport) -> dict[str, Any]:
+def check_data(report: CheckReport) -> dict[str, Any]:
+    """The report as data, without values."""
     return {
         "environments": list(report.environments),
         "files": report.files,

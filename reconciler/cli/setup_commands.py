@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from reconciler.cli import completion
 from reconciler.cli.exit_codes import ERROR, IN_SYNC
 from reconciler.cli.options import EnvironmentsPath, Json, KnownHosts, SshKey
 from reconciler.core.errors import RefusedError
@@ -127,22 +128,49 @@ def import_(
     raise typer.Exit(IN_SYNC if result.commit or dry_run or not result.draft.changes else ERROR)
 
 
-class SchemaFile(StrEnum):
-    """The files that have a JSON Schema."""
+def _schema_names() -> list[str]:
+    from reconciler.cli.schemas import NAMES
 
-    SERVER = "server"
-    MANIFEST = "manifest"
-    EXPECTED = "expected"
+    return list(NAMES)
 
 
-@commands.command(short_help="print the JSON Schema of a file")
-def schema(file: Annotated[SchemaFile, typer.Argument(help="The file.")]) -> None:
-    """Print the JSON Schema (2020-12) of a configuration file, for editors. Exits 0."""
-    import json
+@commands.command(short_help="print the JSON Schema of a file or of an answer")
+def schema(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A file: server, manifest, check.yaml, contract or expected; or a command, for its --json.",
+            autocompletion=_schema_names,
+        ),
+    ],
+) -> None:
+    """Print the JSON Schema (2020-12) of a configuration file, for editors, or of what a command prints with --json.
 
-    from reconciler.app.config.schema import json_schema
+    Exits 0, or 1 for an unknown name.
+    """
+    from reconciler.cli.render import write_json
+    from reconciler.cli.schemas import schema_of
 
-    typer.echo(json.dumps(json_schema(file.value), indent=2))
+    write_json(schema_of(name))
+
+
+class Shell(StrEnum):
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+@commands.command("completion", short_help="print the completion script of a shell")
+def completion_(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> None:
+    """Print what makes a shell complete commands, options, environments, targets and backups.
+
+    bash: `eval "$(reconciler completion bash)"` in ~/.bashrc; zsh: the same with zsh, below compinit, in ~/.zshrc;
+    fish: `reconciler completion fish > ~/.config/fish/completions/reconciler.fish`. Exits 0.
+    """
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
+
+    typer.echo(get_completion_script(prog_name="reconciler", complete_var=completion.VARIABLE, shell=shell.value))
 
 
 @commands.command("deploy-files", short_help="write the unit, the alerts, the dashboard and the compose file")

@@ -29,7 +29,7 @@ FORBIDDING = frozenset({"additionalProperties", "false", "not/required", "proper
 _STRUCTURE = frozenset({"required", "minProperties", "maxProperties", "propertyNames", "dependentRequired"})
 _NAMED_PLACES = frozenset({"$anchor", "$dynamicAnchor", *contract_references.KEYWORDS})
 _DEFINITIONS = ("$defs", "definitions")  # the latter is the name before 2019, still common
-_KEYWORDS = sorted(
+KEYWORDS = sorted(
     {
         *_STRUCTURE,
         *_NAMED_PLACES,
@@ -43,7 +43,7 @@ _KEYWORDS = sorted(
     }
 )
 _TYPES = frozenset({"string", "object"})
-_DURATION = re.compile("[1-9][0-9]{0,4}[smhd]")
+MAX_AGE = re.compile("[1-9][0-9]{0,4}[smhd]")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DEEPEST = 20
 
@@ -139,10 +139,10 @@ def mistakes(schema: Mapping[str, Any]) -> list[Mistake]:
 def _keyword_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
     """Unknown keywords: the standard ignores them, so the intended rule would never apply."""
     for keyword in node:
-        if keyword in _KEYWORDS:
+        if keyword in KEYWORDS:
             continue
         own = str(keyword).startswith("x-")
-        like = [known for known in _KEYWORDS if known.startswith("x-") == own]
+        like = [known for known in KEYWORDS if known.startswith("x-") == own]
         same = [known for known in like if known.lower() == str(keyword).lower()]
         same = same or difflib.get_close_matches(str(keyword), like, n=1, cutoff=0.8 if own else 0.6)
         if same or not own:
@@ -177,7 +177,7 @@ def _node_mistakes(field: Field, node: Mapping[str, Any]) -> Iterator[Mistake]:
     differs, age = node.get("x-differs"), node.get("x-max-age")
     if "x-differs" in node and differs not in list(Differs):
         yield Mistake((*field, "x-differs"), f"must be one of {', '.join(Differs)}")
-    if "x-max-age" in node and not (isinstance(age, str) and _DURATION.fullmatch(age)):
+    if "x-max-age" in node and not (isinstance(age, str) and MAX_AGE.fullmatch(age)):
         yield Mistake((*field, "x-max-age"), "must be a duration such as 90d")
     for keyword in ("writeOnly", "deprecated"):
         if not isinstance(node.get(keyword, False), bool):
@@ -274,7 +274,7 @@ def _noted(before: Notes, node: Mapping[str, Any], contract: Contract, line: int
         secret=bool(node.get("writeOnly", before.secret)),
         deprecated=bool(node.get("deprecated", before.deprecated)),
         differs=Differs(differs) if differs in list(Differs) else before.differs,
-        max_age=duration_seconds(age) if isinstance(age, str) and _DURATION.fullmatch(age) else before.max_age,
+        max_age=duration_seconds(age) if isinstance(age, str) and MAX_AGE.fullmatch(age) else before.max_age,
         contract=contract.path,
         line=line,
     )

@@ -258,7 +258,7 @@ class Story:
 
     async def _history(self) -> list[dict[str, object]]:
         _, text = await self._site.reconciler("history", "--json", colour=False, width=200)
-        return list(json.loads(text))
+        return list(json.loads(text)["runs"])
 
     async def _show_applied(self, commit: str, before: dict[str, str]) -> None:
         await self._applied(commit)

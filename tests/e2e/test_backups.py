@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.faults import make_faults
+from tests.support.json_answers import read_answer
 from tests.support.server import Server
 from tests.support.waiting import eventually
 
@@ -103,7 +104,7 @@ def test_verify_names_what_is_wrong_shows_no_value_and_exits_1(
 ) -> None:
     damage(latest(settled))
     done = settled.cli("backups", "--verify", "--json")
-    backups = json.loads(done.stdout)
+    backups = read_answer("backups", done.stdout)
     assert done.returncode == 1
     assert sum(bool(backup["problems"]) for backup in backups) == damaged
     problems = [text for backup in backups for text in backup["problems"]]

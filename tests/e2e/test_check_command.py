@@ -19,6 +19,7 @@ from reconciler.core.checks import rules
 from tests.support.age_key import make_age_key
 from tests.support.commands import run
 from tests.support.forks import COMMAND, reconciler
+from tests.support.json_answers import read_answer
 from tests.support.site import ENVIRONMENTS, MANIFEST, WORKER, Site
 
 pytestmark = pytest.mark.slow
@@ -109,7 +110,7 @@ def test_a_key_of_one_environment_looks_at_that_one_only(site: Site) -> None:
 
 @pytest.mark.parametrize("path", ["envs/", "./envs", "../clone/envs", "{root}/envs"])
 def test_paths_are_relative_to_the_working_directory(broken: Site, path: str) -> None:
-    data = json.loads(check(broken, path.format(root=broken.root), "--json").stdout)
+    data = read_answer("check", check(broken, path.format(root=broken.root), "--json").stdout)
     expected = "../clone/envs" if path.startswith("..") else "envs"
     assert {finding["path"].partition("/production/")[0] for finding in data["findings"]} == {expected}
 
@@ -231,10 +232,10 @@ def test_what_is_said_of_a_plain_env_file_is_true_of_git(site: Site, path: str, 
 
 
 def test_json_has_everything(broken: Site) -> None:
-    data = json.loads(check(broken, "--json").stdout)
+    data = read_answer("check", check(broken, "--json").stdout)
     assert (data["errors"], data["warnings"], data["environments"]) == (1, 1, ["production", "staging"])
     assert set(data["findings"][0]) == {"rule", "severity", "path", "line", "message"}
-    assert data == json.loads(check(broken, "--format", "json").stdout)
+    assert data == read_answer("check", check(broken, "--format", "json").stdout)
 
 
 COMMAND_LINE = re.compile(r"::(error|warning) file=([^,:]*),line=(\d+),title=([^,:]*)::(.*)")
@@ -352,7 +353,7 @@ def report(site: Site, *arguments: str) -> dict[str, Any]:
     done = check(site, "--json", *arguments)
     assert time.perf_counter() - began < 20
     assert done.returncode == 2, done.stderr
-    data: dict[str, Any] = json.loads(done.stdout)
+    data: dict[str, Any] = read_answer("check", done.stdout)
     return data
 
 

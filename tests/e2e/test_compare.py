@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from tests.support.commands import output, run
 from tests.support.compose import ComposeProject
 from tests.support.forks import reconciler
+from tests.support.json_answers import read_answer
 from tests.support.server import Server
 from tests.support.site import API, FLAGS, WORKER, Site
 from tests.support.sshd import Sshd
@@ -40,7 +40,7 @@ def compare(
 def data(root: Path, *arguments: str | Path, key: Path | None = None, code: int = 2) -> dict[str, Any]:
     done = compare(root, *arguments, "--format", "json", key=key)
     assert done.returncode == code, done.stdout + done.stderr
-    content: dict[str, Any] = json.loads(done.stdout)
+    content: dict[str, Any] = read_answer("compare", done.stdout)
     return content
 
 
@@ -180,7 +180,7 @@ def test_without_a_key_names_are_compared_and_it_says_so(committed: Site, live: 
     change(live / "api.env", "LOG_LEVEL=info", "LOG_LEVEL=debug\nADDED=1")
     done = compare(committed.root, "git:production", f"file:{live}", "--format", "json")
     assert done.returncode == 2
-    comparison = only_comparison(json.loads(done.stdout))
+    comparison = only_comparison(read_answer("compare", done.stdout))
     by_key = classes(comparison)
     assert by_key["api.env/LOG_LEVEL"] == "unknown"
     assert by_key["api.env/ADDED"] == "missing-left"
@@ -432,7 +432,7 @@ def test_an_unreachable_or_changed_server_does_not_hide_the_others(
     done = compare(
         committed.root, "git:production", ssh(sshd, live), unreachable, *trusting(sshd), "--json", key=committed.keys
     )
-    report = json.loads(done.stdout)
+    report = read_answer("compare", done.stdout)
     assert done.returncode == 1
     assert only_comparison(report)["right"] == ssh(sshd, live)
     (failure,) = report["failures"]
@@ -495,11 +495,11 @@ def test_each_server_is_compared_with_the_sources_for_its_host(
     home, sides = servers(site, sshd, tmp_path, *names)
     arguments = ("git:production", *sides, "--json")
     done = compare(site.root, *arguments, key=site.keys, HOME=str(home))
-    report = json.loads(done.stdout)
+    report = read_answer("compare", done.stdout)
     assert (done.returncode, [each["unexplained"] for each in report["comparisons"]]) == (0, [0, 0]), done.stdout
     change(tmp_path / "web-2" / "shop" / "api.env", "PORT=2", "PORT=1")
     done = compare(site.root, *arguments, key=site.keys, HOME=str(home))
-    counts = [each["unexplained"] for each in json.loads(done.stdout)["comparisons"]]
+    counts = [each["unexplained"] for each in read_answer("compare", done.stdout)["comparisons"]]
     assert (done.returncode, counts) == (2, [0, 1])
 
 
@@ -631,7 +631,7 @@ def test_where_docker_does_not_answer_containers_are_not_called_missing(
     project.up()
     sides = (ssh(sshd, project.directory), f"file:{project.directory}", "--same-environment", *trusting(sshd))
     done = compare(tmp_path, *sides, "--json", DOCKER_HOST="unix:///nowhere.sock")  # here, not there
-    comparison = only_comparison(json.loads(done.stdout))
+    comparison = only_comparison(read_answer("compare", done.stdout))
     assert (done.returncode, comparison["services"]) == (0, [])
     assert f"{sides[1]}: left out: containers: Docker does not answer there" in comparison["remarks"]
 

@@ -19,6 +19,7 @@ from reconciler.app.daemon.client import REQUEST_PATH
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Activity, Outcome, Result
 from tests.support.compose import ComposeProject
+from tests.support.json_answers import read_answer
 from tests.support.loop import make_loop
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
@@ -138,7 +139,7 @@ def test_commands_go_through_the_daemon_by_a_private_socket(settled: Server) -> 
 
         settled.commit({"api.env": b"A=2\n"})
         planned = settled.cli("plan", "--json")
-        assert (planned.returncode, json.loads(planned.stdout)[0]["pending"]) == (2, True)
+        assert (planned.returncode, read_answer("plan", planned.stdout)[0]["pending"]) == (2, True)
         # The daemon knows of the revision now, so a look of its own may come first.
         assert settled.sync()["result"] in ("applied", "in_sync")
         assert settled.live("api.env") == b"A=2\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.forks import reconciler
+from tests.support.json_answers import read_answer
 from tests.support.site import API, ENVIRONMENTS, WORKER, Site, sops_rules
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def data(site: Site, span: str = "HEAD~1..HEAD", *arguments: str) -> dict[str, A
     done = diff(site, span, "--json", *arguments)
     assert done.returncode == 0, done.stderr
     assert CANARY not in done.stdout
-    content: dict[str, Any] = json.loads(done.stdout)
+    content: dict[str, Any] = read_answer("diff", done.stdout)
     return content
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import signal
@@ -16,6 +15,7 @@ import pytest
 
 from tests.support.commands import run
 from tests.support.forks import COMMAND, reconciler
+from tests.support.json_answers import read_answer
 from tests.support.site import API, WORKER, Site
 from tests.support.waiting import eventually
 
@@ -105,7 +105,7 @@ def test_a_value_with_everything_in_it_comes_out_as_it_went_in(clone: Site) -> N
     done = command(clone, "set", "worker.env", "PEM", "--from-file", str(file), "--path", "envs/../envs/")
     assert "several targets" in done.stderr
     done = command(clone, "set", WORKER_ENV, "PEM", "--from-file", str(file), "--json")
-    data = json.loads(done.stdout)
+    data = read_answer("set", done.stdout)
     assert (data["added"], data["written"], data["check"]["errors"]) == (["PEM"], True, 0)
     compared = command(clone, "set", WORKER_ENV, "PEM", stdin=f"{value}\n")  # it reads the value back
     assert compared.stdout == "production/worker.env: nothing to change; nothing was written\n"

@@ -28,6 +28,7 @@ from reconciler.adapters.git.mirror import GitMirror
 from reconciler.core.errors import ConfigError, GitUnreachableError, SourceError
 from reconciler.core.text import instant
 from tests.support.commands import output, run
+from tests.support.connect_proxy import connect_proxy
 from tests.support.git_https import TOKEN, HttpsRemote, https_server
 from tests.support.git_remote import EXECUTABLE, LINK, SUBMODULE, GitRemote
 from tests.support.processes import children
@@ -1115,6 +1116,19 @@ async def test_a_certificate_that_cannot_be_verified(
     with pytest.raises(GitUnreachableError, match="TLS certificate of localhost cannot be verified"):
         await over_https(remote, https, state_dir).head()
     assert https.seen == []
+
+
+async def test_through_a_proxy_with_the_certificates_of_other_programs(
+    remote: GitRemote, https: HttpsRemote, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote.commit({API: b"A=1"})
+    monkeypatch.delenv("GIT_SSL_CAINFO")
+    monkeypatch.setenv("SSL_CERT_FILE", str(https.certificate))
+    monkeypatch.delenv("no_proxy")
+    with connect_proxy() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        assert await content(over_https(remote, https, state_dir)) == b"A=1"
+    assert set(proxy.asked_for) == {f"localhost:{https.port}"}
 
 
 async def test_an_https_server_that_is_down(remote: GitRemote, state_dir: Path, tmp_path: Path) -> None:

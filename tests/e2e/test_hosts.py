@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import socket
 import stat
@@ -21,6 +20,7 @@ import pytest
 
 from tests.support.commands import output
 from tests.support.compose import ComposeProject
+from tests.support.json_answers import read_answer
 from tests.support.server import Server
 from tests.support.sshd import Sshd, make_sshd
 from tests.support.waiting import eventually
@@ -363,7 +363,7 @@ def test_commands_take_the_environment_and_its_name_on_a_host(single: Fleet) -> 
         assert len(single.server.json("backups", "--verify", "--environment", name)) == 2
         assert single.results("--environment", name) == {"web-1": "in_sync"}
         done = single.server.cli("age", "--environment", name, "--max-age", "1s", "--json")
-        assert [target["target"] for target in json.loads(done.stdout)["environments"][0]["targets"]] == [
+        assert [target["target"] for target in read_answer("age", done.stdout)["environments"][0]["targets"]] == [
             "production@web-1/api.env"
         ]
     assert "no environment production@web-2" in single.server.cli("sync", "-e", "production@web-2").stderr
@@ -489,7 +489,7 @@ def test_cut_off_in_the_middle_the_host_has_whole_files_and_gets_its_pending_res
         events.terminate()
     assert made.live("web-1") == b"MODE=1\n"
     if lost == "connection":
-        (done,) = json.loads(output)
+        (done,) = read_answer("sync", output)
         assert (done["result"], done["retry"]) == ("failed", True)
         sshd.start()
     eventually(lambda: not sshd.served())  # a compose that lives on has the project to itself until it has ended

@@ -23,6 +23,7 @@ from tests.support.components import IMAGE_BASE
 from tests.support.compose import ComposeProject
 from tests.support.distribution import copy_project, make
 from tests.support.forks import ROOT
+from tests.support.json_answers import read_answer
 from tests.support.server import Server
 from tests.support.sshd import Sshd
 from tests.support.waiting import eventually
@@ -59,7 +60,7 @@ class Contained:
         """What the command, run in the daemon's container, prints with --json; whatever its exit code."""
         done = run("docker", "exec", self.inspect()["Id"], "reconciler", *arguments, "--json")
         assert done.stdout, done.stderr.decode()
-        return json.loads(done.stdout)
+        return read_answer(arguments[0], done.stdout.decode())
 
     def sync(self) -> tuple[str, dict[str, str]]:
         """The result of a reconciliation, and what it did to services."""

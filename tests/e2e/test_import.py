@@ -19,6 +19,7 @@ from tests.support.commands import output
 from tests.support.compose import ComposeProject
 from tests.support.forks import COMMAND
 from tests.support.importer import BRANCH, FILES, Importer, make_importer
+from tests.support.json_answers import read_answer
 from tests.support.sshd import Sshd, make_sshd
 
 pytestmark = pytest.mark.docker  # on this machine an import is verified by a plan, which asks Compose
@@ -196,7 +197,7 @@ def test_a_hand_made_file_is_imported_by_meaning_and_touches_no_service(tmp_path
         settings = importer.root / "reconciler.yaml"
         settings.write_text(json.dumps(server_settings(importer)))
         synced = importer.reconciler("sync", "--json", "--config", str(settings))
-        (outcome,) = json.loads(synced.stdout)
+        (outcome,) = read_answer("sync", synced.stdout)
         assert outcome["result"] == "applied", outcome
         assert outcome["plan"]["actions"] == []
         assert (importer.stack / "api.env").read_text() == NORMAL
@@ -280,7 +281,7 @@ def test_whatever_the_files_are_called_check_with_the_key_finds_nothing(importer
 def assert_clean_once_merged(importer: Importer) -> None:
     importer.git("merge", "--quiet", BRANCH)
     checked = importer.reconciler("check", "--json", "--age-key-file", str(importer.key))
-    assert json.loads(checked.stdout)["findings"] == [], checked.stdout
+    assert read_answer("check", checked.stdout)["findings"] == [], checked.stdout
 
 
 def test_a_file_whose_bytes_sops_would_change_becomes_binary(importer: Importer) -> None:
@@ -295,7 +296,7 @@ def test_a_file_whose_bytes_sops_would_change_becomes_binary(importer: Importer)
     importer.write({"api.env": "A=1\n"})
     path = f"{tools}:{os.environ['PATH']}"
     done = importer.reconciler("import", "production", importer.side, "--yes", "--json", PATH=path)
-    file = by_source(json.loads(done.stdout))
+    file = by_source(read_answer("import", done.stdout))
     assert "does not preserve its bytes" in str(file["api.env.bin"]["reason"])
     assert importer.decrypted("api.env.bin") == b"A=1\n"
 
@@ -304,7 +305,7 @@ def test_without_an_engine_only_the_files_are_verified(importer: Importer) -> No
     importer.write({"api.env": "A=1\n\nB=2\n"})
     arguments = ("import", "production", importer.side, "--yes", "--json")
     done = importer.reconciler(*arguments, DOCKER_HOST="unix:///nonexistent.sock")
-    result = json.loads(done.stdout)
+    result = read_answer("import", done.stdout)
     assert done.returncode == 0, result
     (note,) = result["verification"]["notes"]
     assert "the plan knows nothing of services" in note
@@ -738,7 +739,7 @@ def test_a_path_that_cannot_be_resolved_is_left_out_and_the_others_are_resolved(
     (tools / "realpath").chmod(0o755)
     path = f"{tools}:{os.environ['PATH']}"
     done = importer.reconciler("import", "production", importer.side, "--yes", "--json", PATH=path)
-    result = json.loads(done.stdout)
+    result = read_answer("import", done.stdout)
     assert str(real) in paths(result)
     (left,) = (file for file in result["left_out"] if file["path"].endswith("/token.txt"))
     assert "cannot be resolved" in left["reason"]

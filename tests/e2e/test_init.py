@@ -9,11 +9,13 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
 from tests.support.commands import output, run
 from tests.support.forks import COMMAND
+from tests.support.json_answers import read_answer
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +53,12 @@ def test_from_nothing_a_repository_begins_that_check_finds_nothing_wrong_with(re
     done = init()
     assert done.returncode == 0, done.stderr
     files = snapshot(repository)
-    assert set(files) == {".sops.yaml", "envs/.gitattributes", "envs/production/environment.yaml", "reconciler.yaml"}
+    assert {path for path in files if "/.schema/" not in path} == {
+        ".sops.yaml",
+        "envs/.gitattributes",
+        "envs/production/environment.yaml",
+        "reconciler.yaml",
+    }
     key = repository.parent / "home" / KEY
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
@@ -73,9 +80,20 @@ def test_a_second_run_changes_nothing_and_reports_it(repository: Path, init: Ini
     done = init("--json")
     assert snapshot(repository) == before
     assert key.read_bytes() == secret
-    result = json.loads(done.stdout)
+    result = read_answer("init", done.stdout)
     assert {step["action"] for step in result["steps"]} == {"exists"}
-    assert len(result["steps"]) == 5
+    assert len(result["steps"]) == 6
+
+
+def test_editors_are_told_of_the_schema_of_each_file(repository: Path, init: Init) -> None:
+    assert init().returncode == 0
+    for file in ("envs/production/environment.yaml", "reconciler.yaml"):
+        line, _, text = (repository / file).read_text().partition("\n")
+        schema = (repository / file).parent / line.removeprefix("# yaml-language-server: $schema=")
+        jsonschema.validate(yaml.safe_load(text), json.loads(schema.read_text()))
+    (repository / "envs" / ".schema" / "server.json").write_text("{}")  # by another version
+    assert b"envs/.schema" in init().stdout
+    assert (repository / "envs" / ".schema" / "server.json").read_text() == "{}"
 
 
 def test_a_second_environment_gets_its_own_rule_below_the_existing_text(repository: Path, init: Init) -> None:

@@ -3,7 +3,6 @@ no success is reported too early."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 
 from tests.support.compose import ComposeProject
 from tests.support.faults import Faults, make_faults
+from tests.support.json_answers import read_answer
 from tests.support.relay import Relay
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
@@ -311,7 +311,7 @@ def test_an_edit_between_our_read_and_our_rename_stays_and_then_goes_into_a_back
             faults.wait_until_held()
             edit(server.app / "api.env")
         assert process.stdout is not None
-        (outcome,) = json.loads(process.stdout.read())
+        (outcome,) = read_answer("sync", process.stdout.read())
     assert (outcome["result"], outcome["retry"]) == ("failed", True)
     assert "somebody changed the live file meanwhile" in outcome["reason"]
     assert "Nothing was overwritten" in outcome["reason"]

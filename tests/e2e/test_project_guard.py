@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.commands import lines, output
 from tests.support.compose import ComposeProject
+from tests.support.json_answers import read_answer
 from tests.support.server import ENVIRONMENT, Server
 from tests.support.waiting import eventually
 
@@ -134,7 +135,7 @@ def test_a_daemon_records_who_accepted_a_project_by_what_the_kernel_says(start: 
     server.commit(CHANGED)
     with server.daemon():
         done = server.cli("sync", "--accept-project", "production/app", "--json", environment={"SUDO_USER": "mallory"})
-    (outcome,) = json.loads(done.stdout)
+    (outcome,) = read_answer("sync", done.stdout)
     assert outcome["result"] == "applied", outcome["reason"]
     (run, *_) = server.json("history")
     assert f"(uid {os.getuid()})" in run["reason"]

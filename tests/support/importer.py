@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import yaml
 
 from tests.support.commands import output
 from tests.support.forks import reconciler
+from tests.support.json_answers import read_answer
 
 BRANCH = "reconciler/import-production"
 
@@ -97,7 +97,7 @@ class Importer:
         options = [argument for argument in arguments if argument not in sides]
         done = self.reconciler("import", environment, *sides, "--yes", "--json", *options)
         assert done.stdout, done.stderr
-        return {**json.loads(done.stdout), "exit_code": done.returncode}
+        return {**read_answer("import", done.stdout), "exit_code": done.returncode}
 
     def refused(self, *arguments: str) -> str:
         """What an import that is refused says; nothing may have changed in the clone."""

@@ -46,7 +46,7 @@ class Ended:
     def outcome(self) -> dict[str, Any]:
         """The only environment's, of a command with --json."""
         assert self.printed, f"exit code {self.exit_code} and nothing printed, after {self.steps[-3:]}"
-        (report,) = json.loads(self.printed)
+        (report,) = json.loads(self.printed)["outcomes"]
         return dict(report)
 
 

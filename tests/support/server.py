@@ -22,6 +22,7 @@ from tests.support.age_key import AgeKey
 from tests.support.commands import run
 from tests.support.forks import COMMAND, TIMEOUT, ForkedProcess, reconciler
 from tests.support.git_remote import GitRemote
+from tests.support.json_answers import read_answer
 from tests.support.waiting import eventually
 
 ENVIRONMENT = "production"
@@ -140,13 +141,13 @@ class Server:
         """The command's --json output, whatever its exit code."""
         done = self.cli(*arguments, "--json")
         assert done.stdout, done.stderr
-        return json.loads(done.stdout)
+        return read_answer(arguments[0], done.stdout)
 
     def sync(self, *arguments: str) -> dict[str, Any]:
         """One pass; returns its only environment's outcome, with the command's ``exit_code``."""
         done = self.cli("sync", *arguments, "--json")
         assert done.stdout, done.stderr
-        (outcome,) = json.loads(done.stdout)
+        (outcome,) = read_answer("sync", done.stdout)
         return {**outcome, "exit_code": done.returncode}
 
     def outcomes(self, *arguments: str) -> dict[str, dict[str, Any]]:

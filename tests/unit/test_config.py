@@ -760,11 +760,11 @@ def schema_accepts(which: Which, text: str) -> bool:
 
 
 @pytest.mark.parametrize("which", ["server", "manifest"])
-def test_the_schema_is_a_2020_12_schema_without_an_id(which: Which) -> None:
+def test_the_schema_is_a_2020_12_schema_with_an_id(which: Which) -> None:
     schema = json.loads(json.dumps(json_schema(which)))
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert "$id" not in schema
+    assert schema["$id"] == f"urn:reconciler:schema:{which}"
     assert schema["title"] == {"server": "reconciler.yaml", "manifest": "environment.yaml"}[which]
 
 

@@ -100,3 +100,37 @@ def test_the_readme_has_a_row_for_each_command() -> None:
         if command.callback
     }
     assert sorted(name for name in names if not re.search(rf"`{name}\b", cells)) == []
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    from reconciler.adapters.git import command, mirror_directory, writer
+    from reconciler.adapters.local import live_files
+    from reconciler.app.config import conflicts, scalars, strict_yaml
+    from reconciler.app.daemon import connections, webhook
+    from reconciler.core import contract, tree
+    from reconciler.core.sops import patterns
+
+    mib = 1024 * 1024
+    facts = {
+        "a source, or any other file, in git": f"{patterns.MAX_BYTES // mib} MiB",
+        "lines of a dotenv source": f"{patterns.MAX_NODES:,}",
+        "levels of a YAML or JSON source": f"{patterns.MAX_DEPTH}",
+        "a live file": f"{live_files.LARGEST_FILE // mib} MiB",
+        "one value that a contract judges": f"{contract.MAX_VALUE // 1024} KiB",
+        "`environment.yaml`": (
+            f"{strict_yaml.MAX_BYTES // mib} MiB, {strict_yaml.MAX_VALUES:,} values, {strict_yaml.MAX_DEPTH} levels"
+        ),
+        "targets of an environment": f"{conflicts.MAX_TARGETS:,}",
+        "hosts of a stack": f"{conflicts.MAX_HOSTS}",
+        "a path in either file": f"{scalars.MAX_PATH_BYTES:,} bytes, {scalars.MAX_PATH_PARTS} levels",
+        "files and bytes that": f"{tree.MAX_FILES:,} files, {tree.MAX_TOTAL // mib} MiB",
+        "what one fetch may bring": f"{mirror_directory.LARGEST_PACK // mib:,} MiB",
+        "commits in one automatic revert": f"{writer.MOST_COMMITS}",
+        "the body of a webhook request": f"{webhook._LARGEST_BODY // mib} MiB",
+        "connections, of clients": f"{connections._MOST_CONNECTIONS}",
+    }
+    page = (ROOT / "docs" / "limits.md").read_text().partition("| what | limit |")[2].partition("\n\n")[0]
+    rows = [row.strip("| ").split(" | ") for row in page.splitlines()[2:]]
+    assert [limit for _, limit in rows] == list(facts.values())
+    assert all(what.startswith(beginning) for (what, _), beginning in zip(rows, facts, strict=True))
+    assert patterns.MAX_BYTES == command.LARGEST_OBJECT

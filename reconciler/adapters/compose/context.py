@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from reconciler.adapters import process
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import staging
+from reconciler.adapters.compose.engine_address import EngineAddress, find_engine
 from reconciler.adapters.compose.port_owner import process_words
 from reconciler.adapters.disk import disk_reason
 from reconciler.core.errors import EngineUnavailableError
@@ -19,16 +19,6 @@ from reconciler.core.secret import Secret
 
 Staged = Mapping[str, Secret | None]
 """Absolute path → bytes; None for a file that is to be gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineAddress:
-    """How to reach the Docker engine from here: ``url`` and ``context`` as in DOCKER_HOST and DOCKER_CONTEXT, None
-    for the defaults; ``name`` for messages."""
-
-    url: str | None = None
-    context: str | None = None
-    name: str = ""
 
 
 class ComposeContext(Protocol):
@@ -70,13 +60,18 @@ class LocalComposeContext:
         self._environment = {
             name: value for name, value in environment.items() if name in ("PATH", "HOME") or name.startswith("DOCKER_")
         }
+        self._address: EngineAddress | None = None
 
     async def engine(self) -> EngineAddress:
-        url = self._environment.get("DOCKER_HOST")
-        return EngineAddress(url, None if url else self._environment.get("DOCKER_CONTEXT"), url or "")
+        if self._address is None:
+            self._address = find_engine(self._environment)
+        return self._address
 
     async def run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
-        return await process.run(argv, env=self._environment_in(directory), cwd=directory, limits=limits)
+        environment = self._environment_in(directory)
+        if not environment.get("DOCKER_HOST"):
+            environment["DOCKER_CONTEXT"] = (await self.engine()).chosen
+        return await process.run(argv, env=environment, cwd=directory, limits=limits)
 
     async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
         environment = self._environment_in(invocation.directory)

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters.compose import errors, guests
-from reconciler.adapters.compose.context import EngineAddress
+from reconciler.adapters.compose.engine_address import EngineAddress
 from reconciler.core.errors import EngineUnavailableError
 from reconciler.core.model.compose import Container, Ending, Guest, StartedAs
 

@@ -52,7 +52,8 @@ SETTINGS = {
     "gpg.ssh.program": SSH_KEYGEN,
 }
 # For companies that reach their git server only through a proxy, or with their own CA.
-PASSED_ON = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY", "GIT_SSL_CAINFO")
+PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+PASSED_ON = (*PROXY_VARIABLES, "no_proxy", "NO_PROXY", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
 # Run by git through sh, for this one address only: a redirect to another server gets nothing. The token goes from
 # the file through shell builtins to git's pipe, so no process has it in its arguments or environment.
 CREDENTIAL_HELPER = (
@@ -190,6 +191,8 @@ def git_environment(
     """
     settings = {**SETTINGS, **(settings or {})}
     passed_on = {name: inherited[name] for name in PASSED_ON if name in inherited}
+    if ca := certificates(inherited):
+        passed_on["GIT_SSL_CAINFO"] = inherited[ca]
     if token_file is not None:
         parts = urlsplit(url)
         settings[f"credential.{parts.scheme}://{parts.netloc}.helper"] = CREDENTIAL_HELPER
@@ -213,6 +216,19 @@ def git_environment(
         "GIT_NO_REPLACE_OBJECTS": "1",
         "GIT_NO_LAZY_FETCH": "1",
     }
+
+
+def certificates(inherited: Mapping[str, str]) -> str:
+    """The variable that names the file of CA certificates for git; "" where the system's are used. What other programs
+    read in SSL_CERT_FILE, git does not."""
+    return next((name for name in ("GIT_SSL_CAINFO", "SSL_CERT_FILE") if inherited.get(name)), "")
+
+
+def proxy(url: str, inherited: Mapping[str, str]) -> str:
+    """The variable that names the proxy for ``url``, in curl's order; "" where none does, or ssh would not use it."""
+    if not url.startswith("https://"):
+        return ""
+    return next((name for name in PROXY_VARIABLES if inherited.get(name)), "")
 
 
 def ssh_command(key_file: str, known_hosts_file: str) -> str:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from reconciler.adapters import process
 from reconciler.adapters.compose import files as compose_files
-from reconciler.adapters.compose.context import EngineAddress, Staged, cannot_stage, reader
+from reconciler.adapters.compose.context import Staged, cannot_stage, reader
+from reconciler.adapters.compose.engine_address import EngineAddress
 from reconciler.adapters.compose.staging import ancestors
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.core.model.compose import Invocation

@@ -40,14 +40,16 @@ def control_socket(state_dir: str) -> str:
     return os.path.join(state_dir, "control.sock")
 
 
-def serve_request(config_file: str, request: Request, progress: Progress) -> Any:
-    """Have the daemon serve the request if it answers, else serve it here under the same lock; return the result.
+def serve_request(config_file: str, request: Request, progress: Progress, *, here: bool = True) -> Any:
+    """Have the daemon serve the request if it answers, else serve it ``here`` under the same lock; return the result.
 
-    Raises ReconcilerError, LockedError.
+    Raises ReconcilerError, LockedError; without ``here`` OutsideError where no daemon runs.
     """
     answer = ask_daemon_of(config_file, request, progress)
     if answer is not None:
         return answer["result"]
+    if not here:
+        raise OutsideError("the daemon is not running", where=config_file, hint=_SEE_THE_LOG)
     from reconciler.app.daemon.without_daemon import serve_here
 
     return serve_here(config_file, request, progress)

@@ -90,9 +90,12 @@ def read_secret_ages(
     return dict(serve_request(config_file, request, progress))
 
 
-def read_status(config_file: str, progress: Progress) -> dict[str, Any]:
-    """Each environment, target and stack: from the daemon's memory, or from the live files where none runs."""
-    return dict(serve_request(config_file, {"kind": "status"}, progress))
+def read_status(config_file: str, progress: Progress, *, here: bool = True) -> dict[str, Any]:
+    """Each environment, target and stack: from the daemon's memory, or (``here``) from the live files where none runs.
+
+    Raises ReconcilerError.
+    """
+    return dict(serve_request(config_file, {"kind": "status"}, progress, here=here))
 
 
 def list_runs(config_file: str, environment: str | None, limit: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,6 +16,7 @@ from reconciler.app.config.credentials import CREDENTIALS
 from reconciler.app.config.server import HostSettings, ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
+from reconciler.app.wiring.surroundings import engine_in_use, git_surroundings
 from reconciler.core.decide.private_files import is_exposed
 from reconciler.core.decide.startup import allowed_by_container
 from reconciler.core.errors import ConfigError, ReconcilerError, with_id
@@ -56,7 +57,7 @@ def examine_server(config_file: str) -> list[DoctorFinding]:
 
 async def _examine(config: ServerConfig) -> list[DoctorFinding]:
     findings = [finding for finding in _files(config) if finding is not None]
-    findings += [_space(config), _backups(config), _daemon(config)]
+    findings += [_space(config), _backups(config), _daemon(config), *_surroundings(config)]
     try:
         with scratch_state(config) as scratch:
             try:
@@ -180,6 +181,17 @@ def _daemon(config: ServerConfig) -> DoctorFinding:
         client.connect(path)  # a killed daemon leaves its socket behind, which refuses
         return DoctorFinding("daemon", "ok", f"listens on {path}")
     return DoctorFinding("daemon", "warning", "is not running", "start it: `reconciler run`, or the systemd unit")
+
+
+def _surroundings(config: ServerConfig) -> Iterator[DoctorFinding]:
+    """What the environment variables and settings of whoever runs this choose; a unit may have others."""
+    if config.local:
+        try:
+            yield DoctorFinding("engine address", "ok", engine_in_use(os.environ))
+        except ReconcilerError as error:
+            yield _failed("engine address", error)
+    for component, result in git_surroundings(config, os.environ):
+        yield DoctorFinding(component, "ok", result)
 
 
 async def _components(built: Runtime, config: ServerConfig, *, key_is_bad: bool) -> AsyncIterator[DoctorFinding]:

@@ -51,6 +51,8 @@ class GitPoll:
         if self._asking is None or not self._asking.done():
             return None
         self.answer, self._asking = self._asking.result(), None
+        reason = str(self.answer.error) if self.answer.error else None
+        logs.get_logger().debug("git answered", trigger=self._trigger, head=self.answer.commit, reason=reason)
         return self._trigger, self.answer
 
     async def close(self) -> None:

@@ -26,7 +26,8 @@ from reconciler.app.daemon.request_queue import NotServedError
 from reconciler.app.daemon.requester import requester_of
 from reconciler.app.daemon.requests import Turn, list_runs
 from reconciler.app.daemon.webhook import ACCEPTED, judge_announcement
-from reconciler.core.errors import ReconcilerError, RefusedError
+from reconciler.core.errors import OutsideError, ReconcilerError, RefusedError
+from reconciler.core.model.answers import versioned
 from reconciler.core.ports.store import Store
 
 _WITHDRAWAL = 15.0  # seconds for the answers under way to end before a reload goes on without them
@@ -227,7 +228,7 @@ def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings
 
     async def show_status(_: web.Request) -> web.Response:
         async with source.use() as views:
-            return web.json_response(await views.status())
+            return web.json_response(versioned(await views.status()))
 
     async def webhook(request: web.Request) -> web.Response:
         async with source.use() as views:
@@ -312,15 +313,20 @@ async def _stream(
 
 def _last_line(task: asyncio.Task[Any]) -> bytes:
     if task.cancelled():
-        return _line({"error": {"what": "the daemon ended before this was done", "where": "", "hint": ""}})
+        ended = OutsideError("the daemon ended before this was done")
+        return _line({"error": _error(ended)})
     error = task.exception()
     if error is None:
         return _line({"result": task.result()})
     if isinstance(error, ReconcilerError):
-        return _line({"error": {"what": error.what, "where": error.where, "hint": error.hint, "id": error.id}})
+        return _line({"error": _error(error)})
     get_logger().error("a request failed unexpectedly", exc_info=error)
     hint = "The daemon's log has the traceback: `journalctl -u reconciler`"
-    return _line({"error": {"what": "internal error", "where": "daemon", "hint": hint}})
+    return _line({"error": _error(ReconcilerError("internal error", where="daemon", hint=hint))})
+
+
+def _error(error: ReconcilerError) -> dict[str, str]:
+    return {"what": error.what, "where": error.where, "hint": error.hint, "id": error.id}
 
 
 def _line(data: dict[str, Any]) -> bytes:

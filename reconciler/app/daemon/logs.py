@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,10 @@ def get_logger() -> structlog.typing.FilteringBoundLogger:
     return logger
 
 
-def set_up() -> None:
-    """Send structlog's and the libraries' messages (warnings and worse) to standard error in one form."""
+def set_up(level: str = "info") -> None:
+    """Send our messages from ``level`` on (debug, info, warning, error), and the libraries' warnings and errors from
+    there on, to standard error in one form. What libraries say below that may quote what they were given."""
+    least = logging.getLevelNamesMapping()[level.upper()]
     terminal = sys.stderr.isatty()
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -44,14 +47,16 @@ def set_up() -> None:
     ]
     # Tracebacks without local variables: those could hold a value.
     last: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.dev.ConsoleRenderer(
+            colors=not os.environ.get("NO_COLOR"), exception_formatter=structlog.dev.plain_traceback
+        )
         if terminal
         else structlog.processors.JSONRenderer()
     )
     exceptions: list[structlog.types.Processor] = [] if terminal else [structlog.processors.format_exc_info]
     structlog.configure(
         processors=[*shared, *exceptions, last],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
@@ -61,7 +66,7 @@ def set_up() -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.basicConfig(handlers=[handler], level=max(least, logging.WARNING), force=True)
 
 
 class RepeatedWarnings:

@@ -257,6 +257,9 @@ class Daemon:
         same = last is not None and (last.result, last.reason) == (outcome.result, outcome.reason)
         if _is_news(last, outcome):
             logs.log_outcome(outcome, trigger)
+        else:
+            facts = {"environment": outcome.environment, "trigger": trigger, "result": outcome.result.value}
+            logs.get_logger().debug("reconciled, as before", **facts)
         since = before.since if same and before else now
         self.last_outcomes[outcome.environment] = LastOutcome(outcome, now, since, _targets_since(outcome, before, now))
 

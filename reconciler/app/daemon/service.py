@@ -28,14 +28,16 @@ _FOLLOW_AGAIN = 60.0  # seconds
 _START_AGAIN = 10.0  # seconds
 
 
-def run_daemon(config: ServerConfig, load: Callable[[], ServerConfig], early: Sized = ()) -> None:
+def run_daemon(
+    config: ServerConfig, load: Callable[[], ServerConfig], early: Sized = (), *, log_level: str = "info"
+) -> None:
     """Run until SIGTERM or SIGINT; SIGHUP takes the configuration from ``load`` again, between two reconciliations.
     Where systemd has started it, it reports there.
 
     ``early`` holds each SIGHUP that the caller's handler has received before the daemon has one of its own.
     Raises LockedError, ConfigError, StoreError, RefusedError (address in use).
     """
-    logs.set_up()
+    logs.set_up(log_level)
     faulthandler.enable()  # what systemd aborts because it hangs says where, in the journal
     descriptors = raise_descriptor_limit()
     prepare_state_dir(config.state_dir)

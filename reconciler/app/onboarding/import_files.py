@@ -11,6 +11,7 @@ from typing import Any
 from reconciler.app.config.manifest import ManifestFile, Outline, StackFields, TargetFields, outlines
 from reconciler.app.config.models import validate
 from reconciler.app.config.strict_yaml import UnreadableError, read_document
+from reconciler.app.onboarding.editor_schemas import modeline
 from reconciler.app.onboarding.yaml_edits import flow
 from reconciler.app.wiring.clone import KeySources
 from reconciler.core.errors import RefusedError
@@ -20,13 +21,13 @@ from reconciler.core.onboarding.manifest import contract_name, contract_schema, 
 from reconciler.core.onboarding.types import Draft, DraftFile, SourceEdit
 from reconciler.core.text import listed, printable
 
-_HEAD = """\
-# The environment {environment}, as imported. docs/configuration.md explains every field; omitted fields have their
+_HEAD = f"""{modeline("manifest")}\
+# The environment {{environment}}, as imported. docs/configuration.md explains every field; omitted fields have their
 # default. To change a value, use `reconciler set` or `reconciler edit` on the files beside this one.
 """
-_CONTRACT_HEAD = """\
-# The contract for the variables of {source}, generated from their names. docs/checks.md explains what else it can say:
-# `format: uri`, `enum: [debug, info]`, `minLength: 32`; against misspelled names, `additionalProperties: false`.
+_CONTRACT_HEAD = f"""{modeline("contract")}\
+# The contract for the variables of {{source}}, generated from their names. docs/checks.md explains what else it can
+# say: `format: uri`, `enum: [debug, info]`, `minLength: 32`; against misspelled names, `additionalProperties: false`.
 """
 _USES = {Use.ENV_FILE: "env_file of", Use.INTERPOLATION: "read by Compose itself", Use.MOUNT: "mounted into"}
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from reconciler.app.checks.survey import MANIFEST
 from reconciler.app.onboarding import import_files
+from reconciler.app.onboarding.editor_schemas import DIRECTORY as SCHEMAS
 from reconciler.app.onboarding.init import EMPTY_MANIFEST, directory_in_git
 from reconciler.app.onboarding.sops_config import governing_rule, missing_rule
 from reconciler.app.wiring import clone
@@ -109,8 +110,8 @@ async def _require_room(git: clone.CloneWriter, directory: str, head: str | None
         number += 1
         branch = f"reconciler/import-{request.environment}-{number}"
     settings = [posixpath.join(*parts, SOPS_CONFIG) for parts in _directories_above(directory)]
-    attributes = posixpath.join(directory, ".gitattributes")
-    paths = [posixpath.join(directory, request.environment), *settings, attributes]
+    attributes, schemas = posixpath.join(directory, ".gitattributes"), posixpath.join(directory, SCHEMAS)
+    paths = [posixpath.join(directory, request.environment), *settings, attributes, schemas]
     if changed := await git.uncommitted(paths):
         hint = "Commit the changes (`git add … && git commit`) or undo them first"
         raise RefusedError(f"not committed yet: {listed(changed)}", hint=hint)

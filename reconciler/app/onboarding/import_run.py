@@ -16,6 +16,7 @@ from reconciler.app.checks.run import check_tree
 from reconciler.app.checks.survey import CHECK_SETTINGS, MANIFEST
 from reconciler.app.config.scalars import check_environment_name
 from reconciler.app.onboarding import import_files, import_update
+from reconciler.app.onboarding.editor_schemas import schema_files
 from reconciler.app.onboarding.import_repository import ImportRepository, ImportRequest, relative_to_config
 from reconciler.app.onboarding.import_sources import (
     ImportSide,
@@ -255,6 +256,7 @@ async def _committed_files(
         new[manifest] = import_files.manifest_text(draft, contracts.by_source)
         new[example] = example_env(draft.files).encode()
     new |= contracts.files
+    new |= {name: text.encode() for name, text in schema_files().items() if name not in below}
     if ".gitattributes" not in below:
         new[".gitattributes"] = ATTRIBUTES.encode()
     new = {path: data for path, data in new.items() if below.get(path) != data}

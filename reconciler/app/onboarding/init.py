@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.app.config.scalars import check_environment_name
+from reconciler.app.onboarding.editor_schemas import DIRECTORY as SCHEMAS
+from reconciler.app.onboarding.editor_schemas import modeline, schema_files
 from reconciler.app.onboarding.sops_config import GoverningRule, governing_rule, rule_text, with_rule
 from reconciler.app.wiring import clone
 from reconciler.core.errors import RefusedError
@@ -27,8 +29,8 @@ ATTRIBUTES = """\
 *.env text eol=lf
 """
 
-EMPTY_MANIFEST = """\
-# The files of this environment's servers. docs/configuration.md explains every field.
+EMPTY_MANIFEST = f"""\
+{modeline("manifest")}# The files of this environment's servers. docs/configuration.md explains every field.
 #
 # stacks:
 #   app:
@@ -38,10 +40,11 @@ EMPTY_MANIFEST = """\
 #       worker.env: config/worker.env
 #
 # `reconciler import` generates this file from a server.
-targets: {}
+targets: {{}}
 """
 
 SERVER_TEMPLATE = """\
+{modeline}\
 # The server configuration. On the server, it is /etc/reconciler/reconciler.yaml, and git cannot change it there.
 # git says what to write; this file says where it may go and what may run. docs/configuration.md explains every field.
 environment: {environment}
@@ -99,17 +102,19 @@ async def _initialize(environment: str, path: str, key_file: str | None, recipie
         posixpath.join(directory, environment, "environment.yaml"): EMPTY_MANIFEST,
         SERVER_FILE: await _server_file(git, environment, directory),
     }
+    schemas = {posixpath.join(directory, name): text for name, text in schema_files().items()}
     # Check everything that can fail before writing anything.
     inside = posixpath.join(directory, environment)
     configs = _configs(top, inside)
     governing = governing_rule(posixpath.join(inside, "any.env"), configs)
-    for name in (*([] if governing.rule else [governing.config or SOPS_CONFIG]), *texts):
+    for name in (*([] if governing.rule else [governing.config or SOPS_CONFIG]), *texts, *schemas):
         _require_room(top, name, added_to=name in configs)
     steps: list[Step] = []
     key, public = await asyncio.to_thread(_key, top, key_file, recipients, steps)
     notes = _sops_config(top, inside, public, configs, governing, steps)
     for name, text in texts.items():
         _file(top, name, text, steps)
+    _schemas(top, posixpath.join(directory, SCHEMAS), schemas, steps)
     changed = await git.uncommitted([step.path for step in steps if not os.path.isabs(step.path)])
     return InitResult(environment, tuple(public), key, tuple(steps), changed, notes=tuple(notes))
 
@@ -240,6 +245,14 @@ def _file(top: str, path: str, text: str, steps: list[Step]) -> None:
     steps.append(Step("created", path))
 
 
+def _schemas(top: str, directory: str, files: Mapping[str, str], steps: list[Step]) -> None:
+    """The JSON Schemas, as one step."""
+    missing = {path: text for path, text in files.items() if not os.path.lexists(os.path.join(top, path))}
+    for path, text in missing.items():
+        _write(top, path, text.encode(), steps)
+    steps.append(Step("created" if missing else "exists", directory, "JSON Schemas, for editors"))
+
+
 def _write(top: str, path: str, data: bytes, steps: Sequence[Step]) -> None:
     """Write the file whole or not at all; only .sops.yaml may replace an existing file.
 
@@ -285,6 +298,7 @@ def _refused(error: OSError, where: str, steps: Sequence[Step] = ()) -> RefusedE
 async def _server_file(git: clone.CloneWriter, environment: str, directory: str) -> str:
     url = await git.origin()
     return SERVER_TEMPLATE.format(
+        modeline=modeline("server", f"{directory}/"),
         environment=environment,
         url=url or "ssh://git@git.example.org/acme/config.git    # yours",
         branch=await git.current_branch() or "main",

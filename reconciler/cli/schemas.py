@@ -1,0 +1,32 @@
+"""The JSON Schemas that `reconciler schema` prints: of the files and of the answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reconciler.app.checks.exemptions import CheckFile
+from reconciler.app.config.schema import DIALECT, FILES, contract_schema, json_schema, schema_id
+from reconciler.cli.answer_models import SERVER_ANSWERS
+from reconciler.cli.clone_answer_models import CLONE_ANSWERS
+from reconciler.core.errors import RefusedError
+from reconciler.core.model.answers import SCHEMA
+
+ANSWERS = {**SERVER_ANSWERS, **CLONE_ANSWERS}
+"""The answer of each command that has --json."""
+
+NAMES = (*FILES, "check.yaml", "contract", *ANSWERS)
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """Given one of NAMES, return its JSON Schema. Raises RefusedError."""
+    if name == "contract":
+        return contract_schema()
+    if name == "check.yaml":
+        return json_schema(name, CheckFile)
+    if name in FILES:
+        return json_schema(name)
+    if name in ANSWERS:
+        schema = ANSWERS[name].model_json_schema()
+        schema["properties"]["schema"]["const"] = SCHEMA
+        return {"$schema": DIALECT, "$id": schema_id(f"{SCHEMA}:{name}"), **schema}
+    raise RefusedError(f"there is no schema {name}", hint=f"There are: {', '.join(NAMES)}")
