@@ -54,7 +54,8 @@ class ChangeData(BaseModel):
 
     ``keys`` are the differences from the live file to git, ``by_hand`` those made on the server since it was last
     written, ``from_git`` those made in git since then. Only `status` has ``applied``,
-    ``since`` (when ``sync`` became what it is) and ``left_at`` (when an orphan left git). ``error_id``: as for an outcome.
+    ``since`` (when ``sync`` became what it is) and ``left_at`` (when an orphan left git). ``error_id``:
+    as for an outcome.
     """
 
     target: str
@@ -107,7 +108,7 @@ class OutcomeData(BaseModel):
 
     ``plan`` is what it found and did, ``after`` how things are since; ``pending``: something would be done; ``retry``:
     something outside failed, and the daemon tries again. ``pauses`` only after `pause` and `resume`,
-    ``forgotten`` (what that did) only after `forget`. ``error_id`` is the section of docs/errors.md about the reason, or
+    ``forgotten`` (what that did) only after `forget`. ``error_id`` is the section of docs/errors.md about the reason,
     "" where there is none; each line of ``warning`` ends with its own, in brackets.
     """
 

@@ -99,12 +99,11 @@ async def prepare(
         tuple((name, "\n".join(reasons)) for name, reasons in planning.held.items()),
         tuple(planning.held_ids.values()),
     )
-    problems += planning.problems
     written = tuple(real_paths[change.target.path] for change in plan.writes)
     return Prepared(
         plan=plan,
         staged=staged,
-        problems=tuple(problems),
+        problems=(*problems, *planning.problems),
         views=planning.views,
         written=written,
         guarded=frozenset(files.guarded),

@@ -99,8 +99,7 @@ class Reconciler:
     @property
     def engine_away(self) -> str:
         """Why the Docker engine of its stacks cannot be asked; "" if it answered the last time."""
-        away = self._memory.engine_away
-        return with_id(str(away), away.id) if away else ""
+        return with_id(str(away), away.id) if (away := self._memory.engine_away) else ""
 
     @property
     def holds_failures(self) -> bool:
@@ -170,8 +169,8 @@ class _Reconciliation:
             self.looked |= isinstance(error, HostUnreachableError)
             result = Result.STALLED if error.blames_revision else Result.FAILED
             refused = isinstance(error, RefusedError) and self.request.asks(RequestKind.FORGET)
-            outcome = Outcome(self.environment, result, str(error), self.revision, retry=error.retryable)
-            return replace(outcome, refused=refused, error_id=error.id)
+            outcome = Outcome(self.environment, result, str(error), self.revision, error_id=error.id)
+            return replace(outcome, refused=refused, retry=error.retryable)
         return outcome
 
     async def look_at_services(self) -> None:
@@ -424,20 +423,19 @@ def _names(desired: Desired) -> frozenset[str]:
 
 
 def _preview(prepared: Prepared) -> Outcome:
-    plan = prepared.plan
+    plan, result, retry, id = prepared.plan, Result.IN_SYNC, False, ""
     if prepared.problems:
-        text, id = all_of(prepared.problems)
-        return Outcome(plan.environment, Result.STALLED, text, plan.revision, plan, plan, error_id=id)
-    if prepared.away is not None and not plan.writes:
+        result, (reason, id) = Result.STALLED, all_of(prepared.problems)
+    elif prepared.away is not None and not plan.writes:
+        result, retry, id = Result.FAILED, True, prepared.away.id
         reason = f"{prepared.away}. {idle_reason(EnvironmentRecord(plan.environment), plan)}"
-        id = prepared.away.id
-        return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True, error_id=id)
-    if plan.waits:
-        id = plan.waiting_id
-        return Outcome(plan.environment, Result.HELD, held_reason(plan), plan.revision, plan, plan, error_id=id)
-    pending = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
-    reason = f"in sync at {plan.revision.short}{orphans_reason(plan)}" if plan.empty else pending
-    return Outcome(plan.environment, Result.IN_SYNC, reason, plan.revision, plan, plan)
+    elif plan.waits:
+        result, reason, id = Result.HELD, held_reason(plan), plan.waiting_id
+    elif plan.empty:
+        reason = f"in sync at {plan.revision.short}{orphans_reason(plan)}"
+    else:
+        reason = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
+    return Outcome(plan.environment, result, reason, plan.revision, plan, plan, retry=retry, error_id=id)
 
 
 async def _revert(ports: Ports, outcome: Outcome) -> tuple[Outcome, ReconcilerError | None]:
@@ -447,8 +445,6 @@ async def _revert(ports: Ports, outcome: Outcome) -> tuple[Outcome, ReconcilerEr
 
 
 def _with_warnings(outcome: Outcome, warnings: list[ReconcilerError]) -> Outcome:
-    if not warnings:
-        return outcome
     news = [with_id(str(warning), warning.id) for warning in warnings if str(warning) not in outcome.reason]
     text = "\n".join(filter(None, [outcome.warning, *news]))
     return replace(outcome, warning=text, retry=outcome.retry or any(warning.retryable for warning in warnings))
