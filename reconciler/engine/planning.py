@@ -196,4 +196,4 @@ def _stale(change: Change, unresolved: Mapping[str, str]) -> Change:
     reason = unresolved.get(change.target.path)
     if not reason or change.effect is not Effect.NONE:
         return marked
-    return replace(marked, effect=Effect.REPORT, reason=reason)
+    return replace(marked, effect=Effect.REPORT, reason=reason, error_id="older-values")

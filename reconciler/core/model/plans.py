@@ -200,7 +200,8 @@ class Plan:
     @property
     def waiting_id(self) -> str:
         """The id of why something of it is left to an operator."""
-        return common_id([*self.held_ids, *(change.error_id for change in (*self.held, *self.reported))])
+        ids = [*self.held_ids, *(change.error_id for change in (*self.held, *self.reported))]
+        return common_id([*filter(None, ids)])
 
     @property
     def waits(self) -> bool:
