@@ -200,8 +200,9 @@ class Plan:
     @property
     def waiting_id(self) -> str:
         """The id of why something of it is left to an operator."""
-        ids = [*self.held_ids, *(change.error_id for change in (*self.held, *self.reported))]
-        return common_id([*filter(None, ids)])
+        stacks = dict(self.held_stacks)
+        left = [change.error_id for change in (*self.held, *self.reported) if change.target.stack not in stacks]
+        return common_id([*filter(None, [*self.held_ids, *left])])
 
     @property
     def waits(self) -> bool:
