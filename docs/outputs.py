@@ -60,7 +60,7 @@ def scenes_of(demo: str) -> list[Scene]:
         for command in commands:
             block = next(block for block in blocks if block.startswith(f"$ {command}"))
             first, *output = block.rstrip().splitlines()
-            lines += [first, *(line.removeprefix("    ") for line in output if not _of_containers(line)), ""]
+            lines += [first, *(line.removeprefix("    ") for line in output if not _of_the_demo(line)), ""]
         scenes.append(Scene(title, tuple(lines[:-1])))
     return read_transcript(_steady(transcript(scenes)))
 
@@ -142,8 +142,9 @@ def _steady(text: str) -> str:
     return re.sub(r"\b[0-9a-f]{7,40}\b", steady, text)
 
 
-def _of_containers(line: str) -> bool:
-    return re.match(r" {4}\w+ +(untouched|recreated)\b", line) is not None
+def _of_the_demo(line: str) -> bool:
+    """Whether the demo itself says this below the output of a command."""
+    return re.match(r" {4}\w+ +(untouched|recreated|is gone from)\b", line) is not None
 
 
 def _wrapped(text: str) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from reconciler.cli import completion
 from reconciler.cli.exit_codes import ERROR, IN_SYNC
-from reconciler.cli.options import EnvironmentsPath, Json
+from reconciler.cli.options import EnvironmentsPath, Json, Verbose
 from reconciler.core.errors import RefusedError
 from reconciler.core.secret import Secret
 from reconciler.core.text import printable
@@ -84,6 +84,7 @@ def edit(
     target: EditedTarget,
     path: EnvironmentsPath = "envs",
     age_key_file: DecryptionKey = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Open the encrypted source of a target in $VISUAL or $EDITOR, and encrypt what it becomes for the same keys.
@@ -102,7 +103,7 @@ def edit(
         return typer.confirm("Back to the editor?", default=True, err=True)
 
     result = edit_source(EditRequest(target, path, age_key_file), ask_again)
-    edit_reports.print_edit(result, as_json=as_json)
+    edit_reports.print_edit(result, as_json=as_json, verbose=verbose)
     raise typer.Exit(ERROR if result.report and result.report.errors else IN_SYNC)
 
 

@@ -8,21 +8,23 @@ from typing import Any
 
 from reconciler.app.editing.command import EditResult
 from reconciler.cli import render, reports
-from reconciler.cli.layout import Page
-from reconciler.core.text import listed, printable
-
-_LISTED = 20  # names
+from reconciler.cli.layout import Item, Page, foreign
+from reconciler.core.text import printable
 
 
-def print_edit(result: EditResult, *, as_json: bool) -> None:
-    render.answer(_edit_data(result) if as_json else result, edit_report, as_json=as_json)
+def print_edit(result: EditResult, *, as_json: bool, verbose: bool = False) -> None:
+    render.answer(_edit_data(result) if as_json else result, edit_report, as_json=as_json, verbose=verbose)
 
 
 def edit_report(result: EditResult, page: Page) -> Iterator[str]:
     """What was changed, the findings of the check, and the next step."""
-    yield from page.text(printable(_summary(result)), 0, 2)
     if result.report is None:
+        yield from page.text(printable(f"{result.target}: nothing to change; nothing was written"), 0, 2)
         return
+    names = {kind: foreign(getattr(result.keys, kind)) for kind in ("added", "removed", "changed")}
+    state = "changed" if result.whole or not result.keys.empty else "only comments or order changed"
+    yield from page.items([Item((printable(result.target), state), tuple(page.keys(names)))])
+    yield ""
     if result.blank_lines:
         lines = f"blank lines became comment lines ({result.blank_lines}): an encrypted env file has none"
         yield from page.text(lines, 0, 2)
@@ -33,19 +35,6 @@ def edit_report(result: EditResult, page: Page) -> Iterator[str]:
         yield from page.text(f"{step}or undo all that is not committed with `git restore {file}`", 0, 2)
     else:
         yield from page.text(f"Not committed yet: `git diff {file}`, `git commit {file}`", 0, 2)
-
-
-def _summary(result: EditResult) -> str:
-    if result.report is None:
-        return f"{result.target}: nothing to change; nothing was written"
-    keys = result.keys
-    parts = [
-        f"{verb} {listed(names, _LISTED)}"
-        for verb, names in (("changed", keys.changed), ("added", keys.added), ("removed", keys.removed))
-        if names
-    ]
-    words = "; ".join(parts) or ("the file was changed" if result.whole else "only comments or order changed")
-    return f"{result.target}: {words}"
 
 
 def _edit_data(result: EditResult) -> dict[str, Any]:

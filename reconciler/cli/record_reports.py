@@ -68,12 +68,10 @@ def restore_report(restored: Data, page: Page) -> Iterator[str]:
     for path in restored["restored"]:
         yield from page.text(f"{page.style('green', 'restored')} {path}", 0, 2)
     count = counted(len(restored["restored"]), "file")
-    yield from page.text(
-        f"Restored {count} from {restored['from']}. What they replaced is in backup {restored['backup']}."
-    )
+    yield from page.text(f"Restored {count} from {restored['from']}; backup {restored['backup']} has what was there.")
     yield from page.text(
         "Running services keep their values until they are recreated. Unless paused (`reconciler pause`), the next "
-        "reconciliation writes the target revision again."
+        "reconciliation writes what git has at the target revision again."
     )
 
 

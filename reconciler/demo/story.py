@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def run_demo(*, keep: bool, files_only: bool) -> None:
     """Run the story and clean up after it, unless ``keep``. Raises ReconcilerError if a component fails."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up, like Ctrl-C
     root = tempfile.mkdtemp(prefix="reconciler-demo-")
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     try:
         with _engine(root, files_only, console) as with_engine:
             asyncio.run(_run_story(console, Site(root, with_engine), keep))
@@ -105,7 +106,7 @@ class Story:
         source = os.path.join(self._site.clone, "envs", ENVIRONMENT, CHANGED_SOURCE)
         with open(source, encoding="utf-8") as file:
             for line in file.read().splitlines()[:3]:
-                self._console.print(Text(f"    {line[:76]}…", "dim"))
+                self._console.print(Text(f"    {line[:75]}…", "dim"))
         await self._run("plan")
         await self._run("sync")
         if self._site.with_engine:

@@ -62,13 +62,15 @@ async def _orphans(ports: Ports, environment: str, revision: Revision, name: str
 
 
 def require_deletable(plan: Plan, request: OperatorRequest | None) -> None:
-    """Raise RefusedError where the request is to delete what may not be written now: it is not kept for later."""
+    """Raise RefusedError where the request is to delete what cannot be now (paused, unreadable): it is not kept for
+    later."""
     if request is None or not request.delete:
         return
-    for change in plan.held:
-        if change.kind in LEFT_GIT and change.target.id == request.scope:
-            problem = f"not deleted: {change.reason.partition('; ')[2]}"
-            raise RefusedError(problem, where=change.target.id, hint="Nothing was changed: ask again then", id=_ID)
+    for change in plan.orphans:
+        if change.target.id == request.scope:
+            reason = change.reason.partition("; ")[2].partition(f"; {change.target.path} stays.")[0]
+            hint = "Nothing was changed. Run it again once nothing is in the way"
+            raise RefusedError(f"not deleted: {reason}", where=change.target.id, hint=hint, id=_ID)
 
 
 def sentence_of(request: OperatorRequest) -> str:

@@ -15,6 +15,7 @@ from reconciler.adapters.process import Limits
 from reconciler.app.config.contract import read_contract
 from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import ContractError, OutsideError
+from tests.support.json_answers import read_answer
 from tests.support.server import Server
 
 pytestmark = pytest.mark.slow
@@ -249,7 +250,7 @@ def test_a_plan_for_a_revision_of_the_branch_shows_its_changes(server: Server) -
     done = server.cli("plan", "--revision", first[:10], "--json")
 
     assert done.returncode == 2, done.stderr
-    (outcome,) = yaml.safe_load(done.stdout)
+    (outcome,) = read_answer("plan", done.stdout)
     assert outcome["revision"]["commit"] == first
     (change,) = outcome["plan"]["changes"]
     assert (change["keys"]["changed"], change["keys"]["removed"]) == (["A"], ["B"])

@@ -51,7 +51,7 @@ class Demo:
     def start(cls, scratch: Path, *arguments: str, command: Path = COMMAND) -> Demo:
         scratch.mkdir()
         kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("DOCKER_")}
-        env = {**kept, "HOME": str(scratch), "TMPDIR": str(scratch), "COLUMNS": "200"}
+        env = {**kept, "HOME": str(scratch), "TMPDIR": str(scratch)}
         with (scratch.parent / f"{scratch.name}.txt").open("wb") as output:
             argv = [str(command), "demo", *arguments]
             return cls(scratch, subprocess.Popen(argv, env=env, stdout=output, stderr=output, start_new_session=True))
@@ -167,6 +167,7 @@ def test_demo_that_is_interrupted_removes_what_it_created(start: Callable[..., D
         demo.wait_for_the_daemon()
         demo.process.send_signal(number)
         assert demo.process.wait(120) == 130
+        assert "the same story on files alone, without services.\n" in demo.text  # a file gets no wrapped lines
         assert list(demo.scratch.iterdir()) == []
         assert demo.processes() == {}
 

@@ -158,6 +158,9 @@ def test_other_plain_files_are_reported_as_changed(committed: Site) -> None:
     committed.write("production/nginx.conf", "server {}\n")
     committed.commit()
     assert (one_file(committed)["note"], one_file(committed)["keys"]) == ("content changed", NOTHING)
+    (committed.envs / "production/nginx.conf").unlink()
+    committed.commit()
+    assert "content changed" not in one_file(committed)["note"]  # it is removed
 
 
 def test_a_file_that_cannot_be_read_is_reported(committed: Site) -> None:

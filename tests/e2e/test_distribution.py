@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -9,10 +10,13 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import IO
 from zipfile import ZipFile
 
 import pytest
 
+from reconciler.app.onboarding import deploy_files
+from reconciler.core.errors import RefusedError
 from tests.support.distribution import built_wheel, copy_project, make, project_files
 from tests.support.forks import ROOT
 
@@ -74,3 +78,23 @@ def test_deploy_files_are_written_once_and_never_overwritten(run_cli: RunCli, tm
     assert "already has other versions of prometheus/rules.yml" in refused.stderr
     assert (directory / "prometheus/rules.yml").read_text() == "mine\n"
     assert not (directory / "systemd").exists()  # nothing at all is written
+
+
+def test_deploy_files_follows_no_surprise_and_reports_the_real_reason(
+    run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe" / "systemd" / "reconciler.service"
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)
+    refused = run_cli("deploy-files", str(tmp_path / "pipe"))  # reading it would wait for ever
+    assert "already has other versions of systemd/reconciler.service" in refused.stderr
+
+    # A read-only file system, on which the directories exist already.
+    def fail(path: str, mode: str = "rb") -> IO[bytes]:
+        if mode == "xb":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return open(path, mode)
+
+    monkeypatch.setattr(deploy_files, "open", fail, raising=False)
+    with pytest.raises(RefusedError, match=r"Read-only file system"):
+        deploy_files.write_deploy_files(str(tmp_path / "new"))

@@ -89,8 +89,8 @@ def test_set_changes_the_ciphertext_of_one_key_and_nothing_else(clone: Site) -> 
     done = command(clone, "set", API_ENV, "LOG_LEVEL", stdin="debug\n")
 
     assert (done.returncode, done.stderr) == (0, "")
-    summary, check, rest = done.stdout.splitlines()
-    assert summary == "production/api.env: changed LOG_LEVEL"
+    summary, keys, _, check, rest = done.stdout.splitlines()
+    assert (summary.split(), keys.split()) == (["production/api.env", "changed"], ["~", "LOG_LEVEL"])
     assert check == "nothing found in 8 files of production (values of 6)"
     assert rest == "Not committed yet: `git diff envs/production/api.env`, `git commit envs/production/api.env`"
     assert changed_lines(clone) == {"-LOG_LEVEL", "+LOG_LEVEL"}
@@ -118,7 +118,7 @@ def test_a_key_is_removed_and_a_random_value_made(clone: Site) -> None:
     token = decrypted(clone, WORKER_ENV).splitlines()[-1].partition("=")[2]
     assert (len(token), token.isalnum()) == (40, True)
     done = command(clone, "set", WORKER_ENV, "API_TOKEN", "--unset")
-    assert done.stdout.startswith("production/worker.env: removed API_TOKEN\n")
+    assert done.stdout.startswith("  production/worker.env   changed\n    - API_TOKEN\n")
     assert decrypted(clone, WORKER_ENV) == "QUEUE=jobs\nWORKERS=4\n"
 
 
@@ -135,7 +135,7 @@ def test_a_key_is_removed_and_a_random_value_made(clone: Site) -> None:
 def test_a_target_has_every_name_that_people_use(clone: Site, target: str, directory: str) -> None:
     clone.replace("production/environment.yaml", "config/worker.env", "config/alone.env")
     done = reconciler("set", target, "QUEUE", stdin=b"mail", env=environment(clone), cwd=clone.root / directory)
-    assert done.stdout.startswith("production/worker.env: changed QUEUE\n"), done.stderr
+    assert done.stdout.startswith("  production/worker.env   changed\n    ~ QUEUE\n"), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_the_other_recipients_stay_and_one_key_is_enough(clone: Site) -> None:
     clone.encrypt(WORKER_ENV, WORKER.format(environment="production"), recipients=both)
     clone.commit()
     done = command(clone, "set", WORKER_ENV, "QUEUE", "--age-key-file", str(clone.staging.path), stdin="mail")
-    assert done.stdout.startswith("production/worker.env: changed QUEUE\n")
+    assert done.stdout.startswith("  production/worker.env   changed\n    ~ QUEUE\n")
     assert changed_lines(clone) == {"-QUEUE", "+QUEUE"}
     for key in (clone.production, clone.staging):
         assert (
@@ -288,7 +288,9 @@ def test_a_file_that_somebody_changes_meanwhile_is_not_overwritten(clone: Site, 
 def test_comments_order_and_new_groups_are_kept_and_only_new_lines_are_encrypted_again(clone: Site, edit: Edit) -> None:
     done = edit("sed -i -e 's/^LOG_LEVEL=.*/LOG_LEVEL=debug/' -e '1i # a new head' -e '/^OPTIONAL/i\\\\n# hashes' $1")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("production/api.env: changed LOG_LEVEL\nblank lines became comment lines (1)")
+    assert done.stdout.startswith(
+        "  production/api.env   changed\n    ~ LOG_LEVEL\n\nblank lines became comment lines (1)"
+    )
     changed = {line if "=" not in line else line.partition("=")[0] for line in changed_lines(clone)}
     assert {line[:2] if line[1:2] == "#" else line for line in changed} == {"-LOG_LEVEL", "+LOG_LEVEL", "+#"}
     text = API.format(environment="production").replace("info", "debug").replace("OPTIONAL", "#\n# hashes\nOPTIONAL")
@@ -311,7 +313,7 @@ def test_the_plaintext_is_in_memory_and_for_its_owner_only(clone: Site, edit: Ed
 def test_vim_leaves_nothing_behind(clone: Site, memory: Path) -> None:
     (clone.home / ".vimrc").write_text("set undofile backup backupdir=~ undodir=~ directory=~ viminfo='100\n")
     done = command(clone, "edit", API_ENV, EDITOR="vim -es -c '%s/info/debug/|5,6d|x'", XDG_RUNTIME_DIR=str(memory))
-    assert done.stdout.startswith("production/api.env: changed LOG_LEVEL; removed ADMIN_HASH, DATABASE_URL\n")
+    assert done.stdout.startswith("  production/api.env   changed\n    ~ LOG_LEVEL   - ADMIN_HASH   - DATABASE_URL\n")
     assert {path.name for path in clone.home.iterdir()} == {".config", ".vimrc"}
 
 
@@ -349,7 +351,7 @@ def other_stores(clone: Site) -> Site:
 
 def test_a_binary_source_is_edited_byte_for_byte(other_stores: Site, edit: Edit) -> None:
     done = edit("printf '\\n\\377\\000' >> $1", "production/blob")
-    assert done.stdout.startswith("production/blob: the file was changed\n"), done.stderr
+    assert done.stdout.startswith("  production/blob   changed\n"), done.stderr
     content = other_stores.sops("decrypt", "--input-type", "binary", "--output-type", "binary", "envs/production/blob")
     assert content == b"\xff\x00binary\n\n\xff\x00"
     refused = command(other_stores, "set", "production/blob", "A", stdin="1")

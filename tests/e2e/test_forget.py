@@ -120,7 +120,9 @@ def test_what_lies_outside_the_allowed_paths_stays_and_holds_nothing(left: Serve
 
     assert left.sync()["result"] == "applied"
     assert "outside allowed_paths" in orphans(left)[str(left.app / "old.env")]["reason"]
-    left.cli("forget", ORPHAN, "--delete")
+    refused = left.cli("forget", ORPHAN, "--delete")
+    assert (refused.returncode, f"{ORPHAN}: not deleted: what is there cannot be read" in refused.stdout) == (1, True)
+    assert "--delete the file goes" not in refused.stdout
     assert left.live("old.env") == b"O=1\n"
     assert left.json("forget", ORPHAN)[0]["result"] == "in_sync"
     assert str(left.app / "old.env") not in orphans(left)

@@ -11,6 +11,7 @@ import shutil
 import socket
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,28 @@ def test_the_compose_file_is_valid_and_mounts_the_files_of_its_neighbours() -> N
     identical = [volume for volume in services["reconciler"]["volumes"] if volume["source"] == volume["target"]]
     assert {"/opt/app", "/var/run/docker.sock"} <= {volume["target"] for volume in identical}
     assert run(*config, env={**os.environ, "DOCKER_GID": ""}).returncode != 0  # what has no default is asked for
+
+
+def test_the_health_check_of_the_image_asks_the_daemon_and_no_proxy() -> None:
+    (check,) = re.findall(
+        r"^HEALTHCHECK .*\\\n +CMD (\[.+\])$", (COMPOSE.parent / "Dockerfile").read_text(), re.MULTILINE
+    )
+    listening, answer = socket.create_server(("127.0.0.1", 0)), b"HTTP/1.0 200 OK\r\n\r\n"
+
+    def serve() -> None:
+        client, _ = listening.accept()
+        with client:
+            client.recv(4096)
+            client.sendall(answer)
+
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/healthz"
+    # Docker gives containers the proxies of its client's configuration.
+    variables = {**os.environ, "RECONCILER_HEALTH_URL": url, "http_proxy": f"http://127.0.0.1:{free_port()}"}
+    with listening, ThreadPoolExecutor() as threads:
+        threads.submit(serve)
+        done = run(*json.loads(check), env=variables)
+        socket.create_connection(listening.getsockname()[:2]).close()  # so that the thread ends
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_the_image_takes_the_versions_of_the_lock() -> None:

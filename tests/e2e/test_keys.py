@@ -276,11 +276,14 @@ def test_a_plugin_is_not_started_for_files_that_a_key_of_ages_own_opens(server: 
 async def test_git_chooses_no_plugin(age_key: AgeKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = install_plugin(tmp_path / "bin")
     monkeypatch.setenv("PATH", lab.path)
-    data = for_keys(make_plugin_key()[0], age_key.public, path=lab.path, kind="binary")
+    theirs, _ = make_plugin_key()
+    data = for_keys(theirs, age_key.public, path=lab.path, kind="binary")
     started, sops = lab.starts, Sops(str(age_key.path))
     assert await sops.decrypt("api.env", data) == Secret(b"A=1\n")
     with pytest.raises(RefusedError, match="a key of age-plugin-lab as well"):
         await sops.reencrypt("api.env", data, Secret(b"A=2\n"))
+    with pytest.raises(RefusedError, match="a key of age-plugin-lab as well"):  # as a rule of .sops.yaml names it
+        await sops.encrypt("api.env", Secret(b"A=2\n"), [age_key.public, theirs])
     assert lab.starts == started
 
 

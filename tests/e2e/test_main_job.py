@@ -139,7 +139,15 @@ def test_changed_key_recreates_only_the_service_that_reads_it(start: Start) -> N
     latest = server.json("history")[0]
     assert (latest["revision"]["commit"], latest["revision"]["author"]) == (commit, "Bob <bob@example.org>")
     assert latest["changes"] == [
-        {"source": "api.env", "kind": "update", "added": [], "removed": [], "changed": ["COLOUR"]}
+        {
+            "source": "api.env",
+            "kind": "update",
+            "restored_from": None,
+            "renamed_from": None,
+            "added": [],
+            "removed": [],
+            "changed": ["COLOUR"],
+        }
     ]
     assert [(action["service"], action["reason"]) for action in latest["actions"]] == [("api", "COLOUR changed")]
     assert latest["backup"] == outcome["backup"]

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.core.model.requests import ReconcileRequest
-from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.runs import Activity, Outcome, Result
 from tests.support.commands import run
 from tests.support.components import program
 from tests.support.compose import ComposeProject
@@ -59,10 +59,11 @@ def test_a_daemon_with_a_stack_exposes_every_documented_metric_in_good_form(
     stack_server: Callable[..., tuple[Server, ComposeProject]],
 ) -> None:
     server, project = stack_server(SLEEPER)
-    server.commit({"api.env": b"A=1\n"}, server.manifest(["api.env"]))
+    server.commit({"api.env": b"A=1\n", "b.env": b"B=1\n"}, server.manifest(["api.env", "b.env"]))
     server.sync()
     project.up()
-    server.commit({"api.env": b"A=2\n"})  # some metrics have a series only once something was applied
+    # Some metrics have a series only once something was applied, or where a live file has lost its target.
+    server.commit({"api.env": b"A=2\n", "b.env": None}, server.manifest(["api.env"]))
     with server.daemon() as daemon:
         documented = set(re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE))
         assert names(daemon) == documented
@@ -127,7 +128,8 @@ def test_a_new_revision_a_pause_and_notifications_are_counted(server: Server) ->
 
         server.commit({"b.env": None}, server.plain(["api.env"]))
         server.sync()
-        assert "production/b.env" not in daemon.get("/metrics")[1]
+        left = [line for line in daemon.get("/metrics")[1].splitlines() if "production/b.env" in line]
+        assert [line.partition("{")[0] for line in left] == ["reconciler_orphan_since_timestamp_seconds"]
 
 
 async def test_an_idle_loop_turns_long_before_the_next_reconciliation(
@@ -140,6 +142,7 @@ async def test_an_idle_loop_turns_long_before_the_next_reconciliation(
     class Idle:
         environment = "production"
         live_paths: frozenset[str] = frozenset()
+        activity = Activity()
 
         async def reconcile(self, request: ReconcileRequest) -> Outcome:
             triggers.append(request.trigger)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from tests.support.age_key import AgeKey
 from tests.support.engine import IMAGE
+from tests.support.forks import ROOT
 from tests.support.git_remote import make_git_remote
 from tests.support.server import Server
 from tests.support.systemd import PROGRAM, Machine, booted
@@ -18,6 +20,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.systemd
 
+PAGE = ROOT / "docs" / "systemd.md"
 CONFIG = "/etc/reconciler/reconciler.yaml"
 KEY = "${CREDENTIALS_DIRECTORY}/age.key"
 COMPOSE = f"""
@@ -90,6 +93,11 @@ def test_it_is_started_once_it_has_looked_and_a_reload_answers(machine: Machine,
     (machine.root / "opt/app/gate").touch()
     assert starting.wait(120) == 0
     assert machine.show("ActiveState")["ActiveState"] == "active"
+    documented = re.search(r"systemd-analyze security reconciler` says \*\*(.+?)\*\*", PAGE.read_text())
+    assert documented is not None
+    assert (
+        f": {documented[1]} " in machine.run("systemd-analyze", "security", "--no-pager", "reconciler").splitlines()[-1]
+    )
     eventually(lambda: live(machine) == b"A=1\n", timeout=30)
     waits(machine, "applied: production")
 
@@ -142,7 +150,9 @@ def test_a_slow_service_is_waited_for_and_a_stop_ends_cleanly(machine: Machine, 
     machine.run("systemctl", "start", "reconciler")
     assert "held: production" in machine.show("StatusText")["StatusText"]
     syncing = machine.start(PROGRAM, "sync", "--take-over", "production/api.env", "--take-over", "production/web.conf")
-    waits(machine, "reconciling production (verify)")
+    sentence = "held: production; reconciling production (verify)"
+    assert f"`{sentence}`" in PAGE.read_text()
+    waits(machine, sentence)
 
     # Longer than WatchdogSec: systemd has been told several times, and nothing was restarted.
     seen = set[str]()

@@ -61,6 +61,7 @@ def busybox(docker_engine: str) -> Iterator[None]:
 
 
 @pytest.mark.docker
+@pytest.mark.xdist_group("busybox")  # they share the image's name, which is removed at the end
 @pytest.mark.usefixtures("busybox")
 def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path: Path) -> None:
     blocks, home = read_blocks(TUTORIAL), tmp_path / "home"
@@ -74,6 +75,7 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path: Path) -
 
 
 @pytest.mark.docker
+@pytest.mark.xdist_group("busybox")  # they share the image's name, which is removed at the end
 @pytest.mark.usefixtures("busybox")
 @pytest.mark.parametrize("guide", BEFORE)
 def test_every_command_of_a_guide_does_what_the_page_says(guide: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from reconciler.app.checks.run import CheckReport
 from reconciler.app.compare.run import ComparisonReport
 from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
+from reconciler.app.editing.command import EditResult
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.compare.risk import Risk
@@ -586,7 +587,7 @@ FINDINGS = [
         "services are only ever recreated",
     },
 ]
-RESTORED = {
+RESTORATION = {
     "restored": ["/opt/app/api.env", f"/opt/app/{LONG_SOURCE}"],
     "from": RUN["backup"],
     "backup": "20261129T080000.000Z-00112233",
@@ -755,6 +756,47 @@ DIFF = CommitDiff(
     (),
     FOUND,
 )
+STAYS = (
+    "the live file /opt/app/old.env stays on the server (prune is not set): `reconciler forget production/old.env "
+    "--delete` deletes it there after the merge"
+)
+RENAMING = CommitDiff(
+    "9a1b2c3d4e5f" + "0" * 28,
+    "02fdac92abcd" + "0" * 28,
+    "envs",
+    (
+        FileChange(
+            "production",
+            "mail.env",
+            "envs/production/mail.env",
+            "renamed",
+            CipherChange(KeyChange(changed=("LOG_LEVEL",))),
+            "app",
+            "/opt/app/mail.env",
+            STAYS,
+            renamed_from="old.env",
+        ),
+        FileChange(
+            "production",
+            "site.conf",
+            "envs/production/site.conf",
+            "removed",
+            CipherChange(KeyChange()),
+            "app",
+            "/opt/app/site.conf",
+            "the live file /opt/app/site.conf is deleted, after a backup (prune is set)",
+        ),
+    ),
+    (TargetChange("production", "mail.env", "renamed", "app", ("mode 0600 → 0640",), "old.env"),),
+    (),
+    False,
+    (),
+    (),
+)
+_EDITED = "envs/production/api.env"
+SET = EditResult("production/api.env", _EDITED, KeyChange(changed=(LONG,)), report=CHECK_CLEAN)
+EDITED = EditResult("production/api.env", _EDITED, KeyChange(("NEW",), ("OLD",), MANY), blank_lines=2, report=CHECK)
+UNCHANGED = EditResult("production/api.env", _EDITED)
 _KEYS = (
     KeyResult(LONG, Status.MISSING_RIGHT, Risk.HIGH),
     KeyResult("PORT", Status.DIFFERS, Risk.LOW),

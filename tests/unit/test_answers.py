@@ -14,7 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.cli import comments, compare_table, plan_reports, record_reports, reports, setup_reports, status_reports
+from reconciler.cli import (
+    comments,
+    compare_table,
+    edit_reports,
+    plan_reports,
+    record_reports,
+    reports,
+    setup_reports,
+    status_reports,
+)
 from reconciler.cli.changes import Said
 from reconciler.cli.layout import Item, Page, foreign, length, page_on
 from tests.support import answers
@@ -31,7 +40,7 @@ REPORTS: dict[str, Report] = {
     "history": partial(record_reports.history_report, answers.HISTORY),
     "history-none": partial(record_reports.history_report, []),
     "backups": partial(record_reports.backups_report, answers.BACKUPS),
-    "restore": partial(record_reports.restore_report, answers.RESTORED),
+    "restore": partial(record_reports.restore_report, answers.RESTORATION),
     "adopt": partial(record_reports.adopt_report, answers.ADOPTED),
     "adopt-whole": partial(record_reports.adopt_report, answers.WHOLE),
     "age": partial(record_reports.age_report, answers.AGES, "90d"),
@@ -43,6 +52,10 @@ REPORTS: dict[str, Report] = {
     "check": partial(reports.check_report, answers.CHECK),
     "check-clean": partial(reports.check_report, answers.CHECK_CLEAN),
     "diff": partial(comments.diff_report, answers.DIFF),
+    "diff-renamed": partial(comments.diff_report, answers.RENAMING),
+    "set": partial(edit_reports.edit_report, answers.SET),
+    "edit": partial(edit_reports.edit_report, answers.EDITED),
+    "edit-unchanged": partial(edit_reports.edit_report, answers.UNCHANGED),
     "compare": partial(compare_table.compare_report, answers.COMPARISON, everything=False),
     "compare-environments": partial(compare_table.compare_report, answers.ENVIRONMENTS, everything=False),
     "compare-same": partial(compare_table.compare_report, answers.ALIKE, everything=False),

@@ -150,3 +150,19 @@ def test_a_text_that_would_mean_something_else_is_refused() -> None:
     edits.text += "c: 2\n"
     with pytest.raises(RefusedError, match=r"environment\.yaml"):
         edits.finish()
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        pytest.param(
+            lambda e: e.remove(("properties", "A")), "d: &d\n  A: {}\nproperties:\n  <<: *d\n  B: {}\n", id="merge-key"
+        ),
+        pytest.param(
+            lambda e: e.set_field(("targets", "a.env"), "path", "b.env", "path"), "targets: {a.env}\n", id="no-colon"
+        ),
+    ],
+)
+def test_an_entry_that_has_no_place_of_its_own_is_refused(edit: Callable[[YamlEdits], None], text: str) -> None:
+    with pytest.raises(RefusedError, match="cannot be changed in place"):
+        edited(edit, text)

@@ -137,11 +137,13 @@ class Sops:
     ) -> bytes:
         """Encrypt ``data`` for the age ``recipients``, in ``file_format`` or the format that the name implies.
 
-        Raises RefusedError where sops cannot write that format, NotEncryptedError where sops would leave a value plain
-        (a name ending in ``_unencrypted``), DecryptFailedError where sops itself fails.
+        Raises RefusedError where sops cannot write that format and for a plugin that is not ours, NotEncryptedError
+        where sops would leave a value plain (a name ending in ``_unencrypted``), DecryptFailedError where sops itself
+        fails.
         """
         if not recipients or not all(_RECIPIENT.fullmatch(recipient) for recipient in recipients):
             raise RefusedError("needs public keys (age1…, ssh-ed25519 …) to encrypt for", where=name)
+        await self._refuse_named_plugins(name, recipients)
         chosen = file_format or format_of(name, data.reveal())
         done = await self._run(*encrypt_arguments(chosen, recipients), stdin=data.reveal())
         if done.ok:
@@ -210,15 +212,18 @@ class Sops:
             hint = f"Make the change with `reconciler edit {name}`"
             problem = f"it is for {listed(checked.metadata.others)} as well, and a server encrypts for age keys only"
             raise RefusedError(problem, where=name, hint=hint)
-        await self._refuse_named_plugins(name, checked.metadata.age)
         return await self.encrypt(name, content, checked.metadata.age, file_format=checked.format)
 
     async def _refuse_named_plugins(self, name: str, recipients: Sequence[str]) -> None:
         """To encrypt, sops starts the plugin that a recipient names: git must not choose which. Raises RefusedError."""
+        if not any(map(plugin_of, recipients)):
+            return
         ours = (await self.own_keys()).plugins
         if foreign := [plugin for plugin in map(plugin_of, recipients) if plugin and plugin not in ours]:
             problem = f"it is for a key of age-plugin-{foreign[0]} as well, and only our own keys choose a plugin"
-            raise RefusedError(problem, where=name, hint=f"Make the change with `sops edit {name}`")
+            raise RefusedError(
+                problem, where=name, hint="Encrypt it with sops itself, or add an identity of that plugin"
+            )
 
     async def _run(
         self,

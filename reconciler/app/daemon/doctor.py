@@ -120,7 +120,8 @@ def _permissions(component: str, setting: str, path: str | None, *, secret: bool
             pass
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        advice = "create it" if isinstance(error, FileNotFoundError) else "make it readable for the daemon's user"
+        missing = "restore it from your copy (without one: docs/keys.md)" if component == _AGE_KEY else "create it"
+        advice = missing if isinstance(error, FileNotFoundError) else "make it readable for the daemon's user"
         return DoctorFinding(component, "error", f"{path}: {reason}", f"{advice}, or correct {setting}")
     if secret and is_exposed(path, mode, os.environ.get("CREDENTIALS_DIRECTORY", "")):
         return DoctorFinding(

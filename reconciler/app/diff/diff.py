@@ -231,14 +231,14 @@ def _compared(old: Source | None, new: Source | None) -> tuple[CipherChange, str
     if sides[0].cipher is not None:
         change = compare_ciphertexts(old.cipher if old else None, new.cipher if new else None)
         if sides[-1].cipher and sides[-1].cipher.format is Format.BINARY:  # one value that is the whole file
-            content = "" if change.only_reencrypted or change.rotated else "content changed (names only with a key)"
-            return replace(change, keys=KeyChange()), content
+            content = "content changed (names only with a key)" if old and new else ""
+            return replace(change, keys=KeyChange()), "" if change.only_reencrypted or change.rotated else content
         return change, ""
     if all(side.parser is not Parser.OPAQUE and side.keys is not None for side in sides):
         return CipherChange(_plain_change(old, new, sides[-1].parser)), ""
     if all(side.parser is not Parser.OPAQUE for side in sides):
         return CipherChange(_by_lines(old, new)), "cannot be parsed completely: `reconciler check` shows why"
-    return CipherChange(KeyChange()), "content changed"
+    return CipherChange(KeyChange()), "content changed" if old and new else ""
 
 
 def _with_control_keys(file: FileChange, survey: Survey, source: Source | None) -> FileChange:

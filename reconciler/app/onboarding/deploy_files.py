@@ -37,14 +37,15 @@ def write_deploy_files(directory: str) -> list[DeployFile]:
     try:
         contents = {path: _content(os.path.join(shared, path)) for path in _paths(shared)}
         existing = [path for path in contents if os.path.lexists(os.path.join(directory, path))]
-        if different := [path for path in existing if _content(os.path.join(directory, path)) != contents[path]]:
+        if different := [path for path in existing if not _holds(os.path.join(directory, path), contents[path])]:
             raise RefusedError(
                 f"already has other versions of {listed(different)}; nothing was written",
                 where=directory,
                 hint="Name an empty directory, and compare the two",
             )
-        for path in contents.keys() - set(existing):
-            _create(os.path.join(directory, path), contents[path])
+        for path, content in contents.items():
+            if path not in existing:
+                _create(os.path.join(directory, path), content)
     except OSError as error:
         where, hint = str(error.filename or directory), "Name another directory"
         raise RefusedError(f"cannot be written ({error.strerror})", where=where, hint=hint) from None
@@ -64,14 +65,17 @@ def _content(path: str) -> bytes:
         return file.read()
 
 
+def _holds(path: str, data: bytes) -> bool:
+    return os.path.isfile(path) and _content(path) == data  # a named pipe would block for ever
+
+
 def _create(path: str, data: bytes) -> None:
     """Create the file whole or not at all. Raises FileExistsError where one has appeared meanwhile."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    try:
-        with open(path, "xb") as file:
+    with open(path, "xb") as file:
+        try:
             file.write(data)
-    except FileExistsError:
-        raise
-    except OSError:
-        os.unlink(path)
-        raise
+            file.flush()
+        except OSError:
+            os.unlink(path)
+            raise

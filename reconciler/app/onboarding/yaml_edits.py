@@ -25,7 +25,10 @@ def flow(value: object) -> str:
 
 
 class YamlEdits:
-    """The text of a YAML file, with the edits that were made. ``where`` is what errors call it."""
+    """The text of a YAML file, with the edits that were made. ``where`` is what errors call it.
+
+    An edit raises RefusedError where the text has no place for it.
+    """
 
     def __init__(self, text: str, where: str) -> None:
         self.text = text
@@ -118,9 +121,12 @@ class YamlEdits:
         except yaml.YAMLError:
             after = None
         if after != self._data:
-            hint = "Write it in block style, one field a line, and commit that first"
-            raise RefusedError("is written in a way that cannot be changed in place", where=self._where, hint=hint)
+            raise self._refusal()
         return self.text
+
+    def _refusal(self) -> RefusedError:
+        hint = "Write it in block style, one field a line, and commit that first"
+        return RefusedError("is written in a way that cannot be changed in place", where=self._where, hint=hint)
 
     # --- the data ---
 
@@ -157,19 +163,29 @@ class YamlEdits:
         if node is None:
             return yaml.ScalarNode("tag:yaml.org,2002:null", "", _mark(self.text), _mark(self.text))
         for name in path:
-            node = next(value for key, value in node.value if key.value == name)
+            node = node.value[self._position(node, name)][1]
         return node  # type: ignore[no-any-return]
 
     def _entry(self, path: KeyPath) -> tuple[yaml.MappingNode, int]:
         parent: Any = self._node(path[:-1])
-        return parent, next(number for number, (key, _) in enumerate(parent.value) if key.value == path[-1])
+        return parent, self._position(parent, path[-1])
+
+    def _position(self, parent: yaml.MappingNode, name: str) -> int:
+        """The number of an entry. Raises RefusedError for one that comes from elsewhere (`<<`)."""
+        for number, (key, _) in enumerate(parent.value):
+            if key.value == name:
+                return number
+        raise self._refusal()
 
     def _value_start(self, path: KeyPath) -> int:
         """Right after the colon of the key."""
         if not path:
             return len(self.text)
         parent, number = self._entry(path)
-        return self.text.index(":", parent.value[number][0].end_mark.index) + 1
+        colon = self.text.find(":", parent.value[number][0].end_mark.index)
+        if colon < 0:
+            raise self._refusal()
+        return colon + 1
 
     def _key_column(self, path: KeyPath) -> int:
         parent, number = self._entry(path)
