@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from reconciler.adapters.disk import disk_reason, disk_state
+from reconciler.adapters.disk import disk_reason, disk_state, state_id
 from reconciler.adapters.store_json import (
     action_from_json,
     ran_service_from_json,
@@ -37,7 +37,7 @@ from reconciler.adapters.store_statements import (
 )
 from reconciler.core.decide.guards import folded
 from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
-from reconciler.core.exhaustion import missing_space
+from reconciler.core.exhaustion import INODES, missing_space
 from reconciler.core.model.compose import Action, RanService
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.runs import Result, Run
@@ -63,6 +63,11 @@ _OUTSIDE = {
     sqlite3.SQLITE_LOCKED: "Wait for the other reconciler to finish",
     sqlite3.SQLITE_PROTOCOL: "Wait for the other reconciler to finish",
     sqlite3.SQLITE_NOMEM: "Free some memory",
+}
+_OUTSIDE_IDS = {
+    sqlite3.SQLITE_FULL: "state-disk-full",
+    sqlite3.SQLITE_IOERR: "state-disk-full",
+    sqlite3.SQLITE_READONLY: "state-read-only",
 }
 
 
@@ -301,13 +306,14 @@ class SqliteStore:
             return
         if log_left:
             hint = "Restore the database, or move this file away too: a new database must not be mixed with it"
-            raise StoreError("belongs to a state database that no longer exists", where=log, hint=hint)
+            problem = "belongs to a state database that no longer exists"
+            raise StoreError(problem, where=log, hint=hint, id="log-without-database")
         try:
             _create_atomically(self._path)
         except OSError as error:
             hint = "Make state_dir writable for the daemon's user, with free space in it"
             problem = f"cannot create the state database ({disk_reason(error, self._path)})"
-            raise StoreError(problem, where=self._path, hint=hint) from error
+            raise StoreError(problem, where=self._path, hint=hint, id=state_id(error, self._path)) from error
 
     def _prepare(self) -> None:
         if os.path.getsize(self._path) == 0:
@@ -321,7 +327,7 @@ class SqliteStore:
         if version > VERSION:
             hint = f"This one knows version {VERSION}: install the newer reconciler again, or name another state_dir"
             problem = f"the state database has version {version}, written by a newer reconciler"
-            raise StoreError(problem, where=self._path, hint=hint)
+            raise StoreError(problem, where=self._path, hint=hint, id="newer-database")
         (state,) = self._one("PRAGMA quick_check(1)")
         if state != "ok":
             raise self._damaged(state.splitlines()[-1])  # after a heading
@@ -395,8 +401,10 @@ class SqliteStore:
         hint = _OUTSIDE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
         if hint is None:
             return self._damaged(str(error))
-        problem = f"the state database cannot be used now ({error}{self._full(error)})"
-        return StoreUnavailableError(problem, where=self._path, hint=hint)
+        full = self._full(error)
+        id = "state-no-inodes" if INODES[0] in full else _OUTSIDE_IDS.get(error.sqlite_errorcode & 0xFF, "")
+        problem = f"the state database cannot be used now ({error}{full})"
+        return StoreUnavailableError(problem, where=self._path, hint=hint, id=id)
 
     def _full(self, error: sqlite3.DatabaseError) -> str:
         """What is full about the disk, where that may be why."""
@@ -413,7 +421,8 @@ class SqliteStore:
             "state.db-wal and state.db-shm, and start again. Files equal to git are then recorded, one that differs is "
             "held as first contact"
         )
-        return StoreError(f"the state database is damaged ({reason})", where=self._path, hint=hint)
+        problem = f"the state database is damaged ({reason})"
+        return StoreError(problem, where=self._path, hint=hint, id="damaged-database")
 
 
 def _create_atomically(path: str) -> None:

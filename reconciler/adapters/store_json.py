@@ -38,7 +38,7 @@ def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
 # Fields of a run that have no column.
 _FACTS = (
     *("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back"),
-    *("accepted", "restored_at"),
+    *("accepted", "restored_at", "error_id"),
 )
 
 
@@ -68,6 +68,7 @@ def run_from_row(row: tuple[Any, ...]) -> Run:
         finished_at=finished_at,
         result=Result(result) if result else None,
         reason=reason,
+        error_id=data.get("error_id", ""),
     )
 
 

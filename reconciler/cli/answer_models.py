@@ -54,7 +54,8 @@ class ChangeData(BaseModel):
 
     ``keys`` are the differences from the live file to git, ``by_hand`` those made on the server since it was last
     written, ``from_git`` those made in git since then. Only `status` has ``applied``,
-    ``since`` (when ``sync`` became what it is) and ``left_at`` (when an orphan left git).
+    ``since`` (when ``sync`` became what it is) and ``left_at`` (when an orphan left git). ``error_id``:
+    as for an outcome.
     """
 
     target: str
@@ -72,6 +73,7 @@ class ChangeData(BaseModel):
     renamed_from: str | None
     moved_to: str | None
     reason: str
+    error_id: str
     applied: AppliedToData | None = None
     since: Instant | None = None
     left_at: Instant | None = None
@@ -106,12 +108,14 @@ class OutcomeData(BaseModel):
 
     ``plan`` is what it found and did, ``after`` how things are since; ``pending``: something would be done; ``retry``:
     something outside failed, and the daemon tries again. ``pauses`` only after `pause` and `resume`,
-    ``forgotten`` (what that did) only after `forget`.
+    ``forgotten`` (what that did) only after `forget`. ``error_id`` is the section of docs/errors.md about the reason,
+    "" where there is none; each line of ``warning`` ends with its own, in brackets.
     """
 
     environment: str
     result: _Result
     reason: str
+    error_id: str
     revision: RevisionData | None
     run: str | None
     backup: str | None
@@ -217,7 +221,7 @@ class RunChangeData(KeysData):
 
 
 class RunData(BaseModel):
-    """``accepted`` says who has accepted which project as it stood."""
+    """``accepted`` says who has accepted which project as it stood; ``error_id`` is as for an outcome."""
 
     run: str
     environment: str
@@ -231,6 +235,7 @@ class RunData(BaseModel):
     backup: str | None
     result: Result | Literal["unfinished"]
     reason: str
+    error_id: str
     accepted: list[str]
 
 

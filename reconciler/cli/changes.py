@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from reconciler.cli.layout import Detail, Item, Page, by_name, counted
+from reconciler.core.errors import with_id
 
 Data = Mapping[str, Any]
 
@@ -28,6 +29,7 @@ _COSMETIC = " (order, quotes or comments only: no service needs it)"
 _WAITING = re.compile(r"(; )?\d+ waiting for an operator: .*")
 _VERBS = ("create", "update", "restore", "take over", "delete", "recreate", "restart", "signal")
 _LEAST_QUOTED = 40  # characters
+_ID = re.compile(r" \[[a-z]+(-[a-z]+)*\]$")  # at the end of a message: see core/errors.py
 _WROTE = re.compile(r"(wrote|deleted) [^;]*(; |$)")
 _IN_SYNC = re.compile(r"in sync at [0-9a-f]+(; .* left git, .*)?")
 
@@ -61,12 +63,17 @@ class Said:
         lines = list(filter(None, text.split("\n")))
         new = "\n".join(filter(None, map(self._referring, lines)))
         for line in lines if remember else ():
-            self._lines.add(line.rstrip("."))
+            self._lines.add(_ID.sub("", line).rstrip("."))
             for piece in _pieces(line):
                 self._pieces.setdefault(piece, line)
         return new
 
     def _referring(self, line: str) -> str:
+        id = _ID.search(line)
+        text = self._new(line[: id.start()] if id else line)
+        return f"{text}{id[0]}" if text and id else text
+
+    def _new(self, line: str) -> str:
         if line.rstrip(".") in self._lines:
             return ""
         known = next((self._pieces[piece] for piece in _pieces(line) if piece in self._pieces), "")
@@ -94,11 +101,11 @@ def revision_text(page: Page, revision: Data) -> str:
     return f'{revision["commit"][:12]} "{revision["subject"]}" ({about})'
 
 
-def reason_lines(page: Page, reason: str, said: Said) -> Iterator[str]:
-    """The reason of an outcome, but for what the lines about its targets say."""
-    lines = [waiting_removed(line) for line in reason.split("\n") if not _IN_SYNC.fullmatch(line)]
+def reason_lines(page: Page, outcome: Data, said: Said) -> Iterator[str]:
+    """The reason of an outcome, with its id, but for what the lines about its targets say."""
+    lines = [waiting_removed(line) for line in outcome["reason"].split("\n") if not _IN_SYNC.fullmatch(line)]
     if text := said.unsaid("\n".join(lines)):
-        yield from page.text(text, 2, 2)
+        yield from page.text(with_id(text, outcome["error_id"]), 2, 2)
 
 
 def files_removed(reason: str) -> str:
@@ -117,9 +124,9 @@ def change_item(page: Page, change: Data, tense: Tense, said: Said, paused: bool
     cells = (change["target"], _state(page, change, tense), "paused" if because_paused else _effect(change, tense))
     details: list[Detail] = page.keys(change["keys"])
     if change["restored_from"]:
-        details.append(f"backup {change['restored_from']}")
+        details.append(with_id(f"backup {change['restored_from']}", "restored-from-backup"))
     if text := said.unsaid(_rest(change, because_paused), remember=False):
-        details.append(text)
+        details.append(with_id(text, change["error_id"]))
     return Item(tuple(filter(None, cells)), tuple(details))
 
 

@@ -23,7 +23,7 @@ from reconciler.cli import (
 )
 from reconciler.cli.exit_codes import ERROR, INTERRUPTED
 from reconciler.cli.layout import foreign, page_on
-from reconciler.core.errors import ReconcilerError
+from reconciler.core.errors import ReconcilerError, with_id
 
 app = typer.Typer(
     name="reconciler",
@@ -57,7 +57,7 @@ def main() -> None:
         error.show()
         sys.exit(ERROR)
     except ReconcilerError as error:
-        lines = page_on(sys.stderr).text(f"reconciler: {foreign(str(error))}", 0, 2)
+        lines = page_on(sys.stderr).text(f"reconciler: {foreign(with_id(str(error), error.id))}", 0, 2)
         typer.echo("\n".join(lines), err=True)
         sys.exit(ERROR)
     except BrokenPipeError:

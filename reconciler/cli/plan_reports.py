@@ -19,6 +19,7 @@ from reconciler.cli.changes import (
     waiting_removed,
 )
 from reconciler.cli.layout import Page
+from reconciler.core.errors import with_id
 
 _RETRY = "Run it again once that is fixed; a running daemon retries within 5 minutes."
 _NOTHING_WRITTEN = "Nothing was written. "
@@ -40,7 +41,7 @@ def _planned(outcome: Data, page: Page, summary: bool) -> Iterator[str]:
     ended = result if result not in ("in_sync", "pending", "drifted", "held") else ""
     yield from page.text(headline(page, outcome["environment"], ended, outcome["revision"]), 0, 2)
     if result not in ("in_sync", "pending", "drifted"):
-        yield from reason_lines(page, outcome["reason"], said)
+        yield from reason_lines(page, outcome, said)
     yield from warning_lines(page, outcome, said)
     blocks = list(_plan_lines(page, plan, Tense.BROKEN_OFF if ended else Tense.FUTURE, said)) if plan else []
     yield from separated([] if summary else blocks)
@@ -69,7 +70,7 @@ def _ended(outcome: Data, page: Page) -> Iterator[str]:
     if forgotten := outcome.get("forgotten"):
         yield from page.text(f"{page.style('green', 'forgotten')}: {forgotten}", 2, 2)
     if not done:
-        yield from reason_lines(page, outcome["reason"], said)
+        yield from reason_lines(page, outcome, said)
     yield from warning_lines(page, outcome, said)
     blocks: list[str] = []
     if plan and (outcome["run"] or result in ("held", "stalled")):
@@ -89,7 +90,8 @@ def _ended(outcome: Data, page: Page) -> Iterator[str]:
 def _done_sentence(outcome: Data) -> str:
     """What was done, in numbers; of the reason what the blocks above do not say."""
     rest = waiting_removed(files_removed(outcome["reason"]))
-    return f"Done: {count_sentence(outcome['plan'], Tense.DONE)}{f'; {rest}' if rest else ''}."
+    done = f"Done: {count_sentence(outcome['plan'], Tense.DONE)}{f'; {rest}' if rest else ''}."
+    return with_id(done, outcome["error_id"] if rest else "")
 
 
 def warning_lines(page: Page, outcome: Data, said: Said) -> Iterator[str]:
@@ -112,12 +114,12 @@ def pause_sentence(page: Page, environment: str, pause: dict[str, Any] | Data) -
     scope, reason = pause["scope"], f": {pause['reason']}" if pause["reason"] else ""
     command = f"`reconciler resume {scope}`" if scope else f"`reconciler resume --all -e {environment}`"
     what = f"{scope or f'all of {environment}'} until {page.exact(pause['until'])}{reason}"
-    return f"{page.style('cyan', 'paused')} {what.rstrip('.')}. {command} ends it."
+    return with_id(f"{page.style('cyan', 'paused')} {what.rstrip('.')}. {command} ends it.", "paused")
 
 
 def note_lines(page: Page, plan: Data) -> Iterator[str]:
     for note in plan["notes"]:
-        yield from page.text(f"{page.style('yellow', 'note')}: {note}", 2, 2)
+        yield from page.text(f"{page.style('yellow', 'note')}: {with_id(note, 'stack-note')}", 2, 2)
 
 
 def separated(lines: Sequence[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from reconciler.cli.changes import Data, files_removed
 from reconciler.cli.layout import Detail, Item, Page, absolute, by_name, counted
+from reconciler.core.errors import with_id
 
 _MOST_FILES = 10
 _LEVELS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -27,7 +28,7 @@ def _run(run: Data, page: Page) -> Item:
         details.append((f"{change['source']} ({_kind(change)})", *keys))
     details += [f"{action['service']} ({action['action']}): {action['reason']}" for action in run["actions"]]
     if reason := files_removed(run["reason"]):
-        details.append(reason)
+        details.append(with_id(reason, run["error_id"]))
     return Item(cells, tuple(details))
 
 

@@ -42,7 +42,7 @@ def _environment(environment: Data, page: Page, by_daemon: bool) -> Iterator[str
         yield from page.text(f"{page.style('cyan', 'reconciling')} {page.since(activity['since'])}{doing}", 2, 2)
     yield from page.items(list(_revisions(environment, revision, page)))
     if environment["result"] not in (None, "in_sync", "pending", "drifted", "applied", "corrected"):
-        yield from reason_lines(page, environment["reason"], said)
+        yield from reason_lines(page, environment, said)
     yield from _held_back(environment, page, said)
     yield from warning_lines(page, environment, said)
     if away := said.unsaid(environment.get("engine_away") or ""):

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from reconciler.cli import record_reports, render, status_reports
 from reconciler.cli.changes import Data
 from reconciler.cli.layout import Page, counted, foreign, page_on
-from reconciler.core.errors import ReconcilerError
+from reconciler.core.errors import ReconcilerError, with_id
 from reconciler.core.model.answers import versioned
 
 _REFRESH = 2.0  # seconds
@@ -62,7 +62,7 @@ def _read_again(status: Data, read: Callable[[], Data], failed: Callable[[str], 
         try:
             return read()
         except ReconcilerError as error:
-            failed(str(foreign(str(error))))
+            failed(str(foreign(with_id(str(error), error.id))))
         finally:
             rest = max(rest, _REST * (time.monotonic() - began))
 

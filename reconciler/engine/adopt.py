@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.core.decide import guards
-from reconciler.core.errors import GitUnreachableError, HistoryRewrittenError, RefusedError, SourceError
+from reconciler.core.errors import (
+    GitUnreachableError,
+    GuardError,
+    HistoryRewrittenError,
+    RefusedError,
+    SourceError,
+    all_of,
+)
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.requests import Adopted, GitAnswer
 from reconciler.core.model.revisions import Blob, Revision
@@ -131,9 +138,10 @@ def _ask_guards(target: Target, git: bytes, proposal: Proposal) -> None:
     content = proposal.content.reveal()
     problems = guards.content(target, content, None)
     if git.strip() and not content.strip():
-        problems.append("nothing would be left of the source")
+        problems.append(GuardError("nothing would be left of the source"))
     if problems:
-        raise RefusedError("\n".join(problems), where=target.path, hint="Fix the live file first")
+        text, id = all_of(problems, "Fix the live file first")
+        raise RefusedError(text, where=target.path, id=id)
 
 
 async def _written(

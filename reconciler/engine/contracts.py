@@ -6,38 +6,39 @@ from reconciler.core.contract import Contract, Question
 from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.dotenv.ignored_keys import is_left_to_server
 from reconciler.core.dotenv.readings import known_variables
-from reconciler.core.errors import ContractError, SourceError
+from reconciler.core.errors import ContractError, GuardError, ReconcilerError, SourceError
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Parser, Target
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 
 
-async def broken_contracts(ports: Ports, revision: Revision, target: Target, data: Secret) -> list[str]:
-    """The problems with the content, as sentences that name keys and rules, never a value.
+async def broken_contracts(ports: Ports, revision: Revision, target: Target, data: Secret) -> list[ReconcilerError]:
+    """The problems with the content, as errors that name keys and rules, never a value.
 
     Raises GitUnreachableError.
     """
     if not target.contracts:
         return []
     if target.parser is Parser.OPAQUE:
-        return ["it has a schema, but no keys to check against it (parser: opaque)"]
+        return [ContractError("it has a schema, but no keys to check against it (parser: opaque)")]
     try:
         contracts = tuple([await _read(ports, revision, path) for path in target.contracts])
         variables = known_variables(data.reveal(), target.parser)
         answer = await ports.contracts.ask(contracts, [Question(contracts, tuple(variables), variables)])
     except (ContractError, SourceError) as error:
-        return [str(error)]
+        return [error]
     except EnvFileError:
         return []  # the content guards say why
-    faults = [f"{path}: {mistake.message}" for path, mistake in answer.faults.items()]
+    faults = [ContractError(f"{path}: {mistake.message}") for path, mistake in answer.faults.items()]
     broken = [
         str(breach)
         for breaches in answer.breaches
         for breach in breaches
         if not is_left_to_server(breach.key, target.ignore_keys)  # git is not to blame for their values
     ]
-    return faults + [f"{sentence}; fix the value with `reconciler set`, or the contract" for sentence in broken]
+    fix = "; fix the value with `reconciler set`, or the contract"
+    return [*faults, *(GuardError(f"{sentence}{fix}", id="broken-contract") for sentence in broken)]
 
 
 async def _read(ports: Ports, revision: Revision, path: str) -> Contract:
@@ -45,5 +46,6 @@ async def _read(ports: Ports, revision: Revision, path: str) -> Contract:
     blob = await ports.git.read(revision.commit, where)
     if blob is None:
         hint = "Commit the file, or remove it from the target's schema"
-        raise ContractError(f"the contract does not exist at revision {revision.short}", where=where, hint=hint)
+        problem = f"the contract does not exist at revision {revision.short}"
+        raise ContractError(problem, where=where, hint=hint, id="missing-contract")
     return ports.read_contract(path, blob.data)

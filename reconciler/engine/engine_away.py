@@ -24,7 +24,7 @@ def without_engine(change: Change, away: EngineUnavailableError, begun: Run | No
         return change
     if begun is not None and change.target.path in {written.path for written in begun.changes}:
         return change
-    return suspended(change, f"{_WAITS}: {away.what}")
+    return suspended(change, f"{_WAITS}: {away.what}", away.id)
 
 
 def held_for_engine(plan: Plan) -> list[str]:

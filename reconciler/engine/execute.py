@@ -215,7 +215,7 @@ async def _require_new_files(ports: Ports, transaction: Transaction, views: Mapp
                 if live is None or ports.digest(live.data.reveal()) != written[path].digest:
                     continue  # somebody has put another one there meanwhile
                 problem = f"{service} still has the file that was at {path} before; only a restart shows it the new one"
-                raise ServiceFailedError(problem, where=f"stack {name}")
+                raise ServiceFailedError(problem, where=f"stack {name}", id="old-file-in-container")
 
 
 async def act(ports: Ports, transaction: Transaction, views: Mapping[str, StackView]) -> None:

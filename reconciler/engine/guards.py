@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from reconciler.core.decide import guards
-from reconciler.core.errors import GitUnreachableError, GuardError, SourceError
+from reconciler.core.errors import GitUnreachableError, GuardError, ReconcilerError, SourceError
 from reconciler.core.model.plans import Change, Kind
 from reconciler.core.model.targets import Target, WriteMode, host_of
 from reconciler.core.ports import Ports
@@ -28,24 +28,24 @@ async def file_problems(
     real_paths: Mapping[str, str],
     files: ProjectFileGuard,
     plaintexts: Plaintexts,
-) -> list[str]:
-    """Why files may not be written, in sentences that begin with the target; ``real_paths`` by live path."""
-    problems: list[str] = []
+) -> list[ReconcilerError]:
+    """Why files may not be written, in errors that begin with the target; ``real_paths`` by live path."""
+    problems: list[ReconcilerError] = []
     allowed = [await ports.host.resolve(path) for path in ports.settings.allowed_paths]
     for change in writes:
         target, data = change.target, staged[change.target.path]
-        reasons = guards.placement(target, real_paths[target.path], allowed)
+        reasons: list[ReconcilerError] = [*guards.placement(target, real_paths[target.path], allowed)]
         before = await _replaced(ports, snapshot, change, plaintexts)
         project_before = data if change.kind is Kind.DRIFT else None if before is None else Secret(before)
         reasons += await files.unwritable(real_paths[target.path], data, project_before)
         if target.write is WriteMode.IN_PLACE and host_of(target.environment):
-            reasons.append(_NOT_IN_PLACE)
+            reasons.append(GuardError(_NOT_IN_PLACE, id="not-in-place"))
         if data is not None:
             reasons += guards.content(target, data.reveal(), before)
             reasons += await _failed_check(ports, target, data)
             if change.kind is not Kind.DRIFT:  # what was applied kept its contracts then; a hand edit must go
                 reasons += await broken_contracts(ports, snapshot.desired.revision, target, data)
-        problems += [f"{target.id}: {reason}" for reason in reasons]
+        problems += [GuardError(str(reason), where=target.id, id=reason.id) for reason in reasons]
     return problems
 
 
@@ -62,11 +62,11 @@ async def _replaced(ports: Ports, snapshot: Snapshot, change: Change, plaintexts
         return None
 
 
-async def _failed_check(ports: Ports, target: Target, data: Secret) -> list[str]:
+async def _failed_check(ports: Ports, target: Target, data: Secret) -> list[GuardError]:
     if target.check is None:
         return []
     try:
         await ports.host.check(target.check, data)
     except GuardError as error:
-        return [str(error)]
+        return [error]
     return []

@@ -20,6 +20,7 @@ from reconciler.core.errors import (
     ManifestError,
     ReconcilerError,
     SourceError,
+    all_of,
 )
 from reconciler.core.model.plans import KeyChange, TargetState
 from reconciler.core.model.records import Applied, RestoredFile
@@ -84,7 +85,7 @@ async def read_manifest(ports: Ports, environment: str, revision: Revision) -> M
             "Add the file, or fix environment and repository.path in the server configuration "
             f"(branch {ports.settings.branch})"
         )
-        raise ManifestError(f"not found at revision {revision.short}", where=path, hint=hint)
+        raise ManifestError(f"not found at revision {revision.short}", where=path, hint=hint, id="missing-manifest")
     return ports.read_manifest(blob.data, environment, path)
 
 
@@ -99,7 +100,8 @@ async def read_source(ports: Ports, revision: Revision, target: Target) -> Blob:
     blob = await ports.git.read(revision.commit, path)
     if blob is None:
         hint = f"Commit the file, or remove the target {target.source} from {MANIFEST_NAME}"
-        raise SourceError(f"the source does not exist at revision {revision.short}", where=path, hint=hint)
+        problem = f"the source does not exist at revision {revision.short}"
+        raise SourceError(problem, where=path, hint=hint, id="missing-source")
     return blob
 
 
@@ -288,7 +290,7 @@ async def _ownership(ports: Ports, target: Target) -> Ownership:
     try:
         return await ports.host.ownership(target.owner, target.group)
     except GuardError as error:
-        raise GuardError(error.what, where=target.id, hint=error.hint) from None
+        raise GuardError(error.what, where=target.id, hint=error.hint, id=error.id) from None
 
 
 def _owned(file: LiveFile, desired: Ownership) -> bool:
@@ -333,4 +335,5 @@ async def git_had(ports: Ports, target: Target, last: Applied, plaintexts: Plain
 def _together(problems: list[ReconcilerError]) -> ReconcilerError:
     if len(problems) == 1:
         return problems[0]
-    return SourceError("\n".join(str(problem) for problem in problems))
+    text, id = all_of(problems)
+    return SourceError(text, id=id)

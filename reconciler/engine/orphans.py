@@ -16,6 +16,8 @@ from reconciler.core.ports import Ports
 from reconciler.engine.observe import orphans_of, read_manifest
 from reconciler.engine.target_revision import accepted_head, target_revision
 
+_ID = "target-not-forgotten"
+
 
 def with_orphans(record: EnvironmentRecord, plan: Plan, now: float) -> EnvironmentRecord:
     """The record with the orphans of the plan; ``now`` is when new ones are noticed (epoch seconds)."""
@@ -53,9 +55,10 @@ async def _orphans(ports: Ports, environment: str, revision: Revision, name: str
         return targets
     if name in {target.id for target in manifest.targets}:
         hint = "Remove it from environment.yaml first: set prune there before, to have the live file deleted with it"
-        raise RefusedError(f"it is still a target at revision {revision.short}", where=name, hint=hint)
+        raise RefusedError(f"it is still a target at revision {revision.short}", where=name, hint=hint, id=_ID)
     known = ", ".join(sorted(target.id for target in orphans)) or "nothing"
-    raise RefusedError("nothing is left of a target of that name", where=name, hint=f"Left on the server: {known}")
+    hint = f"Left on the server: {known}"
+    raise RefusedError("nothing is left of a target of that name", where=name, hint=hint, id=_ID)
 
 
 def require_deletable(plan: Plan, request: OperatorRequest | None) -> None:
@@ -67,7 +70,7 @@ def require_deletable(plan: Plan, request: OperatorRequest | None) -> None:
         if change.target.id == request.scope:
             reason = change.reason.partition("; ")[2].partition(f"; {change.target.path} stays.")[0]
             hint = "Nothing was changed. Run it again once nothing is in the way"
-            raise RefusedError(f"not deleted: {reason}", where=change.target.id, hint=hint)
+            raise RefusedError(f"not deleted: {reason}", where=change.target.id, hint=hint, id=_ID)
 
 
 def sentence_of(request: OperatorRequest) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.classify import classify
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, conflicting_writer, corrections, suspended
-from reconciler.core.errors import EngineUnavailableError, GuardError
+from reconciler.core.errors import EngineUnavailableError, GuardError, ReconcilerError, all_of
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
 from reconciler.core.model.targets import Stack, host_of
@@ -36,7 +36,7 @@ class Prepared:
 
     plan: Plan
     staged: Mapping[str, Secret | None] = field(repr=False)
-    problems: tuple[str, ...]
+    problems: tuple[ReconcilerError, ...]
     views: Mapping[str, StackView]
     written: tuple[str, ...] = ()
     guarded: frozenset[str] = frozenset()
@@ -49,7 +49,8 @@ class Prepared:
     def check(self) -> None:
         """Raise GuardError, with every problem in it, where a guard failed."""
         if self.problems:
-            raise GuardError("\n".join(self.problems), hint="Nothing was written")
+            text, id = all_of(self.problems, "Nothing was written")
+            raise GuardError(text, id=id)
 
 
 async def prepare(
@@ -96,13 +97,13 @@ async def prepare(
         tuple(planning.actions),
         tuple(note for sentences in planning.notes.values() for note in sentences),
         tuple((name, "\n".join(reasons)) for name, reasons in planning.held.items()),
+        tuple(planning.held_ids.values()),
     )
-    problems += planning.problems
     written = tuple(real_paths[change.target.path] for change in plan.writes)
     return Prepared(
         plan=plan,
         staged=staged,
-        problems=tuple(problems),
+        problems=(*problems, *planning.problems),
         views=planning.views,
         written=written,
         guarded=frozenset(files.guarded),
@@ -146,17 +147,19 @@ async def _classified(
         change = classify(state, take_over=state.target.id in permissions.take_over, delete=delete)
         change = await names.name_keys(ports, snapshot, change, plaintexts)
         alone = suspension.is_of_target_alone(state.target)
-        change = suspended(change, suspension.of_target(state.target), alone=alone)
-        changes.append(suspended(change, earlier.conflicting_writer(change), alone=True))
+        id = suspension.id_of(state.target)
+        change = suspended(change, suspension.of_target(state.target), id, alone=alone)
+        changes.append(suspended(change, earlier.conflicting_writer(change), "conflicting-writer", alone=True))
     names.keep(ports, snapshot)
     return await with_renames(ports, snapshot, changes, plaintexts)
 
 
 def _held(change: Change, planning: StackPlanning) -> Change:
     """A change waits with its stack, or with the services that read it."""
+    id = planning.held_ids.get(change.target.stack or "", "")
     if change.target.stack in planning.whole:
-        return suspended(change, f"its stack {change.target.stack} is held")
-    return suspended(change, planning.withheld.get(change.target.path, ""))
+        return suspended(change, f"its stack {change.target.stack} is held", id)
+    return suspended(change, planning.withheld.get(change.target.path, ""), id)
 
 
 class _Corrections:
@@ -193,4 +196,4 @@ def _stale(change: Change, unresolved: Mapping[str, str]) -> Change:
     reason = unresolved.get(change.target.path)
     if not reason or change.effect is not Effect.NONE:
         return marked
-    return replace(marked, effect=Effect.REPORT, reason=reason)
+    return replace(marked, effect=Effect.REPORT, reason=reason, error_id="older-values")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from reconciler.core.decide import guards
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
-from reconciler.core.errors import EngineUnavailableError, ReconcilerError
+from reconciler.core.errors import EngineUnavailableError, GuardError, ReconcilerError
 from reconciler.core.model.compose import ProjectFiles
 from reconciler.core.model.targets import Stack
 from reconciler.core.ports import Ports
@@ -32,12 +32,12 @@ class ProjectFileGuard:
     _known: tuple[frozenset[str], frozenset[str]] | None = None
     _by_stack: dict[str, ProjectFiles] = field(default_factory=dict)
 
-    async def unwritable(self, path: str, data: Secret | None, before: Secret | None) -> list[str]:
+    async def unwritable(self, path: str, data: Secret | None, before: Secret | None) -> list[GuardError]:
         """Given a real path, what would be written there (None: nothing, it would go) and what git or an operator had
         there, return why it may not be."""
         desired = b"" if data is None else data.reveal()
         trusted = None if before is None or self.ports.store.ever_unguarded(self.host, [path]) else before.reveal()
-        reasons: list[str] = []
+        reasons: list[GuardError] = []
         if not self.ports.settings.allow_compose_files:
             if self._known is None:
                 self._known = await self._all()
@@ -46,7 +46,7 @@ class ProjectFileGuard:
             self.guarded.add(path)
         return reasons
 
-    async def refusals(self, stack: Stack, staged: Mapping[str, Secret | None]) -> list[str]:
+    async def refusals(self, stack: Stack, staged: Mapping[str, Secret | None]) -> list[GuardError]:
         """Why the stack may not be touched: reconciler has written, some time, what Compose reads as its project."""
         if self.ports.settings.allow_compose_files:
             return []
@@ -72,7 +72,7 @@ class ProjectFileGuard:
             if keys := _control_keys(b"" if data is None else data.reveal()):
                 said = f"{path} sets {', '.join(keys)}, and reconciler has written it before"
                 problems.append(f"{said}. {_MOVE}")
-        return [f"{stack.id}: {problem}" for problem in problems]
+        return [GuardError(problem, where=stack.id, id="project-file") for problem in problems]
 
     async def _all(self) -> tuple[frozenset[str], frozenset[str]]:
         files: set[str] = set()

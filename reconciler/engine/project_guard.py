@@ -50,9 +50,10 @@ class StackSides:
 @dataclass(frozen=True, slots=True)
 class ProjectVerdict:
     """``hold``: why the ``services``, or where none is named the whole stack, may not be touched, and the ways on; ""
-    where they may be. ``accepted``: what would be held and an operator has accepted."""
+    where they may be. ``id`` is that of the reason. ``accepted``: what would be held and an operator has accepted."""
 
     hold: str = ""
+    id: str = ""
     accepted: str = ""
     services: frozenset[str] = frozenset()
 
@@ -75,7 +76,7 @@ async def judge_project(
     any_field = ports.settings.allow_compose_files
     changed, words = definitions(project, Grants(fields=allowed, any_field=any_field), sides.hidden)
     if changed:
-        return ProjectVerdict(_git_may_not(sides.stack, changed, words))
+        return ProjectVerdict(_git_may_not(sides.stack, changed, words), "project-change-refused")
     fresh = touched - sides.pending
     keys = {name: _explained_keys(project, name, sides.managed) for name in fresh}
     blamed = {name: edits(project, [name], Grants(keys), sides.hidden) for name in sorted(fresh)}
@@ -91,7 +92,7 @@ async def judge_project(
     if accepted:
         return ProjectVerdict(accepted=". ".join(sentences))
     services = frozenset(name for name, reasons in blamed.items() if reasons)
-    return ProjectVerdict(_edited_since(sides, sentences), services=services)
+    return ProjectVerdict(_edited_since(sides, sentences), "project-edited", services=services)
 
 
 async def _unnamed(ports: Ports, sides: ProjectSides, services: Collection[str]) -> dict[str, list[str]]:

@@ -15,6 +15,8 @@ from reconciler.core.errors import (
     ReconcilerError,
     RefusedError,
     RevisionError,
+    all_of,
+    with_id,
 )
 from reconciler.core.model.compose import ServiceHealth
 from reconciler.core.model.records import EnvironmentRecord
@@ -97,7 +99,7 @@ class Reconciler:
     @property
     def engine_away(self) -> str:
         """Why the Docker engine of its stacks cannot be asked; "" if it answered the last time."""
-        return str(self._memory.engine_away or "")
+        return with_id(str(away), away.id) if (away := self._memory.engine_away) else ""
 
     @property
     def holds_failures(self) -> bool:
@@ -162,13 +164,13 @@ class _Reconciliation:
                 outcome, warning = await _revert(self.ports, outcome)
                 self.warnings += [warning] if warning else []
         except HeldBackError as error:
-            return Outcome(self.environment, Result.HELD, str(error))
+            return Outcome(self.environment, Result.HELD, str(error), error_id=error.id)
         except ReconcilerError as error:
             self.looked |= isinstance(error, HostUnreachableError)
             result = Result.STALLED if error.blames_revision else Result.FAILED
             refused = isinstance(error, RefusedError) and self.request.asks(RequestKind.FORGET)
-            outcome = Outcome(self.environment, result, str(error), self.revision, retry=error.retryable)
-            return replace(outcome, refused=refused)
+            outcome = Outcome(self.environment, result, str(error), self.revision, error_id=error.id)
+            return replace(outcome, refused=refused, retry=error.retryable)
         return outcome
 
     async def look_at_services(self) -> None:
@@ -242,7 +244,7 @@ class _Reconciliation:
         try:
             await carry_out(self.ports, self.environment, request, self.request.answer)
         except RefusedError as error:
-            return Outcome(self.environment, Result.FAILED, str(error), refused=True)
+            return Outcome(self.environment, Result.FAILED, str(error), refused=True, error_id=error.id)
         self.memory.forget_revision()
         self.memory.stacks_observed_at = NEVER  # a pause acknowledges services that do not run
         return None
@@ -366,7 +368,7 @@ class _Reconciliation:
         if containers is not None and prepared.away is None:
             memory.keep_containers(containers, files, prepared, ports.clock.monotonic())
         if self.request.accept_projects and not prepared.accepted:
-            self.warnings.append(ReconcilerError("no stack is held that could be accepted", where=self.environment))
+            self.warnings.append(RefusedError("no stack is held that could be accepted", where=self.environment))
         return memory.with_notes(prepared, snapshot.desired.manifest.stacks)
 
     def _note_engine(self, away: EngineUnavailableError | None) -> None:
@@ -402,8 +404,8 @@ class _Reconciliation:
             prepared.check()
         except ReconcilerError as error:
             if self.request.asks(RequestKind.FORGET):  # it is the request that is refused, not the revision
-                hint = "Nothing was deleted: remove what still needs the file first"
-                raise RefusedError(error.what, where=error.where, hint=hint) from None
+                text, _ = all_of(prepared.problems, "Nothing was deleted: remove what still needs the file first")
+                raise RefusedError(text, id="target-not-forgotten") from None
             self.memory.fail(prepared.plan.revision, error, self.ports.clock.monotonic())
             self.memory.desired = None
             raise
@@ -421,17 +423,19 @@ def _names(desired: Desired) -> frozenset[str]:
 
 
 def _preview(prepared: Prepared) -> Outcome:
-    plan = prepared.plan
+    plan, result, retry, id = prepared.plan, Result.IN_SYNC, False, ""
     if prepared.problems:
-        return Outcome(plan.environment, Result.STALLED, "\n".join(prepared.problems), plan.revision, plan, plan)
-    if prepared.away is not None and not plan.writes:
+        result, (reason, id) = Result.STALLED, all_of(prepared.problems)
+    elif prepared.away is not None and not plan.writes:
+        result, retry, id = Result.FAILED, True, prepared.away.id
         reason = f"{prepared.away}. {idle_reason(EnvironmentRecord(plan.environment), plan)}"
-        return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True)
-    if plan.waits:
-        return Outcome(plan.environment, Result.HELD, held_reason(plan), plan.revision, plan, plan)
-    pending = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
-    reason = f"in sync at {plan.revision.short}{orphans_reason(plan)}" if plan.empty else pending
-    return Outcome(plan.environment, Result.IN_SYNC, reason, plan.revision, plan, plan)
+    elif plan.waits:
+        result, reason, id = Result.HELD, held_reason(plan), plan.waiting_id
+    elif plan.empty:
+        reason = f"in sync at {plan.revision.short}{orphans_reason(plan)}"
+    else:
+        reason = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
+    return Outcome(plan.environment, result, reason, plan.revision, plan, plan, retry=retry, error_id=id)
 
 
 async def _revert(ports: Ports, outcome: Outcome) -> tuple[Outcome, ReconcilerError | None]:
@@ -441,8 +445,6 @@ async def _revert(ports: Ports, outcome: Outcome) -> tuple[Outcome, ReconcilerEr
 
 
 def _with_warnings(outcome: Outcome, warnings: list[ReconcilerError]) -> Outcome:
-    if not warnings:
-        return outcome
-    news = [str(warning) for warning in warnings if str(warning) not in outcome.reason]
+    news = [with_id(str(warning), warning.id) for warning in warnings if str(warning) not in outcome.reason]
     text = "\n".join(filter(None, [outcome.warning, *news]))
     return replace(outcome, warning=text, retry=outcome.retry or any(warning.retryable for warning in warnings))

@@ -6,6 +6,7 @@ If its revision is still the target revision, the reconciliation resumes it; oth
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 from reconciler.core.errors import BackupUnusableError, HeldBackError, QuarantinedError, ReconcilerError
 from reconciler.core.model.requests import HeldBack, not_held_back
@@ -57,6 +58,7 @@ async def give_up(ports: Ports, run: Run, cause: str) -> None:
         end = f"The files it wrote stay: {error}"
     record = ports.store.environment(run.environment)
     reason = f"interrupted; {cause}. {end}"
+    run = replace(run, error_id="interrupted")
     ports.store.finish(run, Result.FAILED, reason, at=ports.clock.now(), record=record, pending_restarts=run.actions)
 
 

@@ -43,7 +43,7 @@ async def restore_backup(
         live = await ports.host.read(entry.path)
         before = live.data if live else None
         if problems := await files.unwritable(await ports.host.resolve(entry.path), data, before):
-            raise RefusedError(problems[0], where=entry.path, hint="Nothing was restored")
+            raise RefusedError(str(problems[0]), where=entry.path, hint="Nothing was restored", id=problems[0].id)
     await clear_leftovers_of_restore(ports, backup, entries)
     ports.progress(f"restoring {len(entries)} file(s)")
     real = [await ports.host.resolve(entry.path) for entry in entries]

@@ -49,16 +49,14 @@ async def roll_back(
     except StillStartingError as slow:
         reason = f"{error}. The files are restored; {slow}. The next reconciliation continues to roll back"
         _remember(ports, replace(transaction.run, reason=reason))
-        return Outcome(
-            run.environment, Result.ROLLING_BACK, reason, run.revision, run=run.id, backup=run.backup, retry=True
-        )
+        return replace(_pending(run, Result.ROLLING_BACK, reason), error_id=slow.id)
     except EngineUnavailableError as failure:
         reason = (
             f"{error}. The files are restored; the services wait for the engine: {failure}. "
             "The next reconciliation continues"
         )
         _remember(ports, replace(transaction.run, reason=reason, restored_at=0.0))
-        return Outcome(run.environment, Result.FAILED, reason, run.revision, run=run.id, backup=run.backup, retry=True)
+        return replace(_pending(run, Result.FAILED, reason), error_id=failure.id)
     if failures:
         causes = "; ".join(dict.fromkeys(failures.values()))
         hint = f"The previous files are in backup {run.backup}; retry with `reconciler retry`"
@@ -81,6 +79,14 @@ def _ended(ports: Ports, transaction: Transaction, result: Result, reason: str, 
     else:
         run = replace(run, restored_at=0.0)  # a retry recreates them
         ports.store.finish(run, result, reason, at=now, record=record, pending_restarts=run.actions)
+    return replace(_outcome(run, result, reason), error_id=replace(run, result=result).reason_id)
+
+
+def _pending(run: Run, result: Result, reason: str) -> Outcome:
+    return replace(_outcome(run, result, reason), retry=True)
+
+
+def _outcome(run: Run, result: Result, reason: str) -> Outcome:
     return Outcome(run.environment, result, reason, run.revision, run=run.id, backup=run.backup or None)
 
 

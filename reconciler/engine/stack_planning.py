@@ -12,7 +12,14 @@ from reconciler.core.decide.one_shots import with_one_shots
 from reconciler.core.decide.suspension import Suspension
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.dotenv.readings import known_variables
-from reconciler.core.errors import ModelRefusedError, NameTakenError, ReconcilerError, StartedOtherwiseError
+from reconciler.core.errors import (
+    GuardError,
+    ModelRefusedError,
+    NameTakenError,
+    ReconcilerError,
+    StartedOtherwiseError,
+    common_id,
+)
 from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project, Sight
 from reconciler.core.model.plans import Aspect, Change, Effect
 from reconciler.core.model.requests import ReconcileRequest, RequestKind
@@ -98,8 +105,9 @@ class StackPlanning:
     views: dict[str, StackView] = field(default_factory=dict)
     projects: dict[str, Project | None] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[ReconcilerError] = field(default_factory=list)
     held: dict[str, list[str]] = field(default_factory=dict)
+    held_ids: dict[str, str] = field(default_factory=dict)
     whole: set[str] = field(default_factory=set)
     withheld: dict[str, str] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
@@ -143,10 +151,10 @@ class StackPlanning:
             managed = await _managed_files(self.ports, self.snapshot, stack, self.staged, self.plaintexts)
             view, after = await _look_at_stack(self.ports, self.snapshot, stack, managed, staged)
         except StartedOtherwiseError as error:
-            self._hold(stack, str(error), ())
+            self._hold(stack, str(error), (), error.id)
             return frozenset()
         except ModelRefusedError as error:
-            self.problems.append(str(error))
+            self.problems.append(error)
             return frozenset()
         view, self.projects[stack.name] = replace(view, left=held), after
         due = affected(view, after, touched, self.pending_restarts, unsettled=self._unsettled(stack))
@@ -158,7 +166,8 @@ class StackPlanning:
         view, due = replace(view, left=held | left), renewable
         self.views[stack.name] = view
         gone = [change.target.path for change in touched if change.effect is Effect.DELETE]
-        self.problems += affected_services.missing_mounts(stack, after, gone)
+        mounted = affected_services.missing_mounts(stack, after, gone)
+        self.problems += [GuardError(sentence, id="file-still-mounted") for sentence in mounted]
         if due or touched:
             self.problems += await self.files.refusals(stack, staged)
         verdict = await self._judge(stack, due)
@@ -168,11 +177,13 @@ class StackPlanning:
         more = verdict.services
         # Without a new revision nothing is to blame for a name, and a try could only end the same way.
         taken = await self._name_taken(view.before, due) if not touched or verdict.hold else ""
-        verdict = replace(verdict, hold=". ".join(filter(None, [verdict.hold, taken])))
+        id = common_id([*filter(None, [verdict.id, NameTakenError.id if taken else ""])])
+        verdict = replace(verdict, hold=". ".join(filter(None, [verdict.hold, taken])), id=id)
         if verdict.hold and (not more or (taken and not touched)):
-            self._hold(stack, verdict.hold, due)
+            self._hold(stack, verdict.hold, due, id)
         elif after is not None and affected_services.needed_by(after, due, held | more):
-            self._hold(stack, verdict.hold or f"{listed(sorted(held))} would have to follow", due)
+            follow = f"{listed(sorted(held))} would have to follow"
+            self._hold(stack, verdict.hold or follow, due, id or self.held_ids.get(stack.name, ""))
         elif more:
             self._hold_services(view, after, touched, due, verdict)
             return more
@@ -226,8 +237,9 @@ class StackPlanning:
             return str(error)
         return ""
 
-    def _hold(self, stack: Stack, reason: str, due: Sequence[Action]) -> None:
+    def _hold(self, stack: Stack, reason: str, due: Sequence[Action], id: str) -> None:
         """Touch nothing of the stack."""
+        self.held_ids[stack.name] = id
         self.held.setdefault(stack.name, []).append(reason)
         self.whole.add(stack.name)
         self._leave(due, "its stack is held")
@@ -243,6 +255,7 @@ class StackPlanning:
         """Touch neither the services of the verdict nor the files that they read."""
         names = listed(sorted(verdict.services))
         self.held.setdefault(view.stack.name, []).append(verdict.hold)
+        self.held_ids[view.stack.name] = verdict.id
         projects = [project for project in (view.before, after) if project]
         for change in touched:
             path = change.target.path

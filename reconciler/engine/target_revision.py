@@ -59,7 +59,7 @@ async def accepted_head(
         if head is None:
             raise
         hint = f"{error.hint} Until then the target revision stays {head.short}".lstrip()
-        return head, type(error)(error.what, where=error.where, hint=hint)
+        return head, type(error)(error.what, where=error.where, hint=hint, id=error.id)
 
 
 def target_revision(

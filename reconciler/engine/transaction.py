@@ -11,7 +11,7 @@ from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import LEFT_GIT, Aspect, Change, Effect, KeyChange, Kind, Plan
 from reconciler.core.model.records import Applied, EnvironmentRecord, Quarantine
 from reconciler.core.model.revisions import GitRevert, RevertState, Revision
-from reconciler.core.model.runs import Outcome, Result, Run
+from reconciler.core.model.runs import ROLLBACK_FAILED, Outcome, Result, Run
 from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
 from reconciler.core.text import listed
@@ -78,11 +78,13 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
         ports.store.save_environment(record := noted)
     if record.stopped:
         reason = "; ".join(dict.fromkeys(record.stopped.values()))
-        return Outcome(plan.environment, Result.ROLLBACK_FAILED, reason, plan.revision, plan, plan)
+        outcome = Outcome(plan.environment, Result.ROLLBACK_FAILED, reason, plan.revision, plan, plan)
+        return replace(outcome, error_id=ROLLBACK_FAILED)
     if prepared.away is not None:
         return _wait_for_engine(ports, snapshot, prepared, trigger)
     if record.degraded and _still_failing(prepared):
-        return Outcome(plan.environment, Result.FAILED, record.degraded, plan.revision, plan, plan)
+        outcome = Outcome(plan.environment, Result.FAILED, record.degraded, plan.revision, plan, plan)
+        return replace(outcome, error_id=ServiceFailedError.id)
     held = plan.waits
     result = Result.HELD if held else Result.IN_SYNC
     pinned = ", where it is pinned" if record.pin else ""
@@ -90,20 +92,22 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     arrived = plan.applied and (record.applied is None or record.applied.subtree != plan.revision.subtree)
     new = _applied(snapshot, prepared, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
     if record.degraded or arrived or new or _settled(record, snapshot, prepared) != record:
-        return _end(_open(ports, snapshot, prepared, trigger), result, reason, healthy=True)
+        return _end(_open(ports, snapshot, prepared, trigger), result, reason, healthy=True, id=plan.waiting_id)
     if plan.applied:
         _advance(ports, record, plan)
     _advance_targets(ports, snapshot, plan)
-    return Outcome(plan.environment, result, reason, plan.revision, plan, plan)
+    return Outcome(plan.environment, result, reason, plan.revision, plan, plan, error_id=plan.waiting_id)
 
 
 def _wait_for_engine(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
     """End a reconciliation that can do nothing before the engine answers."""
     plan = prepared.plan
+    id = prepared.away.id if prepared.away else ""
     reason = f"{prepared.away}. {idle_reason(ports.store.environment(plan.environment), plan)}"
     if _applied(snapshot, prepared, plan, 0.0) or _forgotten(snapshot, plan):
-        return _end(_open(ports, snapshot, prepared, trigger), Result.FAILED, reason, pending=True, retry=True)
-    return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True)
+        planned = _open(ports, snapshot, prepared, trigger)
+        return _end(planned, Result.FAILED, reason, pending=True, retry=True, id=id)
+    return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True, error_id=id)
 
 
 def _obsolete(ports: Ports, prepared: Prepared) -> list[Action]:
@@ -165,7 +169,7 @@ async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     except (ModelRefusedError, UnhealthyError) as error:
         return await _failed_revision(planned, error)
     except ServiceFailedError as error:
-        return _degraded(planned, f"the files are in place, but {error}")
+        return _degraded(planned, f"the files are in place, but {error}", error.id)
     except OutsideError as error:
         return await _interrupted(planned, error)
     return await _succeeded(planned)
@@ -190,12 +194,13 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     if away is not None:
         left = waiting(planned.record, plan)
         reason = f"{reason}. {away}{f'. Waiting for it: {left}' if left else ''}"
-        outcome = _end(planned, result, reason, pending=True, retry=True)
+        outcome = _end(planned, result, reason, pending=True, retry=True, id=away.id)
         return replace(outcome, result=Result.FAILED) if held_for_engine(plan) else outcome
     outcome = _end(planned, result, reason, healthy=True)
     await expire_backups(ports, plan.environment)
     if plan.waits:
-        return replace(outcome, result=Result.HELD, reason=f"{outcome.reason}; {held_reason(plan)}")
+        reason = f"{outcome.reason}; {held_reason(plan)}"
+        return replace(outcome, result=Result.HELD, reason=reason, error_id=plan.waiting_id)
     return outcome
 
 
@@ -215,6 +220,7 @@ async def _failed_revision(planned: _PlannedRun, error: ReconcilerError) -> Outc
         # Git's files were healthy before: rolling back would only restore a hand edit.
         return _degraded(planned, f"{error}. The files are those of the last good revision, so they stay. {look}")
     quarantined = record.quarantined(await _quarantine(planned, str(error)))
+    planned.transaction.run = replace(run, error_id=error.id)
     outcome = await roll_back(ports, planned.transaction, planned.prepared.views, quarantined, str(error))
     return replace(outcome, plan=plan, after=plan)
 
@@ -247,11 +253,11 @@ async def newest_good(ports: Ports, record: EnvironmentRecord, before: Revision)
     return best
 
 
-def _degraded(planned: _PlannedRun, reason: str) -> Outcome:
+def _degraded(planned: _PlannedRun, reason: str, id: str = ServiceFailedError.id) -> Outcome:
     """The files stay although a service is unhealthy; the record says so until it is healthy, or the next change."""
     planned.ports.metrics.failed(planned.plan.environment, planned.ports.clock.now())
     planned.record = replace(planned.record, degraded=reason)
-    return _end(planned, Result.FAILED, reason)
+    return _end(planned, Result.FAILED, reason, id=id)
 
 
 async def _interrupted(planned: _PlannedRun, error: OutsideError) -> Outcome:
@@ -266,25 +272,27 @@ async def _interrupted(planned: _PlannedRun, error: OutsideError) -> Outcome:
         raise error
     if transaction.stage is Stage.SERVICES:
         services = ", ".join(sorted({action.service for action in transaction.run.actions}))
-        return _unfinished(planned, f"{error}. The files are in place; pending restarts: {services}")
+        return _unfinished(planned, f"{error}. The files are in place; pending restarts: {services}", error.id)
     try:
         await restore_files(ports, transaction)
     except ReconcilerError as failure:
-        return _unfinished(planned, f"{error}. Restoring the files failed too: {failure}")
+        return _unfinished(planned, f"{error}. Restoring the files failed too: {failure}", error.id)
     transaction.run = replace(transaction.run, backup="")
     reason = f"{error}. The live files are as before"
-    outcome = _end(planned, Result.FAILED, reason, wrote=False, pending=transaction.resumed, retry=True)
+    pending = transaction.resumed
+    outcome = _end(planned, Result.FAILED, reason, wrote=False, pending=pending, retry=True, id=error.id)
     await ports.backups.discard(plan.environment, backup)  # not earlier: a run that could not be ended still names it
     return outcome
 
 
-def _unfinished(planned: _PlannedRun, reason: str) -> Outcome:
+def _unfinished(planned: _PlannedRun, reason: str, id: str) -> Outcome:
     """Leave the run to the next reconciliation, with its backup and its pending restarts."""
     plan = planned.plan
-    run = replace(planned.transaction.run, reason=f"{reason}. The next reconciliation continues")
+    run = replace(planned.transaction.run, reason=f"{reason}. The next reconciliation continues", error_id=id)
     planned.ports.store.amend(run)
     backup = run.backup or None
-    return Outcome(plan.environment, Result.FAILED, run.reason, plan.revision, plan, plan, run.id, backup, retry=True)
+    outcome = Outcome(plan.environment, Result.FAILED, run.reason, plan.revision, plan, plan, run.id, backup)
+    return replace(outcome, retry=True, error_id=id)
 
 
 def _end(
@@ -296,12 +304,15 @@ def _end(
     healthy: bool = False,
     pending: bool = False,
     retry: bool = False,
+    id: str = "",
 ) -> Outcome:
     """Store the end of the run in one transaction, and return the outcome.
 
-    ``wrote``: git's files are in place now; ``pending``: the run's actions stay pending restarts.
+    ``wrote``: git's files are in place now; ``pending``: the run's actions stay pending restarts; ``id`` is that of the
+    reason.
     """
     ports, plan, transaction = planned.ports, planned.plan, planned.transaction
+    run = transaction.run = replace(transaction.run, error_id=id)
     record, now = planned.record, ports.clock.now()
     if wrote:
         record = _settled(record, planned.snapshot, planned.prepared)
@@ -314,7 +325,7 @@ def _end(
     record = _noted(record, planned.snapshot, _carried_out(plan), now) if wrote else record
     after = _carried_out(plan) if wrote else plan
     ports.store.finish(
-        transaction.run,
+        run,
         result,
         reason,
         at=now,
@@ -326,8 +337,8 @@ def _end(
     )
     if wrote:
         _advance_targets(ports, planned.snapshot, after)
-    run = transaction.run
-    return Outcome(plan.environment, result, reason, plan.revision, plan, after, run.id, run.backup or None, retry)
+    outcome = Outcome(plan.environment, result, reason, plan.revision, plan, after, run.id, run.backup or None)
+    return replace(outcome, retry=retry, error_id=id)
 
 
 def _publish_delivery(ports: Ports, record: EnvironmentRecord, plan: Plan, now: float) -> None:

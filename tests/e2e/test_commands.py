@@ -25,10 +25,11 @@ from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 OUTCOME = {
-    "environment", "result", "reason", "revision", "run", "backup", "retry", "warning", "pending", "plan", "after",
+    "environment", "result", "reason", "error_id", "revision", "run", "backup", "retry", "warning", "pending", "plan",
+    "after",
 }  # fmt: skip
 CHANGE = {"target", "path", "stack", "sync", "kind", "effect", "aspects", "keys", "reason"}
-CHANGE |= {"by_hand", "from_git", "edited_at", "restored_from", "renamed_from", "moved_to"}
+CHANGE |= {"by_hand", "from_git", "edited_at", "restored_from", "renamed_from", "moved_to", "error_id"}
 
 
 @pytest.fixture

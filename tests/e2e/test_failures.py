@@ -66,7 +66,7 @@ def said(done: Completed) -> str:
 
 
 def assert_reported(failure: Failure, site: Site, text: str) -> None:
-    for words in (failure.message, failure.where, failure.next_step):
+    for words in (failure.message, failure.where, failure.next_step, f" [{failure.printed_id}]"):
         assert words.replace("{root}", str(site.server.root)) in text
     assert "Traceback" not in text
 
@@ -198,7 +198,7 @@ def test_the_daemon_logs_the_reason_goes_on_and_recovers_by_itself(failure: Fail
         eventually(lambda: passes(daemon, "broken")[-1]["result"] == result)  # logged a moment after it is counted
         logged = passes(daemon, "broken")[-1]
         assert (logged["result"], logged["level"], bool(logged.get("retry"))) == (result, "error", failure.retried)
-        assert_reported(failure, broken, str(logged["reason"]))
+        assert_reported(failure, broken, f"{logged['reason']} [{logged['error_id']}]")
 
         healthy.commit(2)
         eventually(lambda: healthy.live.read_bytes() == healthy.plaintext(2), timeout=30)
@@ -337,6 +337,6 @@ def test_the_daemon_does_not_start_with_a_webhook_that_would_let_everybody_in(
 @pytest.mark.parametrize("failure", [pytest.param(failure, id=failure.id) for failure in FAILURES])
 def test_the_handbook_has_a_section_for_the_failure(failure: Failure) -> None:
     sections = ERRORS.read_text().split("\n### ")
-    (section,) = [section for section in sections if section.startswith(f"{failure.id}\n")]
+    (section,) = [section for section in sections if section.startswith(f"{failure.printed_id}\n")]
     for part in ("Printed", "Means", "Retried", "Do"):
         assert f"\n**{part}:** " in section

@@ -95,6 +95,8 @@ def test_a_bad_revision_ends_with_its_revert_on_the_branch_and_the_history_says_
     assert last["result"] == "rolled_back"
     assert "api exited with code 1" in last["reason"]
     assert revert[:12] in last["reason"]
+    assert (outcome["error_id"], last["error_id"]) == ("unhealthy", "unhealthy")
+    assert stack.server.cli("history").stdout.count("[unhealthy]") == 1
     assert last["changes"][0]["changed"] == ["MODE"]
     assert CANARY not in remote.git("log", "-p", revert)
 
@@ -113,6 +115,7 @@ def test_the_same_content_merged_again_stays_quarantined_until_an_operator_retri
 
     assert (outcome["result"], outcome["exit_code"]) == ("in_sync", 2)
     assert f"revision {again[:12]} is quarantined" in outcome["warning"]
+    assert outcome["warning"].endswith(" [quarantined]")
     assert stack.mode == "good1"
     environment = stack.server.json("status")["environments"][0]
     assert environment["quarantine"]["revision"]["commit"] == bad
@@ -327,7 +330,7 @@ def test_a_failed_rollback_stops_the_stack_and_retry_starts_it_again(stack: Stac
     assert list(stopped["suspended"]) == ["app"]
     stack.commit("good4")
     left = server.sync()
-    assert (left["result"], left["exit_code"]) == ("rollback_failed", 1)
+    assert (left["result"], left["error_id"], left["exit_code"]) == ("rollback_failed", "rollback-failed", 1)
     assert server.live("api.env").startswith(b"MODE=bad2")
 
     assert server.cli("retry").returncode == 0

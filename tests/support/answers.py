@@ -68,6 +68,7 @@ def change(target: str, sync: str = "in_sync", kind: str = "in_sync", effect: st
         "renamed_from": None,
         "moved_to": None,
         "reason": "in sync",
+        "error_id": "",
         **more,
     }
 
@@ -103,6 +104,7 @@ def outcome(result: str, plan: Any = None, environment: str = "production", **mo
         "environment": environment,
         "result": result,
         "reason": "in sync at 02fdac92abcd",
+        "error_id": "",
         "revision": revision(),
         "run": None,
         "backup": None,
@@ -143,8 +145,9 @@ def status(*environments: Any, running: bool = True, **daemon: Any) -> Any:
 
 UNHEALTHY = "api: unhealthy for 30 s after the change (was healthy before): " + HOW
 STALL = (
-    "envs/production/api.env: 40 of 45 keys would go. Allow it with allow_shrink: true. Nothing was written\n"
-    "envs/production/worker.env: PORT must be a number between 1 and 65535 (contracts/worker.yaml)"
+    "envs/production/api.env: 40 of 45 keys would go. Allow it with allow_shrink: true. [file-would-shrink]\n"
+    "envs/production/worker.env: PORT must be a number between 1 and 65535 (contracts/worker.yaml). "
+    "Nothing was written [broken-contract]"
 )
 PAUSE = {
     "scope": "production/worker.env",
@@ -158,6 +161,7 @@ PAUSED = drift(
     effect="hold",
     reason="LOG_LEVEL, MADE_BY_HAND were changed by hand at 2026-11-29 07:41:00Z; "
     "paused until 2026-11-29 08:25:00Z: an incident",
+    error_id="paused",
 )
 CONTACT = change(
     f"production/{LONG_SOURCE}",
@@ -167,6 +171,7 @@ CONTACT = change(
     keys=keys(changed=(LONG,)),
     reason="a different file is already there and was never ours; compare the keys, then run `reconciler sync "
     f"--take-over production/{LONG_SOURCE}` or set on_first_contact: take_over",
+    error_id="different-file",
 )
 CONFLICT = change(
     "production/api.env",
@@ -185,6 +190,7 @@ ORPHAN = change(
     "report",
     reason="the target left git; /opt/app/old.env stays. `reconciler forget production/old.env` ends this; with "
     "--delete the file goes, after a backup",
+    error_id="orphan",
 )
 RENAMED = (
     change(
@@ -232,7 +238,7 @@ PLANS: Mapping[str, Any] = {
     "renamed": [outcome("pending", plan(*RENAMED), pending=True)],
     "restored": [outcome("drifted", plan(RESTORED), pending=True)],
     "held": [outcome("held", plan(PAUSED, CONTACT), reason=WAITING)],
-    "stalled": [outcome("stalled", plan(update("production/api.env")), reason=STALL)],
+    "stalled": [outcome("stalled", plan(update("production/api.env")), reason=STALL, error_id="several-problems")],
     "failed": [
         outcome(
             "failed",
@@ -240,6 +246,7 @@ PLANS: Mapping[str, Any] = {
             retry=True,
             reason="ssh://git@git.example.org/acme/config.git (branch main): git.example.org does not answer. "
             "Check the network.",
+            error_id="git-unreachable",
         )
     ],
     "hosts": [
@@ -286,8 +293,9 @@ SYNCS: Mapping[str, Any] = {
             DONE,
             **RUN,
             reason=f"{UNHEALTHY}. Rolled back; revision 02fdac92abcd is quarantined. Fix it with a new commit",
+            error_id="unhealthy",
             warning=f"revision 02fdac92abcd is quarantined: {UNHEALTHY}. Fix it with a new commit, or lift "
-            "the quarantine with `reconciler retry`. Until then the target revision is 9a1b2c3d4e5f",
+            "the quarantine with `reconciler retry`. Until then the target revision is 9a1b2c3d4e5f [quarantined]",
         )
     ],
     "unfinished": [
@@ -298,12 +306,13 @@ SYNCS: Mapping[str, Any] = {
             retry=True,
             reason="stack app: the Docker engine does not answer. Is it "
             "running? The files are in place; pending restarts: api. The next reconciliation continues",
+            error_id="engine-unavailable",
         )
     ],
     "held": [
         outcome("held", plan(update("production/api.env"), PAUSED, CONTACT), **RUN, reason=f"wrote api.env; {WAITING}")
     ],
-    "stalled": [outcome("stalled", reason=STALL)],
+    "stalled": [outcome("stalled", reason=STALL, error_id="several-problems")],
     "paused": [outcome("held", plan(PAUSED), reason=WAITING, pauses=[PAUSE])],
     "paused_quiet": [
         outcome("in_sync", plan(change("production/api.env")), pauses=[{**PAUSE, "scope": "", "reason": ""}])
@@ -383,7 +392,7 @@ STATUSES: Mapping[str, Any] = {
             "quarantine with `reconciler retry`. Until then the target revision is 9a1b2c3d4e5f",
         )
     ),
-    "stalled": status(state("stalled", reason=STALL)),
+    "stalled": status(state("stalled", reason=STALL, error_id="several-problems")),
     "suspended": status(
         state(
             "rollback_failed",
@@ -397,6 +406,7 @@ STATUSES: Mapping[str, Any] = {
                 )
             ),
             reason=f"rollback failed: {UNHEALTHY}",
+            error_id="rollback-failed",
             suspended={"app": f"rollback failed: {UNHEALTHY}"},
         )
     ),
@@ -406,7 +416,7 @@ STATUSES: Mapping[str, Any] = {
             plan(change("production/api.env")),
             retry=True,
             services_unknown="no answer from the Docker engine within 5 s",
-            engine_away="the Docker engine has not answered for 3 min; 2 restarts are pending",
+            engine_away="the Docker engine has not answered for 3 min; 2 restarts are pending [engine-unavailable]",
             reconciling={"since": at("29T07:59:30"), "phase": "recreate", "doing": "recreating api"},
         ),
     ),
@@ -417,6 +427,7 @@ STATUSES: Mapping[str, Any] = {
             None,
             "production@web-2",
             reason="web-2: does not answer on port 22. Check its sshd and the network",
+            error_id="host-unreachable",
             retry=True,
             checked_at=None,
             since=None,
@@ -427,6 +438,7 @@ STATUSES: Mapping[str, Any] = {
             **state("in_sync", None, "staging"),
             "result": None,
             "reason": "not reconciled yet",
+            "error_id": "",
             "revision": None,
             "head": None,
             "applied": None,
@@ -453,6 +465,7 @@ def run(result: str, *changes: Any, actions: Any = (), reason: str = "", **more:
         "backup": None,
         "result": result,
         "reason": reason,
+        "error_id": "",
         "accepted": [],
         **more,
     }
@@ -470,6 +483,7 @@ HISTORY = [
         "rolled_back",
         {"source": LONG_SOURCE, "kind": "first_contact", **ORIGINS, **keys(MANY, ("OLD",))},
         reason=UNHEALTHY,
+        error_id="unhealthy",
         environment="production@web-1",
         trigger="manual",
     ),

@@ -138,7 +138,8 @@ class Failure:
     ``fixed`` does what the message asks for, after which ``heals_to`` is the generation that goes live. The message
     contains ``message``, ``where`` and ``next_step`` ({root} is the server's directory). ``result`` is that of the
     reconciliation; None if none can begin. ``exit_code`` is that of `plan` and `sync`. ``retried``: without a new
-    revision. ``applied``: whether the first generation was applied before. It is named after ``happens``.
+    revision. ``applied``: whether the first generation was applied before. It is named after ``happens``;
+    ``entry`` is the id that the message ends with, where that is not its name.
     """
 
     happens: Callable[[Site], object]
@@ -152,11 +153,17 @@ class Failure:
     retried: bool = False
     heals_to: int = 3
     applied: bool = True
+    entry: str = ""
     marks: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
         return self.name or self.happens.__name__.strip("_").replace("_", "-")
+
+    @property
+    def printed_id(self) -> str:
+        """The id of its section in docs/errors.md."""
+        return self.entry or self.id
 
     @property
     def parameter(self) -> Any:
@@ -622,9 +629,9 @@ ENVIRONMENT_FAILURES = (
     Failure(_disk_error, "cannot write the live file (Input/output error)", "{root}/app/",
         "The disk reports an error (dmesg)", fixed=_disk_well, result="failed", retried=True, heals_to=2),
     Failure(_missing_engine, "the Docker engine does not answer", NO_ENGINE, "systemctl start docker", result="failed",
-        retried=True, marks=("docker",)),
+        retried=True, marks=("docker",), entry="engine-unavailable"),
     Failure(_missing_compose_file, "there is no compose file", "{root}/app/", "put the compose file there",
-        result="failed", retried=True),
+        result="failed", retried=True, entry="stack-gone"),
 )
 # fmt: on
 """Each stops one environment, and no other."""
@@ -632,15 +639,18 @@ ENVIRONMENT_FAILURES = (
 # fmt: off
 SERVER_FAILURES = (
     Failure(_server_file_unknown_field, "repositry: is not a known field", "reconciler.yaml:",
-        "did you mean repository?", fixed=_server_file_corrected, result=None, heals_to=2),
+        "did you mean repository?", fixed=_server_file_corrected, result=None, heals_to=2, entry="unknown-field"),
     Failure(_server_file_unparsable, "cannot be read as YAML", "broken.yaml:3:",
-        "expected ',' or '}' (begun in line 2)", fixed=_server_file_named, result=None, heals_to=2),
+        "expected ',' or '}' (begun in line 2)", fixed=_server_file_named, result=None, heals_to=2,
+        entry="unparsable-yaml"),
     Failure(_server_file_missing, "cannot be read (No such file or directory)", "missing.yaml:",
-        "--config or RECONCILER_CONFIG", fixed=_server_file_named, result=None, heals_to=2),
+        "--config or RECONCILER_CONFIG", fixed=_server_file_named, result=None, heals_to=2,
+        entry="server-configuration-missing"),
     Failure(_git_remote_gone, "the repository does not exist", "remote.git (branch main):", "Check repository.url",
-        fixed=_remote_back, result="in_sync", retried=True, heals_to=2),
+        fixed=_remote_back, result="in_sync", retried=True, heals_to=2, entry="git-unreachable"),
     Failure(_git_remote_gone, "the repository does not exist", "remote.git (branch main):", "Check repository.url",
-        name="git-remote-never-there", fixed=_remote_back, result="failed", retried=True, heals_to=2, applied=False),
+        name="git-remote-never-there", fixed=_remote_back, result="failed", retried=True, heals_to=2, applied=False,
+        entry="git-unreachable"),
     Failure(_branch_gone, "the branch 'main' does not exist; the remote has: renamed", "remote.git (branch main):",
         "Correct repository.branch", fixed=_branch_back, result="in_sync", retried=True, heals_to=2),
     Failure(_git_token_refused, "localhost refuses access to the repository", "/config.git (branch main):",
@@ -651,7 +661,8 @@ SERVER_FAILURES = (
     Failure(_history_rewritten, "the branch was rewritten", "branch main:", "Restore the branch", fixed=_history_back,
         result="in_sync", exit_code=2),
     Failure(_age_key_missing, "the age key is not usable: No such file or directory", "missing.key:",
-        "restore it from your copy", fixed=_age_key_there, result="failed", retried=True, heals_to=2),
+        "restore it from your copy", fixed=_age_key_there, result="failed", retried=True, heals_to=2,
+        entry="age-key-unusable"),
     Failure(_credentials_not_set, "${CREDENTIALS_DIRECTORY} is used, but not set", "decryption.age_key_file:",
         "Let the unit load it (LoadCredential=", fixed=_age_key_there, result=None, heals_to=2),
     Failure(_newer_database, "version 99, written by a newer reconciler", "state.db:",
@@ -659,7 +670,8 @@ SERVER_FAILURES = (
     Failure(_damaged_database, "the state database is damaged", "state.db:",
         "move it away with state.db-wal and state.db-shm, and start again", fixed=_database_moved_away, result=None),
     Failure(_empty_database, "the state database is damaged (it is empty)", "state.db:",
-        "move it away with state.db-wal and state.db-shm, and start again", fixed=_database_moved_away, result=None),
+        "move it away with state.db-wal and state.db-shm, and start again", fixed=_database_moved_away, result=None,
+        entry="damaged-database"),
     Failure(_log_without_database, "belongs to a state database that no longer exists", "state.db-wal:",
         "Restore the database, or move this file away too", fixed=_database_back, result=None, heals_to=2),
     Failure(_digest_key_lost, "the digest key is gone", "digest.key:",

@@ -334,6 +334,7 @@ async def test_with_report_a_stale_container_is_reported_and_left(world: World) 
     outcome = await stale(world)
     assert outcome.result is Result.HELD
     assert "container runs older values of A; on_drift is report" in outcome.reason
+    assert outcome.error_id == "older-values"
     assert world.compose.running["api"].environment == {"A": "old"}
 
 

@@ -286,6 +286,7 @@ async def test_after_a_failed_rollback_the_stack_is_suspended_until_an_operator_
     world.steps.clear()
     later = await reconcile_once(world)
     assert later.result is Result.ROLLBACK_FAILED
+    assert (first.error_id, later.error_id) == ("rollback-failed", "rollback-failed")
     assert "reconciler retry" in later.reason
     assert not [step for step in world.steps if step.startswith(("write", "recreate"))]
     assert [action.service for action in world.store.debts] == ["api"]

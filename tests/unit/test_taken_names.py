@@ -32,7 +32,7 @@ async def test_older_values_are_held_until_the_name_is_free(world: World) -> Non
 
     for _ in range(2):
         outcome = await reconcile_once(world)
-        assert (outcome.result, outcome.run) == (Result.HELD, None)
+        assert (outcome.result, outcome.run, outcome.error_id) == (Result.HELD, None, "name-or-port-taken")
         assert "taken by the container stranger" in outcome.reason
     world.compose.taken.clear()
     assert (await reconcile_once(world)).result is Result.CORRECTED

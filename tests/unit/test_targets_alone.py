@@ -40,6 +40,7 @@ async def test_a_commit_that_changes_the_target_that_waits_is_applied_but_for_th
     world.commit("b", api="A=2", worker="W=2")
     outcome = await reconcile_once(world)
     assert outcome.result is Result.HELD
+    assert outcome.error_id == {paused: "paused", reported: "drift-reported"}[alone]
     assert (world.live("worker"), world.live("api") == "A=2") == ("W=2", False)
     assert applied(world) == {"api.env": "a", "worker.env": "b", "": "b"}
     assert len(world.metrics.delivery_times) == 1

@@ -16,6 +16,7 @@ from typing import Any
 
 from reconciler.core.errors import EngineUnavailableError
 
+_ID = "missing-context"
 DEFAULT_URL = "unix:///var/run/docker.sock"
 
 
@@ -57,13 +58,14 @@ def _of_context(name: str, directory: str, usual: str, source: str) -> EngineAdd
         url = str(_read(meta)["Endpoints"]["docker"]["Host"])
     if not url:
         hint = f"`docker context ls` lists what there is; {source} names this one"
-        raise EngineUnavailableError(f"there is no Docker context {name}", where=meta, hint=hint)
+        raise EngineUnavailableError(f"there is no Docker context {name}", where=meta, hint=hint, id=_ID)
     described = f"the context {name}, by {source}"
     if not os.path.isdir(tls := os.path.join(directory, "contexts", "tls", identity)):
         return EngineAddress(url, None, url, described, name)
     if os.path.realpath(directory) != os.path.realpath(usual):
         hint = f"Move it to {usual}, or set DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
-        raise EngineUnavailableError("a Docker context with certificates must be in ~/.docker", where=tls, hint=hint)
+        problem = "a Docker context with certificates must be in ~/.docker"
+        raise EngineUnavailableError(problem, where=tls, hint=hint, id=_ID)
     return EngineAddress(None, name, url, described, name)
 
 

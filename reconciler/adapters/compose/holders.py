@@ -78,5 +78,8 @@ def port_taken(invocation: Invocation, services: Sequence[str], port: int, holde
     hint = f"Stop that, or publish another port. `ss -ltnp 'sport = :{port}'` shows who listens"
     taken = f"port {port} is taken by {holder or 'a process that does not show'}"
     return ModelRefusedError(
-        f"Compose cannot start {', '.join(services)}: {taken}", where=invocation.directory, hint=hint
+        f"Compose cannot start {', '.join(services)}: {taken}",
+        where=invocation.directory,
+        hint=hint,
+        id=NameTakenError.id,
     )

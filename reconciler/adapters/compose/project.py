@@ -411,7 +411,7 @@ class DockerCompose:
         try:
             return await self._context.run(argv, directory, limits)
         except ExhaustedError as error:
-            raise EngineUnavailableError(error.what, where=directory, hint=error.hint) from error
+            raise EngineUnavailableError(error.what, where=directory, hint=error.hint, id=error.id) from error
         except process.MissingProgramError as error:
             hint = "Install Docker Engine and its Compose plugin (v2)"
             raise EngineUnavailableError("docker is not installed, or not on PATH", hint=hint) from error

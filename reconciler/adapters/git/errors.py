@@ -21,6 +21,7 @@ class KnownFailure:
     hint: str
     access: bool = False
     disk: bool = False
+    id: str = ""
 
 
 # The first match wins, so specific failures come before general ones.
@@ -74,6 +75,7 @@ KNOWN_FAILURES = (
         "{host} refuses access to the repository",
         "Check that the token in repository.token_file has not expired and may read this repository.",
         access=True,
+        id="git-token-refused",
     ),
     KnownFailure(
         ("certificate is not yet valid", "certificate has expired"),
@@ -106,7 +108,10 @@ KNOWN_FAILURES = (
         "Write the repository's current address into repository.url.",
     ),
     KnownFailure(
-        ("couldn't find remote ref",), "the branch is gone", "Check repository.branch, or restore the branch."
+        ("couldn't find remote ref",),
+        "the branch is gone",
+        "Check repository.branch, or restore the branch.",
+        id="branch-gone",
     ),
     KnownFailure(
         (

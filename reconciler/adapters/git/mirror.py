@@ -153,11 +153,14 @@ class GitMirror:
         heads = (ref.removeprefix("refs/heads/") for ref in advertised if ref.startswith("refs/heads/"))
         names = [sanitized(name, 60) for name in sorted(heads)]
         if not names:
-            return self._git.unreachable("the repository is empty", f"Push the branch {self._branch}.")
+            return self._git.unreachable(
+                "the repository is empty", f"Push the branch {self._branch}.", "empty-repository"
+            )
         known = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
         return self._git.unreachable(
             f"the branch {self._branch!r} does not exist; the remote has: {known}",
             "Correct repository.branch, or restore the branch.",
+            "branch-gone",
         )
 
     async def _bring(self, commit: str) -> None:

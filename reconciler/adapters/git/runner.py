@@ -67,7 +67,7 @@ class GitRunner:
         except process.MissingProgramError as error:
             raise self.unreachable("the git program is not installed", "Install it: apt-get install git.") from error
         except ExhaustedError as error:
-            raise GitUnreachableError(error.what, where=self.where, hint=error.hint) from error
+            raise GitUnreachableError(error.what, where=self.where, hint=error.hint, id=error.id) from error
 
     def require_files(self) -> None:
         """Check the files first: ssh and git report a missing one in many ways. Raises GitUnreachableError."""
@@ -97,7 +97,7 @@ class GitRunner:
                 hint="Remove it from the branch's history.",
             )
         if lack := MEMORY if completed.out_of_memory else exhausted_in(own_lines(stderr).encode()):
-            raise GitUnreachableError(f"git failed: {lack[0]}", where=self.where, hint=lack[1])
+            raise GitUnreachableError(f"git failed: {lack[0]}", where=self.where, hint=lack[1], id=ExhaustedError.id)
         failure = known_failure(stderr)
         if failure is None:
             line = failure_line(stderr, self.token()) or f"exit code {completed.exit_code}, no message"
@@ -106,10 +106,10 @@ class GitRunner:
         if failure.disk:
             _, free, inodes = disk_state(self.state_dir)
             facts["disk"] = "read-only" if "Read-only" in stderr else missing_space(free, inodes)[0]
-        raise self.unreachable(failure.message.format(**facts), failure.hint.format(**facts))
+        raise self.unreachable(failure.message.format(**facts), failure.hint.format(**facts), failure.id)
 
-    def unreachable(self, problem: str, hint: str) -> GitUnreachableError:
-        return GitUnreachableError(problem, where=self.where, hint=hint)
+    def unreachable(self, problem: str, hint: str, id: str = "") -> GitUnreachableError:
+        return GitUnreachableError(problem, where=self.where, hint=hint, id=id)
 
     @property
     def where(self) -> str:

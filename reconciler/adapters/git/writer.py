@@ -132,7 +132,7 @@ class GitPusher:
                     pushed = await self.push(repository, commit, f"refs/heads/{branch}", None)
                 except RevertRefusedError as error:
                     hint = f"Allow {_who_pushes(self._pushing)} to push branches named reconciler/*."
-                    raise RefusedError(error.what, where=error.where, hint=hint) from error
+                    raise RefusedError(error.what, where=error.where, hint=hint, id="proposal-refused") from error
         if not pushed:
             raise RefusedError(f"the branch {branch} exists already", where=self.mirror.git.where, hint="Try again.")
         return commit

@@ -59,9 +59,10 @@ class JsonSchemaContracts:
             raise OutsideError(f"contracts could not be evaluated: {MEMORY[0]}", hint=MEMORY[1])
         if not done.ok:
             slow = done.exit_code < 0
+            id = "slow-contract" if slow else ""
             reason = "takes too long (a regular expression with nested repetitions?)" if slow else "cannot be evaluated"
             where = ", ".join(sorted({contract.path for contract in contracts})[:_NAMED])
-            raise ContractError(f"a contract {reason}", where=where, hint="Make its patterns simpler")
+            raise ContractError(f"a contract {reason}", where=where, hint="Make its patterns simpler", id=id)
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 

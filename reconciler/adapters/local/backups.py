@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from reconciler.adapters.disk import disk_reason
+from reconciler.adapters.disk import disk_reason, state_id
 from reconciler.core.errors import BackupUnusableError, LiveFileError
 from reconciler.core.model.runs import Backup, BackupEntry, Run
 from reconciler.core.secret import Secret
@@ -59,7 +59,10 @@ class BackupDirectory:
         except OSError as error:
             hint = "Nothing was changed. Free some space (`df`, `df -i`) or make the directory writable"
             raise LiveFileError(
-                f"cannot store the backup ({disk_reason(error, parent)})", where=parent, hint=hint
+                f"cannot store the backup ({disk_reason(error, parent)})",
+                where=parent,
+                hint=hint,
+                id=state_id(error, parent),
             ) from error
         return backup
 
@@ -118,7 +121,7 @@ class BackupDirectory:
         if self._digest(data) != entry.digest:
             hint = "Inspect the file yourself, or choose another one: `reconciler backups`"
             problem = "the backup is damaged, or was made with another digest.key: its digest differs"
-            raise BackupUnusableError(problem, where=path, hint=hint)
+            raise BackupUnusableError(problem, where=path, hint=hint, id="backup-damaged")
         return Secret(data)
 
     async def discard(self, environment: str, identity: str) -> None:
@@ -173,7 +176,8 @@ def _check_private(directory: str) -> None:
         )
     if status.st_mode & 0o077 or status.st_uid != os.geteuid():
         hint = f"`chown {os.geteuid()} {directory} && chmod 0700 {directory}`"
-        raise LiveFileError("other users may enter the backup directory", where=directory, hint=hint)
+        problem = "other users may enter the backup directory"
+        raise LiveFileError(problem, where=directory, hint=hint, id="backups-exposed")
 
 
 def _store(parent: str, backup: Backup, number: int, files: Sequence[tuple[BackupEntry, Secret | None]]) -> None:

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from reconciler.adapters import process
-from reconciler.adapters.disk import disk_reason
+from reconciler.adapters.disk import disk_id, disk_reason
 from reconciler.adapters.local.in_place import overwrite
 from reconciler.adapters.local.live_files import changed, edit_of, is_left_of, new_name
 from reconciler.adapters.local.mounted_files import sight_of
@@ -158,7 +158,8 @@ class LocalHost:
         """A descriptor of the directory that contains ``path``, and the file's own name."""
         roots = [allowed for allowed in self._allowed if is_below(path, allowed)]
         if not roots:
-            raise LiveFileError("lies outside allowed_paths", where=path, hint=f"Allowed: {', '.join(self._allowed)}")
+            hint = f"Allowed: {', '.join(self._allowed)}"
+            raise LiveFileError("lies outside allowed_paths", where=path, hint=hint, id="outside-allowed-paths")
         root = max(roots, key=len)  # the deepest: it may be listed because it is behind a link
         *directories, name = os.path.relpath(path, root).split(os.sep)
         descriptor = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
@@ -340,7 +341,8 @@ def _id(kind: str, command: str, name: str | None, look_up: Callable[[str], int]
         return look_up(name)
     except KeyError:
         hint = f"Create it (`{command} --system {name}`) or correct the manifest"
-        raise GuardError(f"the {kind} {name!r} does not exist on this machine", hint=hint) from None
+        problem = f"the {kind} {name!r} does not exist on this machine"
+        raise GuardError(problem, hint=hint, id="unknown-owner") from None
 
 
 def _check_failure(completed: process.Completed) -> str:
@@ -352,4 +354,4 @@ def _check_failure(completed: process.Completed) -> str:
 def _live_file_error(failure: str, path: str, error: OSError) -> LiveFileError:
     reason = _REASONS.get(error.errno or 0) or disk_reason(error, path)
     hint = INODES[1] if INODES[0] in reason else _HINTS.get(error.errno or 0, "")
-    return LiveFileError(f"{failure} ({reason})", where=path, hint=hint)
+    return LiveFileError(f"{failure} ({reason})", where=path, hint=hint, id=disk_id(error, path))

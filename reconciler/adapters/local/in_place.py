@@ -22,6 +22,7 @@ from reconciler.core.secret import Secret
 _TO_CHANGE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
 _CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+_ID = "not-in-place"
 _INSTEAD = "Set write: replace for the target: its services are restarted then"
 
 
@@ -43,10 +44,10 @@ def overwrite(
     try:
         if lease(descriptor, fcntl.F_WRLCK) is None:
             problem = "cannot be written in place: nobody can be kept from writing to it meanwhile on this file system"
-            raise LiveFileError(problem, where=path, hint=_INSTEAD)
+            raise LiveFileError(problem, where=path, hint=_INSTEAD, id=_ID)
         if os.fstat(descriptor).st_nlink != 1:  # another name may lie anywhere
             problem = "cannot be written in place: it has another name, which would change too (a hard link)"
-            raise LiveFileError(problem, where=path, hint=f"Remove the other name. {_INSTEAD}")
+            raise LiveFileError(problem, where=path, hint=f"Remove the other name. {_INSTEAD}", id=_ID)
         live = read_open(descriptor, path)
         if edit := edit_of(live, expected):
             raise changed(path, edit)

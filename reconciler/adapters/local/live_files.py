@@ -32,8 +32,9 @@ def require_regular(path: str, mode: int) -> None:
     """Raises LiveFileError for anything but a regular file; ``mode`` with its type, as stat gives it."""
     if not stat.S_ISREG(mode):
         problem = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
+        id = "live-path-is-a-directory" if stat.S_ISDIR(mode) else ""
         hint = "Move it away, or correct the target's path"
-        raise LiveFileError(problem, where=path, hint=hint)
+        raise LiveFileError(problem, where=path, hint=hint, id=id)
 
 
 def require_small(path: str, size: int) -> None:

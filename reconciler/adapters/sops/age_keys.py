@@ -85,7 +85,7 @@ class AgeKeyring:
         if self._keys.public.warnings != self._reported:
             self._reported = self._keys.public.warnings
             for warning in self._reported:
-                logging.getLogger(__name__).warning("age key left out: %s", warning)
+                logging.getLogger(__name__).warning("age key left out: %s [age-key-left-out]", warning)
         return self._keys
 
     async def _texts(self, again: bool) -> tuple[dict[str, Secret], list[KeyUnavailableError]]:
@@ -166,7 +166,7 @@ def _read_key_file(path: str, *, strict: bool) -> bytes:
         mode = stat.S_IMODE(status.st_mode)
         if strict and data is not None and is_exposed(path, mode, os.environ.get("CREDENTIALS_DIRECTORY", "")):
             problem = f"has mode {mode:04o}: others may read or change it, so it is not used"
-            raise KeyUnavailableError(problem, where=path, hint=f"`chmod 0600 {path}`")
+            raise KeyUnavailableError(problem, where=path, hint=f"`chmod 0600 {path}`", id="age-key-readable")
     if data is None:
         hint = f"It must be a file of mode 0600 that uid {os.geteuid()} owns: restore it from your copy"
         hint += ". If it is lost: docs/keys.md"
@@ -189,4 +189,4 @@ async def _run_key_command(command: Sequence[str]) -> Secret:
             return Secret(done.stdout)
         reason = "timed out" if done.timed_out else "printed too much" if done.overflowed else f"exit {done.exit_code}"
         problem = f"gave no key ({reason})"
-    raise KeyUnavailableError(f"{name} {problem}", where="age_key_command", hint=hint)
+    raise KeyUnavailableError(f"{name} {problem}", where="age_key_command", hint=hint, id="age-key-command")

@@ -35,9 +35,11 @@ def decrypt_error(name: str, checked: Ciphertext, ours: OwnKeys, done: Completed
             "its MAC does not match: a line was changed, dropped or moved without sops (a manual merge?)",
             where=name,
             hint=restore_hint(name),
+            id="mac-mismatch",
         )
     if done.exit_code == _VALUE_DAMAGED:
-        return BadCiphertextError(f"a value does not decrypt{_suspects(checked)}", where=name, hint=restore_hint(name))
+        problem = f"a value does not decrypt{_suspects(checked)}"
+        return BadCiphertextError(problem, where=name, hint=restore_hint(name), id="type-changed")
     if done.exit_code in _UNREADABLE:
         return BadCiphertextError(f"sops cannot read it ({exit_reason(done)})", where=name, hint=restore_hint(name))
     return sops_failure(name, done)

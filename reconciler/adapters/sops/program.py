@@ -249,7 +249,7 @@ class Sops:
         except process.MissingProgramError:
             reason = "not found, or not executable"
         except ExhaustedError as error:
-            raise DecryptFailedError(error.what, where=self._program, hint=error.hint) from error
+            raise DecryptFailedError(error.what, where=self._program, hint=error.hint, id=error.id) from error
         except OSError as error:
             reason = error.strerror or "unknown reason"
         self._binary = ""  # search again next time

@@ -99,7 +99,8 @@ class SshBackups:
         if (status.permissions or 0) & 0o077:
             where = f"{self._connection.name}: {directory}"
             hint = f"`chmod 0700 {directory}` there"
-            raise LiveFileError("other users may enter the backup directory", where=where, hint=hint)
+            problem = "other users may enter the backup directory"
+            raise LiveFileError(problem, where=where, hint=hint, id="backups-exposed")
 
     async def _clear(self, parent: str) -> None:
         """Remove what our interrupted reconciliation left unfinished."""

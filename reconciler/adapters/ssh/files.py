@@ -93,7 +93,8 @@ class SshHost:
 
         if in_place and replaces is not None:  # SFTP shows neither its other names nor who has it open
             where = f"{self._connection.name}: {path}"
-            raise LiveFileError("cannot be written in place over SSH", where=where, hint="Set write: replace")
+            hint = "Set write: replace"
+            raise LiveFileError("cannot be written in place over SSH", where=where, hint=hint, id="not-in-place")
         sftp = await self._connection.sftp()
         try:
             async with self._connection.answering():
@@ -172,7 +173,8 @@ class SshHost:
     def _root(self, path: str) -> str:
         roots = [allowed for allowed in self._allowed if is_below(path, allowed)]
         if not roots:
-            raise LiveFileError("lies outside allowed_paths", where=path, hint=f"Allowed: {', '.join(self._allowed)}")
+            hint = f"Allowed: {', '.join(self._allowed)}"
+            raise LiveFileError("lies outside allowed_paths", where=path, hint=hint, id="outside-allowed-paths")
         return max(roots, key=len)  # the deepest: it may be listed because it is behind a link
 
     async def _require_real_path(self, sftp: SFTPClient, path: str) -> None:
@@ -187,7 +189,7 @@ class SshHost:
         if str(resolved) != expected:
             hint = "Links are never followed: name the real path in the manifest"
             where = f"{self._connection.name}: {path}"
-            raise LiveFileError("a link is in the place of a directory", where=where, hint=hint)
+            raise LiveFileError("a link is in the place of a directory", where=where, hint=hint, id="link-on-the-way")
 
     async def _make_parents(self, sftp: SFTPClient, path: str, ownership: Ownership) -> None:
         import asyncssh
@@ -233,18 +235,20 @@ class SshHost:
         hint = (
             f"Create it there (`{'useradd' if kind == 'user' else 'groupadd'} --system {name}`) or correct the manifest"
         )
-        raise GuardError(f"the {kind} {name!r} does not exist on {self._connection.name}", hint=hint)
+        problem = f"the {kind} {name!r} does not exist on {self._connection.name}"
+        raise GuardError(problem, hint=hint, id="unknown-owner")
 
     def _error(self, failure: str, path: str, error: SFTPError) -> LiveFileError:
         import asyncssh
 
+        id = ""
         if isinstance(error, asyncssh.SFTPPermissionDenied):
-            hint = _HINTS["permission"]
+            hint, id = _HINTS["permission"], "no-write-access"
         elif isinstance(error, asyncssh.SFTPOpUnsupported):
             hint = "Use OpenSSH's SFTP server, with its extensions fsync, hardlink and posix-rename"
         else:
             hint = _HINTS["failure"]
-        return LiveFileError(f"{failure} ({error.reason})", where=f"{self._connection.name}: {path}", hint=hint)
+        return LiveFileError(f"{failure} ({error.reason})", where=f"{self._connection.name}: {path}", hint=hint, id=id)
 
 
 # --- one file ---
@@ -272,7 +276,7 @@ def _require_file(path: str, status: SFTPAttrs) -> None:
     mode = status.permissions or 0
     if stat.S_ISLNK(mode):
         hint = "Links are never followed: name the real path in the manifest, or replace the link by the file"
-        raise LiveFileError("it is a symbolic link", where=path, hint=hint)
+        raise LiveFileError("it is a symbolic link", where=path, hint=hint, id="live-path-is-a-link")
     require_regular(path, mode)
 
 

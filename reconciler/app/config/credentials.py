@@ -25,7 +25,9 @@ def require_credentials(settings: Mapping[str, Any]) -> None:
             "Let the unit load it (LoadCredential=, docs/systemd.md). A command needs `export "
             "CREDENTIALS_DIRECTORY=/run/credentials/reconciler.service`, while the service runs"
         )
-        raise ConfigError(f"{CREDENTIALS} is used, but not set", where=listed(unknown), hint=hint)
+        raise ConfigError(
+            f"{CREDENTIALS} is used, but not set", where=listed(unknown), hint=hint, id="credentials-not-set"
+        )
 
 
 def _unexpanded(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

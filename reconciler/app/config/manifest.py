@@ -83,7 +83,8 @@ def _allowed_directory(path: str, info: ValidationInfo) -> str:
 
 def _outside(server: ServerConfig) -> PydanticCustomError:
     listed = ", ".join(shown(path) for path in server.allowed_paths[:5])
-    return mistake(f"lies outside allowed_paths ({listed})", "a path below one of them", quote=True)
+    problem, accepted = f"lies outside allowed_paths ({listed})", "a path below one of them"
+    return mistake(problem, accepted, quote=True, id="outside-allowed-paths")
 
 
 def _known_check(name: str, info: ValidationInfo) -> str:

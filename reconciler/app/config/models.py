@@ -115,11 +115,12 @@ def read_sections(
     try:
         document = read_document(content, file)
     except UnreadableError as unreadable:
-        raise error(str(unreadable)) from None
+        raise error(str(unreadable), id="unparsable-yaml") from None
     sections, mistakes = validate(model, document, context)
     problems = [*document.problems, *rules(document), *mistakes]
     if problems or sections is None:
-        raise error(document.report(problems))
+        ids = {problem.id for problem in problems}
+        raise error(document.report(problems), id=ids.pop() if len(ids) == 1 else "")
     return sections
 
 
@@ -143,7 +144,7 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         case scalars.MISTAKE:
             context = detail["ctx"]
             quote = _quote(detail["input"], path) if context["quote"] else ""
-            return Problem(path, quote + context["problem"], context["accepted"])
+            return Problem(path, quote + context["problem"], context["accepted"], id=context["id"])
         case "extra_forbidden":
             return _unknown_field(path, model)
         case "missing":
@@ -170,7 +171,7 @@ def _unknown_field(path: FieldPath, model: type[BaseModel]) -> Problem:
     known = _fields_at(path[:-1], model)
     near = difflib.get_close_matches(str(path[-1]), known, n=1)
     hint = f", did you mean {near[0]}?" if near else ""
-    return Problem(path, f"is not a known field{hint}", ", ".join(known))
+    return Problem(path, f"is not a known field{hint}", ", ".join(known), id="unknown-field")
 
 
 def _accepted(path: FieldPath, model: type[BaseModel]) -> str:

@@ -33,9 +33,10 @@ _LONGEST = 3650 * 86400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def mistake(problem: str, accepted: str, *, quote: bool = False) -> PydanticCustomError:
+def mistake(problem: str, accepted: str, *, quote: bool = False, id: str = "") -> PydanticCustomError:
     """The error for one value; ``quote`` puts the value before ``problem``, unless it is long or may be a secret."""
-    return PydanticCustomError(MISTAKE, "{problem}", {"problem": problem, "accepted": accepted, "quote": quote})
+    context = {"problem": problem, "accepted": accepted, "quote": quote, "id": id}
+    return PydanticCustomError(MISTAKE, "{problem}", context)
 
 
 def kind_of(value: object) -> str:

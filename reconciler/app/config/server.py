@@ -348,9 +348,8 @@ def load_server_config(path: str) -> ServerConfig:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ConfigError(
-            f"cannot be read ({reason})", where=path, hint="Name the file with --config or RECONCILER_CONFIG."
-        ) from None
+        problem, hint = f"cannot be read ({reason})", "Name the file with --config or RECONCILER_CONFIG."
+        raise ConfigError(problem, where=path, hint=hint, id="server-configuration-missing") from None
     except ValueError:
         raise ConfigError("is not a valid file name", where=shown(path)) from None
 

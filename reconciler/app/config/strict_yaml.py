@@ -28,12 +28,14 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A mistake at one field. ``line`` is for what has no line of its own, such as a duplicate key."""
+    """A mistake at one field. ``line`` is for what has no line of its own, such as a duplicate key, ``id`` for what
+    docs/errors.md explains by itself."""
 
     path: FieldPath
     message: str
     accepted: str = ""
     line: int | None = None
+    id: str = ""
 
 
 class UnreadableError(Exception):
@@ -199,7 +201,8 @@ class _Composer:
             key = self._key(event, path)
             if key in fields:
                 here = (*path, key)
-                self._problem(here, line, f"appears twice, first in line {self.lines[here]}", "each name once")
+                problem = f"appears twice, first in line {self.lines[here]}"
+                self._problem(here, line, problem, "each name once", "duplicate-field")
                 key = None
             if key is None:
                 self._value(next(self._events), (*path, f"(line {line})"))
@@ -237,8 +240,8 @@ class _Composer:
             pass
         return event.value
 
-    def _problem(self, path: FieldPath, line: int, problem: str, accepted: str) -> None:
-        self.problems.append(Problem(path, problem, accepted, line))
+    def _problem(self, path: FieldPath, line: int, problem: str, accepted: str, id: str = "") -> None:
+        self.problems.append(Problem(path, problem, accepted, line, id))
 
 
 def _line(event: yaml.Event) -> int:

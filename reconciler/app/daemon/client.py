@@ -130,4 +130,5 @@ def _silent(path: str) -> OutsideError:
         holder = file.read(200).strip()
     name = f" ({holder})" if holder else ""
     hint = f"It is stopped, hangs or is overloaded. {_SEE_THE_LOG}; `systemctl restart reconciler` starts it again"
-    return OutsideError(f"the daemon{name} does not answer within {_PATIENCE:g} s", where=path, hint=hint)
+    problem = f"the daemon{name} does not answer within {_PATIENCE:g} s"
+    return OutsideError(problem, where=path, hint=hint, id="daemon-silent")

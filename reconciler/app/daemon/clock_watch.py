@@ -22,7 +22,7 @@ class ClockWatch:
         offset = self._now()
         jump, self._offset = offset - self._offset, offset
         if abs(jump) >= _JUMP:
-            logs.get_logger().warning("clock changed", reason=jump_sentence(jump))
+            logs.get_logger().warning("clock changed", reason=jump_sentence(jump), error_id="clock-changed")
 
     def _now(self) -> float:
         return self._clock.now() - self._clock.monotonic()

@@ -67,7 +67,8 @@ def reload_daemon(config_file: str, progress: Progress) -> None:
     config = load_server_config(config_file)  # with a mistake in it, the daemon need not be asked
     if ask_daemon_of(config_file, {"kind": "reload"}, progress) is None:
         hint = "Start it, or restart it if state_dir has changed"
-        raise RefusedError("no daemon listens here", where=control_socket(config.state_dir), hint=hint)
+        where = control_socket(config.state_dir)
+        raise RefusedError("no daemon listens here", where=where, hint=hint, id="reload-failed")
 
 
 def restore_files(config_file: str, backup: str, only: Sequence[str], progress: Progress) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch
 from reconciler.app.wiring.surroundings import engine_in_use, git_surroundings
 from reconciler.core.decide.private_files import is_exposed
 from reconciler.core.decide.startup import allowed_by_container
-from reconciler.core.errors import ConfigError, ReconcilerError
+from reconciler.core.errors import ConfigError, ReconcilerError, with_id
 from reconciler.core.model.compose import Container
 from reconciler.core.model.revisions import GitRevert, Verify
 from reconciler.core.model.targets import Manifest, Stack
@@ -295,4 +295,5 @@ def _slow_starters(stack: Stack, containers: Sequence[Container]) -> str:
 
 def _failed(component: str, error: ReconcilerError) -> DoctorFinding:
     result = f"{error.where}: {error.what}" if error.where else error.what
-    return DoctorFinding(component, "error", result, error.hint)
+    hint = with_id(error.hint, error.id)
+    return DoctorFinding(component, "error", result if hint else with_id(result, error.id), hint)

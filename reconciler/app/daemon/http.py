@@ -26,7 +26,7 @@ from reconciler.app.daemon.request_queue import NotServedError
 from reconciler.app.daemon.requester import requester_of
 from reconciler.app.daemon.requests import Turn, list_runs
 from reconciler.app.daemon.webhook import ACCEPTED, judge_announcement
-from reconciler.core.errors import ReconcilerError, RefusedError
+from reconciler.core.errors import OutsideError, ReconcilerError, RefusedError
 from reconciler.core.model.answers import versioned
 from reconciler.core.ports.store import Store
 
@@ -204,7 +204,8 @@ def _named(where: str, setting: str) -> Iterator[None]:
         # Neither a name that is not found nor a socket's path of more than 107 bytes is a number of the system's.
         known = error.errno is not None and not isinstance(error, socket.gaierror)
         reason = os.strerror(error.errno or 0) if known else error.strerror or str(error)
-        raise RefusedError(f"cannot listen ({reason})", where=where, hint=f"Choose another {setting}") from error
+        hint = f"Choose another {setting}"
+        raise RefusedError(f"cannot listen ({reason})", where=where, hint=hint, id="cannot-listen") from error
 
 
 def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings: RepeatedWarnings) -> web.Application:
@@ -312,15 +313,20 @@ async def _stream(
 
 def _last_line(task: asyncio.Task[Any]) -> bytes:
     if task.cancelled():
-        return _line({"error": {"what": "the daemon ended before this was done", "where": "", "hint": ""}})
+        ended = OutsideError("the daemon ended before this was done")
+        return _line({"error": _error(ended)})
     error = task.exception()
     if error is None:
         return _line({"result": task.result()})
     if isinstance(error, ReconcilerError):
-        return _line({"error": {"what": error.what, "where": error.where, "hint": error.hint}})
+        return _line({"error": _error(error)})
     get_logger().error("a request failed unexpectedly", exc_info=error)
     hint = "The daemon's log has the traceback: `journalctl -u reconciler`"
-    return _line({"error": {"what": "internal error", "where": "daemon", "hint": hint}})
+    return _line({"error": _error(ReconcilerError("internal error", where="daemon", hint=hint))})
+
+
+def _error(error: ReconcilerError) -> dict[str, str]:
+    return {"what": error.what, "where": error.where, "hint": error.hint, "id": error.id}
 
 
 def _line(data: dict[str, Any]) -> bytes:

@@ -68,8 +68,10 @@ def _refuse_host(request: web.Request, names: Collection[str], warnings: Repeate
     if is_allowed_host(headers[0], _local_address(request), names):
         return None
     peer = cast(Connection, request.protocol).peer
-    warnings.note("HTTP request for another host", host=ascii(headers[0][:_LONGEST_NAME]), peer=peer)
-    text = "This Host is not served here. Add it to http.allowed_hosts in the server configuration.\n"
+    warnings.note(
+        "HTTP request for another host", error_id="host-not-served", host=ascii(headers[0][:_LONGEST_NAME]), peer=peer
+    )
+    text = "This Host is not served here. Add it to http.allowed_hosts in the server configuration. [host-not-served]\n"
     return web.Response(status=421, text=text)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from reconciler.core.errors import LockedError, StoreError
+
+_IDS = {errno.EROFS: "state-read-only", errno.ENOSPC: "state-disk-full"}
 
 
 @contextlib.contextmanager
@@ -23,7 +26,8 @@ def exclusive(state_dir: str, purpose: str) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         hint = "Make the state directory writable for the daemon's user, with room in it"
-        raise StoreError(f"cannot open the lock ({os.strerror(error.errno or 0)})", where=path, hint=hint) from error
+        problem = f"cannot open the lock ({os.strerror(error.errno or 0)})"
+        raise StoreError(problem, where=path, hint=hint, id=_IDS.get(error.errno or 0, "")) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -75,21 +75,21 @@ class RepeatedWarnings:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
-    def note(self, event: str, **example: Any) -> None:
+    def note(self, event: str, *, error_id: str = "http-clients", **example: Any) -> None:
         """Count the event; its first line is logged immediately, with what describes this ``example``."""
         if event in self._counts:
             self._counts[event] += 1
         else:
-            self._log(event, 1, example)
+            self._log(event, 1, {"error_id": error_id, **example})
 
     def _log(self, event: str, count: int, example: dict[str, Any]) -> None:
         get_logger().warning(event, count=count, **example)
         self._counts[event] = 0
-        asyncio.get_running_loop().call_later(_QUIET, self._after_a_minute, event)
+        asyncio.get_running_loop().call_later(_QUIET, self._after_a_minute, event, example["error_id"])
 
-    def _after_a_minute(self, event: str) -> None:
+    def _after_a_minute(self, event: str, error_id: str) -> None:
         if count := self._counts.pop(event):
-            self._log(event, count, {})
+            self._log(event, count, {"error_id": error_id})
 
 
 def log_outcome(outcome: Outcome, trigger: str) -> None:
@@ -106,7 +106,7 @@ def log_outcome(outcome: Outcome, trigger: str) -> None:
     if plan is not None and not plan.empty:
         facts["files"] = {change.target.id: list(change.keys.names) for change in plan.writes}
         facts["services"] = [f"{action.stack}/{action.service}" for action in plan.actions]
-    for name in ("run", "backup", "warning", "retry"):
+    for name in ("run", "backup", "error_id", "warning", "retry"):
         if getattr(outcome, name):
             facts[name] = getattr(outcome, name)
     if outcome.result in _BAD:

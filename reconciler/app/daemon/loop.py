@@ -17,7 +17,7 @@ from reconciler.app.daemon.client import Progress
 from reconciler.app.daemon.clock_watch import ClockWatch
 from reconciler.app.daemon.git_poll import GitPoll
 from reconciler.app.daemon.request_queue import RequestQueue
-from reconciler.core.errors import ReconcilerError
+from reconciler.core.errors import ExhaustedError, ReconcilerError
 from reconciler.core.exhaustion import exhausted_by
 from reconciler.core.model.requests import GitAnswer, ReconcileRequest
 from reconciler.core.model.runs import Activity, Outcome, Phase, Result
@@ -301,11 +301,13 @@ def _knows_git(rollout: Rollout) -> bool:
 def _failed(environment: str, error: Exception) -> Outcome:
     """A defect of ours must neither end the daemon nor stop the other environments."""
     if isinstance(error, ReconcilerError):
-        return Outcome(environment, Result.FAILED, str(error), retry=True)
+        return Outcome(environment, Result.FAILED, str(error), retry=True, error_id=error.id)
     if facts := exhausted_by(error):
-        return Outcome(environment, Result.FAILED, f"it could not run to its end: {facts[0]}. {facts[1]}", retry=True)
+        reason = f"it could not run to its end: {facts[0]}. {facts[1]}"
+        return Outcome(environment, Result.FAILED, reason, retry=True, error_id=ExhaustedError.id)
     logs.get_logger().error("reconciliation failed unexpectedly", environment=environment, exc_info=error)
-    return Outcome(environment, Result.FAILED, "internal error; the log has the traceback", retry=True)
+    reason = "internal error; the log has the traceback"
+    return Outcome(environment, Result.FAILED, reason, retry=True, error_id=ReconcilerError.id)
 
 
 def _is_news(last: Outcome | None, outcome: Outcome) -> bool:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core.decide.classify import sync_status
-from reconciler.core.errors import ReconcilerError
+from reconciler.core.errors import ReconcilerError, with_id
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Change, KeyChange, Plan, SyncStatus
 from reconciler.core.model.records import Applied, EnvironmentRecord, Pause, Pin
@@ -43,6 +43,7 @@ def _serialize_change(change: Change) -> dict[str, Any]:
         "renamed_from": change.renamed_from or None,
         "moved_to": change.moved_to or None,
         "reason": change.reason,
+        "error_id": change.error_id,
     }
 
 
@@ -91,6 +92,7 @@ def serialize_outcome(outcome: Outcome) -> dict[str, Any]:
         "environment": outcome.environment,
         "result": _result(outcome, pending=pending),
         "reason": outcome.reason,
+        "error_id": outcome.error_id,
         "revision": serialize_revision(outcome.revision),
         "run": outcome.run,
         "backup": outcome.backup,
@@ -116,6 +118,7 @@ def serialize_run(run: Run) -> dict[str, Any]:
         "backup": run.backup or None,
         "result": run.result.value if run.result else "unfinished",
         "reason": run.reason,
+        "error_id": run.reason_id,
         "accepted": list(run.accepted),
     }
 
@@ -223,7 +226,7 @@ async def serialize_services(reconciler: Reconciler, *, within: float | None = N
     except TimeoutError:
         return {"services": [], "services_unknown": f"no answer from the Docker engine within {within:g} s"}
     except ReconcilerError as error:
-        return {"services": [], "services_unknown": str(error)}
+        return {"services": [], "services_unknown": with_id(str(error), error.id)}
     return {"services": [asdict(service) for service in services]}
 
 
@@ -273,6 +276,7 @@ def _serialize_key_age(age: KeyAge, oldest: float | None) -> dict[str, Any]:
 _NO_OUTCOME = {
     "result": None,
     "reason": "not reconciled yet",
+    "error_id": "",
     "revision": None,
     "run": None,
     "backup": None,

@@ -167,7 +167,8 @@ class _Service:
     def _keep(self, error: Exception) -> None:
         self._kept = error
         defect = None if isinstance(error, ReconcilerError) else error
-        self._logger.error("not reloaded, the former configuration stays", reason=str(error), exc_info=defect)
+        event, reason = "not reloaded, the former configuration stays", str(error)
+        self._logger.error(event, reason=reason, error_id="reload-failed", exc_info=defect)
 
     async def _serve(self, interfaces: Interfaces, config: ServerConfig, event: str) -> None:
         """Run a daemon until it is stopped, or a reload is due."""
@@ -259,7 +260,8 @@ def _webhook_secret(config: ServerConfig) -> bytes | None:
             secret = file.read().strip()
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise ConfigError(f"cannot read the webhook secret ({reason})", where=path, hint=hint) from error
+        problem = f"cannot read the webhook secret ({reason})"
+        raise ConfigError(problem, where=path, hint=hint, id="webhook-secret") from error
     if not secret:
-        raise ConfigError("the webhook secret is empty", where=path, hint=hint)
+        raise ConfigError("the webhook secret is empty", where=path, hint=hint, id="webhook-secret")
     return secret

@@ -170,7 +170,7 @@ async def read_work_file(path: str) -> LiveFile:
     try:
         file = await LocalHost([os.path.dirname(path)]).read(path)
     except LiveFileError as error:
-        raise RefusedError(error.what, where=path) from None
+        raise RefusedError(error.what, where=path, id=error.id) from None
     if file is None:
         raise RefusedError("there is no such file", where=path)
     return file

@@ -370,7 +370,8 @@ def _digester(state_dir: str, store: SqliteStore) -> Digester:
     if known is None:
         store.note_digest_key(mark)
     elif known != mark:
-        raise StoreError("this is not the digest key that state.db was made with", where=path, hint=_ANOTHER_KEY)
+        problem = "this is not the digest key that state.db was made with"
+        raise StoreError(problem, where=path, hint=_ANOTHER_KEY, id="digest-key-replaced")
     return digester
 
 
@@ -385,13 +386,14 @@ def _read_digest_key(state_dir: str) -> Digester:
         with open(path, "rb") as file:
             key = file.read(DIGEST_KEY_BYTES + 1)
     except FileNotFoundError as error:
-        raise StoreError("the digest key is gone", where=path, hint=_ANOTHER_KEY) from error
+        raise StoreError("the digest key is gone", where=path, hint=_ANOTHER_KEY, id="digest-key-lost") from error
     except OSError as error:
         hint = "Make it readable for the daemon's user"
         problem = f"the digest key cannot be read ({os.strerror(error.errno or 0)})"
         raise StoreError(problem, where=path, hint=hint) from error
     if len(key) != DIGEST_KEY_BYTES:
-        raise StoreError(f"the digest key does not have {DIGEST_KEY_BYTES} bytes", where=path, hint=_ANOTHER_KEY)
+        problem = f"the digest key does not have {DIGEST_KEY_BYTES} bytes"
+        raise StoreError(problem, where=path, hint=_ANOTHER_KEY, id="digest-key-replaced")
     return Digester(key)
 
 

@@ -114,7 +114,7 @@ def _left_git(state: TargetState, delete: bool) -> Change:
 def _stays(state: TargetState, kind: Kind, more: str = "") -> Change:
     command = f"`reconciler forget {state.target.id}`"
     reason = f"{state.target.path} stays. {command} ends this; with --delete the file goes, after a backup"
-    return Change(state.target, kind, Effect.REPORT, f"the target left git{more}; {reason}")
+    return Change(state.target, kind, Effect.REPORT, f"the target left git{more}; {reason}", error_id="orphan")
 
 
 def _missing(state: TargetState) -> Change:
@@ -156,20 +156,21 @@ def _first_contact(state: TargetState, take_over: bool) -> Change:
         "a different file is already there and was never ours; compare the keys, then run "
         f"`reconciler sync --take-over {state.target.id}` or set on_first_contact: take_over"
     )
-    return Change(state.target, Kind.FIRST_CONTACT, Effect.HOLD, reason, _aspects(state))
+    return Change(state.target, Kind.FIRST_CONTACT, Effect.HOLD, reason, _aspects(state), error_id="different-file")
 
 
 def _drift(state: TargetState, aspects: frozenset[Aspect], reason: str) -> Change:
     if state.target.on_drift is OnDrift.RESTORE:
         return Change(state.target, Kind.DRIFT, Effect.WRITE, reason, aspects)
-    return Change(state.target, Kind.DRIFT, Effect.REPORT, f"{reason}; on_drift is report", aspects)
+    reason = f"{reason}; on_drift is report"
+    return Change(state.target, Kind.DRIFT, Effect.REPORT, reason, aspects, error_id="drift-reported")
 
 
 def _conflict(state: TargetState, aspects: frozenset[Aspect], reason: str, kept: str = "") -> Change:
     if state.target.on_drift is OnDrift.RESTORE:
         return Change(state.target, Kind.CONFLICT, Effect.WRITE, f"{reason}; git wins{kept}", aspects)
     reason = f"{reason}; on_drift is report: an operator decides"
-    return Change(state.target, Kind.CONFLICT, Effect.HOLD, reason, aspects, alone=True)
+    return Change(state.target, Kind.CONFLICT, Effect.HOLD, reason, aspects, alone=True, error_id="drift-reported")
 
 
 def _aspects(state: TargetState) -> frozenset[Aspect]:

@@ -1,4 +1,4 @@
-"""What must hold before anything is written. Pure; each guard gives sentences, none of which holds a value."""
+"""What must hold before anything is written. Pure; each guard gives errors, none of which holds a value."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from reconciler.core.compose_names import DEFAULT_NAMES
 from reconciler.core.dotenv.grammar import EnvFileError, duplicate_keys, parse_env_file, read_entries
 from reconciler.core.dotenv.interpolation import references, resolve_env_file
+from reconciler.core.errors import GuardError
 from reconciler.core.model.targets import Parser, Target
 
 # A revision may drop this share of a file's keys before an operator must say allow_shrink.
@@ -28,9 +29,12 @@ _CONTROL_KEY = re.compile(
 _ALLOW = "the server must set allow_compose_files: true for that"
 _READER = {Parser.COMPOSE: "Compose", Parser.RAW: "docker run --env-file"}
 _SPECIAL_BITS = 0o7000
+_SHRINKS = "file-would-shrink"
+_TWICE = "encrypted-twice"
+_UNPARSABLE = "unparsable-env-file"
 
 
-def content(target: Target, desired: bytes, before: bytes | None) -> list[str]:
+def content(target: Target, desired: bytes, before: bytes | None) -> list[GuardError]:
     """Given the bytes about to be written and those they replace, return what speaks against writing them.
 
     ``before`` is what git had where the live file was edited by hand. It is None where nothing is replaced, and where
@@ -38,17 +42,17 @@ def content(target: Target, desired: bytes, before: bytes | None) -> list[str]:
     """
     problems = []
     if b"ENC[" in desired:
-        problems.append(
-            "the plaintext still holds ENC[: it was encrypted twice, or is marked encrypted: false by mistake"
-        )
+        problem = "the plaintext still holds ENC[: it was encrypted twice, or is marked encrypted: false by mistake"
+        problems.append(GuardError(problem, id=_TWICE))
     if before is not None and before.strip() and not desired.strip():
-        problems.append("it would empty a file that is not empty; delete the target instead if that is meant")
+        problem = "it would empty a file that is not empty; delete the target instead if that is meant"
+        problems.append(GuardError(problem, id=_SHRINKS))
     if target.parser is not Parser.OPAQUE:
         problems += _env_content(target, desired, before)
     return problems
 
 
-def _env_content(target: Target, desired: bytes, before: bytes | None) -> list[str]:
+def _env_content(target: Target, desired: bytes, before: bytes | None) -> list[GuardError]:
     try:
         entries = read_entries(desired, target.parser)
         if target.parser is Parser.COMPOSE:
@@ -56,15 +60,17 @@ def _env_content(target: Target, desired: bytes, before: bytes | None) -> list[s
     except EnvFileError as error:
         # A ${NAME:?} may be defined where Compose runs: the stack's model shows that.
         if error.code != "required-variable":
-            return [f"{_READER[target.parser]} could not read it: {error}"]
+            return [GuardError(f"{_READER[target.parser]} could not read it: {error}", id=_UNPARSABLE)]
     problems = []
     keys = {entry.key for entry in entries}
     if left := sorted(key for key in keys if key.startswith("sops_")):
-        problems.append(f"the plaintext holds sops metadata ({', '.join(left)}): it was encrypted twice")
+        problem = f"the plaintext holds sops metadata ({', '.join(left)}): it was encrypted twice"
+        problems.append(GuardError(problem, id=_TWICE))
     if twice := duplicate_keys(entries):
-        problems.append(f"defined twice: {', '.join(twice)}; keep one")
+        problems.append(GuardError(f"defined twice: {', '.join(twice)}; keep one", id="duplicate-plain-key"))
     if gone := _shrinks(target, keys, before):
-        problems.append(f"{gone} of the keys would go; set allow_shrink: true on the target if that is meant")
+        problem = f"{gone} of the keys would go; set allow_shrink: true on the target if that is meant"
+        problems.append(GuardError(problem, id=_SHRINKS))
     return problems
 
 
@@ -85,7 +91,7 @@ def project_files(
     environment_files: Collection[str],
     desired: bytes,
     before: bytes | None = None,
-) -> list[str]:
+) -> list[GuardError]:
     """Given a real path, and the ``folded`` paths of what Compose reads as projects, return why ``desired`` may not be
     written there. ``before`` is what an operator has put there (None: nothing, or not known to be theirs): what it says
     already, git may say too.
@@ -93,16 +99,21 @@ def project_files(
     Else whoever merges could start anything as root. The server's allow_compose_files lifts this guard.
     """
     if folded(path) in project_files:
-        return [f"Compose reads this file as project configuration; {_ALLOW}"]
+        return [_project_file(f"Compose reads this file as project configuration; {_ALLOW}")]
     if folded(posixpath.basename(path)) in DEFAULT_NAMES:  # a project that does not run yet is in no list
-        return [f"`docker compose` would take a file of this name for a project; {_ALLOW}"]
+        return [_project_file(f"`docker compose` would take a file of this name for a project; {_ALLOW}")]
     if folded(path) not in environment_files:
         return []
     try:
         control = changed_control_keys(before, desired)
     except EnvFileError as error:
-        return [f"Compose reads this file as the project's .env and could not: {error}"]
-    return [f"{', '.join(control)} would change what Compose runs; {_ALLOW}"] if control else []
+        problem = f"Compose reads this file as the project's .env and could not: {error}"
+        return [GuardError(problem, id=_UNPARSABLE)]
+    return [_project_file(f"{', '.join(control)} would change what Compose runs; {_ALLOW}")] if control else []
+
+
+def _project_file(problem: str) -> GuardError:
+    return GuardError(problem, id="project-file")
 
 
 def changed_control_keys(before: bytes | None, desired: bytes) -> list[str]:
@@ -138,13 +149,14 @@ def control_keys(keys: Iterable[str]) -> list[str]:
     return sorted(filter(_CONTROL_KEY.fullmatch, keys))
 
 
-def placement(target: Target, resolved: str, allowed: Sequence[str]) -> list[str]:
+def placement(target: Target, resolved: str, allowed: Sequence[str]) -> list[GuardError]:
     """Given the live path with links resolved and the resolved allowed_paths, return why it may not be written."""
     problems = []
     if not any(is_below(resolved, root) for root in allowed):
-        problems.append(f"{target.path} lies outside allowed_paths ({', '.join(allowed)})")
+        problem = f"{target.path} lies outside allowed_paths ({', '.join(allowed)})"
+        problems.append(GuardError(problem, id="outside-allowed-paths"))
     if target.mode & _SPECIAL_BITS:
-        problems.append(f"mode {target.mode:04o} has setuid, setgid or sticky")
+        problems.append(GuardError(f"mode {target.mode:04o} has setuid, setgid or sticky"))
     return problems
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Change, Effect, Kind
 from reconciler.core.model.records import EnvironmentRecord, Pause
-from reconciler.core.model.runs import Result, Run, RunChange
+from reconciler.core.model.runs import ROLLBACK_FAILED, Result, Run, RunChange
 from reconciler.core.model.targets import Target
 from reconciler.core.text import instant
 
@@ -41,6 +41,10 @@ class Suspension:
             return ""
         return _until([pause for pause in self.pauses if pause.covers(target)])
 
+    def id_of(self, target: Target) -> str:
+        """The id of why nothing may be written to the target."""
+        return ROLLBACK_FAILED if self.stopped.get(target.stack or "") else "paused"
+
     def is_of_target_alone(self, target: Target) -> bool:
         """Whether what suspends the target is a pause of itself, and of nothing else."""
         covering = [pause for pause in self.pauses if pause.covers(target)]
@@ -70,14 +74,14 @@ def suspension_of(record: EnvironmentRecord, now: float, begun: Run | None = Non
     return Suspension(record.name, record.stopped, pauses, begun)
 
 
-def suspended(change: Change, reason: str, *, alone: bool = False) -> Change:
-    """Given why nothing may be written, return the change held; one that writes nothing stays as it is.
+def suspended(change: Change, reason: str, id: str, *, alone: bool = False) -> Change:
+    """Given why nothing may be written, and its id, return the change held; one that writes nothing stays as it is.
 
     ``alone``: the reason is about this target only.
     """
     if not reason or not change.writes:
         return change
-    return replace(change, effect=Effect.HOLD, reason=f"{change.reason}; {reason}", alone=alone)
+    return replace(change, effect=Effect.HOLD, reason=f"{change.reason}; {reason}", alone=alone, error_id=id)
 
 
 def corrections(runs: Sequence[Run]) -> list[tuple[RunChange, float]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from reconciler.core.errors import common_id
 from reconciler.core.model.compose import Action
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Target, WriteMode
@@ -120,7 +121,7 @@ class Change:
     ``alone``: it is held for a reason of its own (paused, on_drift is report, a conflicting writer), nothing else is.
     ``restored_from`` is as in TargetState. ``renamed_from`` is the source that the target had before, or that of the
     orphan whose content it takes over; then ``keys`` are the differences from that. ``moved_to`` is of such an orphan:
-    the new target's id.
+    the new target's id. ``error_id``: what docs/errors.md calls the reason; "" where nothing is held or reported.
     """
 
     target: Target
@@ -136,6 +137,7 @@ class Change:
     restored_from: str = ""
     renamed_from: str = ""
     moved_to: str = ""
+    error_id: str = ""
 
     @property
     def writes(self) -> bool:
@@ -166,7 +168,8 @@ class Plan:
     """What a reconciliation would do for one environment at one revision.
 
     ``notes`` are sentences about the stacks that were looked at: what keeps nothing from being done, and should be
-    known. ``held_stacks`` are pairs of a stack's name and why nothing of it may be touched.
+    known. ``held_stacks`` are pairs of a stack's name and why nothing of it may be touched,
+    ``held_ids`` the ids of these reasons.
     """
 
     environment: str
@@ -175,6 +178,7 @@ class Plan:
     actions: tuple[Action, ...] = ()
     notes: tuple[str, ...] = ()
     held_stacks: tuple[tuple[str, str], ...] = ()
+    held_ids: tuple[str, ...] = ()
 
     @property
     def writes(self) -> tuple[Change, ...]:
@@ -192,6 +196,13 @@ class Plan:
     def orphans(self) -> tuple[Change, ...]:
         """The live files that stay although their targets left git: nothing waits for them."""
         return tuple(change for change in self.changes if change.orphaned)
+
+    @property
+    def waiting_id(self) -> str:
+        """The id of why something of it is left to an operator."""
+        stacks = dict(self.held_stacks)
+        left = [change.error_id for change in (*self.held, *self.reported) if change.target.stack not in stacks]
+        return common_id([*filter(None, [*self.held_ids, *left])])
 
     @property
     def waits(self) -> bool:

@@ -12,6 +12,9 @@ from reconciler.core.model.plans import Plan
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Parser
 
+# The id of a reason that no error class has.
+ROLLBACK_FAILED = "rollback-failed"
+
 
 class Result(StrEnum):
     """How a reconciliation of one environment ended; ``done``, only in the history: an operator request was carried out
@@ -71,7 +74,8 @@ class Outcome:
     """How a reconciliation of one environment ended, and why, as a sentence (``reason``).
 
     ``plan`` is what had to be done, ``after`` the state now. ``retry``: it is worth repeating without a new revision.
-    ``refused``: an operator request made no sense, so nothing was reconciled.
+    ``refused``: an operator request made no sense, so nothing was reconciled. ``error_id``: what docs/errors.md calls
+    the reason, where it explains it; each line of ``warning`` ends with its own.
     """
 
     environment: str
@@ -85,6 +89,7 @@ class Outcome:
     retry: bool = False
     warning: str = ""
     refused: bool = False
+    error_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,7 @@ class Run:
     it, ``silent`` the URLs of health checks that did not answer then: it is not to blame for those. ``rolling_back``
     is why it is being rolled back; "" if it is not; ``restored_at`` when its services were recreated on the restored
     files (epoch seconds), 0 if they were not. ``accepted`` says who has accepted which project as it stood, or
-    had a live file deleted.
+    had a live file deleted. ``error_id`` is the id of the ``reason``, or of why it is being rolled back.
     """
 
     id: str
@@ -139,6 +144,12 @@ class Run:
     finished_at: float | None = None
     result: Result | None = None
     reason: str = ""
+    error_id: str = ""
+
+    @property
+    def reason_id(self) -> str:
+        """The id of the ``reason``; of a rollback that failed and is retried, ``error_id`` stays that of its cause."""
+        return ROLLBACK_FAILED if self.result is Result.ROLLBACK_FAILED else self.error_id
 
     @property
     def stacks(self) -> frozenset[str]:

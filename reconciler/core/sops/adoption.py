@@ -236,7 +236,9 @@ def _require_fit(target: Target, live: bytes, differing: Sequence[str]) -> None:
     else:
         return
     problem = f"sops' dotenv cannot hold the live file: {reason}"
-    raise RefusedError(problem, where=where, hint=f"{_by_key(differing)}Or fix the line, or {AS_BINARY}")
+    raise RefusedError(
+        problem, where=where, hint=f"{_by_key(differing)}Or fix the line, or {AS_BINARY}", id="not-adoptable"
+    )
 
 
 def _is_certain(line: Line | None) -> bool:
@@ -293,13 +295,15 @@ def _nothing(target: Target) -> RefusedError:
 
 def _both_moved(target: Target) -> RefusedError:
     problem = "the file was changed in git since it was last applied here, and by somebody here too"
-    return RefusedError(problem, where=target.id, hint="Merge them manually: adopting would undo the change in git")
+    hint = "Merge them manually: adopting would undo the change in git"
+    return RefusedError(problem, where=target.id, hint=hint, id="changed-in-git-too")
 
 
 def _only_git_moved(target: Target, names: Sequence[str], edited: Sequence[str] = ()) -> RefusedError:
     changed = f"{first_names(names)}: only git has changed it" if names else "only git has changed the file"
     problem = f"{changed} since it was last applied here; adopting would undo that"
-    return RefusedError(problem, where=target.id, hint=_by_key(edited) or "`reconciler sync` applies what git has")
+    hint = _by_key(edited) or "`reconciler sync` applies what git has"
+    return RefusedError(problem, where=target.id, hint=hint, id="changed-in-git-too")
 
 
 # --- the commit ---

@@ -112,6 +112,7 @@ def read_ciphertext(name: str, data: bytes, *, parse_yaml: YamlParser, parser: P
             where=place_in(name, line_at(text, marker.start())),
             hint="Take one side completely (git checkout --ours or --theirs), "
             "make the other's change with `reconciler set`",
+            id="conflict-markers",
         )
     if text.count("\n") > MAX_NODES:
         raise SourceError(f"has more than {MAX_NODES} lines", where=name, hint="Split it")
@@ -234,6 +235,7 @@ def _read_dotenv(entries: _Entries, text: str) -> dict[str, tuple[str, int]]:
                     f"{label} is already set in line {first[variable]}",
                     where=where,
                     hint="Remove one: sops accepts an empty duplicate that was added without a key",
+                    id="duplicate-key",
                 )
             entries.add_value(variable, number, value, label)
     return {key.removeprefix("sops_"): value for key, value in metadata.items()}

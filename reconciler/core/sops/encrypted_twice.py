@@ -30,12 +30,13 @@ def refuse_encrypted_twice(name: str, checked: Ciphertext, plaintext: bytes) -> 
     """Raises BadCiphertextError where what a source decrypts to is a store, or holds an encrypted value."""
     whole = [entry.key for entry in checked.entries] == ["data"]
     if _is_encrypted(plaintext) or (whole and _MAC.search(plaintext)):
-        raise BadCiphertextError("is encrypted twice", where=name, hint=fix_encrypted_twice(name, checked.format))
+        hint = fix_encrypted_twice(name, checked.format)
+        raise BadCiphertextError("is encrypted twice", where=name, hint=hint, id="encrypted-twice")
     if checked.output is Format.BINARY or b"ENC[AES256_GCM," not in plaintext:
         return
     if match := _VALUE.search(plaintext.decode(errors="replace")):
         problem = f"a value is encrypted twice (line {line_at(match.string, match.start())} of the plaintext)"
-        raise BadCiphertextError(problem, where=name, hint=restore_hint(name))
+        raise BadCiphertextError(problem, where=name, hint=restore_hint(name), id="encrypted-twice")
 
 
 def has_lengths_of_ciphertexts(checked: Ciphertext) -> bool:

@@ -73,7 +73,9 @@ class UnopenedError(KeyUnavailableError):
         if ours.plugins:
             programs = listed([f"age-plugin-{plugin}" for plugin in ours.plugins])
             hint += f"; or {programs} fails: a plugin that waits for a PIN or a touch cannot serve a daemon"
-        super().__init__(f"no key in {ours.place} opens {subject}{_files(mismatches)}", where=where, hint=hint)
+        super().__init__(
+            f"no key in {ours.place} opens {subject}{_files(mismatches)}", where=where, hint=hint, id="unopened"
+        )
 
 
 def gathered(errors: Sequence[ReconcilerError]) -> list[ReconcilerError]:
