@@ -126,8 +126,8 @@ text {{ font: 13.5px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; f
 
 
 def _steady(text: str) -> str:
-    """Without what differs from run to run: times, ids, paths, which trigger was the fastest, and whether there was a
-    look since the change was applied."""
+    """Without what differs from run to run: times, ids, paths, which trigger was the fastest, whether there was a
+    look since the change was applied, and whether there is one right now."""
     text = re.sub(r"/\S*/reconciler-(demo-\w+)/\1", "/opt/app", text)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "2026-11-02 08:19:07Z", text)
     text = re.sub(r", \w+(, run \w+\n.*\(drift\))", r", watch\1", text)
@@ -139,6 +139,7 @@ def _steady(text: str) -> str:
         number = known.setdefault(match[0][:7], str(len(known)))
         return hashlib.sha256(f"id {number}".encode()).hexdigest()[: len(match[0])]
 
+    text = re.sub(r"^  reconciling since .*\n", "", text, flags=re.MULTILINE)
     return re.sub(r"\b[0-9a-f]{7,40}\b", steady, text)
 
 

@@ -183,7 +183,7 @@ def test_a_request_that_waits_when_the_daemon_ends_is_refused_and_says_what_to_d
         assert command.returncode == 1
         assert message.endswith(
             "the daemon is stopping and no longer takes this request. Nothing was done. "
-            "Run the command again: without a daemon it does the work itself"
+            "Run the command again: without a daemon it does the work itself [refused]"
         )
         assert daemon.process.wait(120) == 0
 
