@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import engine
 from tests.support.commands import run
 from tests.support.compose import ComposeProject
 from tests.support.pages import DOCS, MARK, Block, judge, read_blocks, run_blocks
@@ -18,7 +19,7 @@ IMAGE = "busybox:1.36"
 CLONE = f"""
 mkdir -p server/app && cd server
 printf 'API_TOKEN=an-invented-token\\nLOG_LEVEL=info\\n' > app/api.env
-printf 'services: {{api: {{image: "{IMAGE}", env_file: api.env}}}}\\n' > app/compose.yaml
+printf 'services: {{api: {{image: "{engine.IMAGE}", env_file: api.env}}}}\\n' > app/compose.yaml
 git init --quiet --bare --initial-branch main origin.git
 git init --quiet --initial-branch main config
 cd config
@@ -51,7 +52,7 @@ echo an-invented-token-2 | reconciler set production/api.env API_TOKEN && git co
 
 @pytest.fixture
 def busybox(docker_engine: str) -> Iterator[None]:
-    """The pages' image, without a registry."""
+    """The tutorial's image, without a registry. No other test may have the name: it is removed at the end."""
     if run("docker", "image", "inspect", IMAGE).returncode == 0:
         yield
         return
@@ -61,7 +62,6 @@ def busybox(docker_engine: str) -> Iterator[None]:
 
 
 @pytest.mark.docker
-@pytest.mark.xdist_group("busybox")  # they share the image's name, which is removed at the end
 @pytest.mark.usefixtures("busybox")
 def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path: Path) -> None:
     blocks, home = read_blocks(TUTORIAL), tmp_path / "home"
@@ -75,8 +75,7 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path: Path) -
 
 
 @pytest.mark.docker
-@pytest.mark.xdist_group("busybox")  # they share the image's name, which is removed at the end
-@pytest.mark.usefixtures("busybox")
+@pytest.mark.usefixtures("docker_engine")
 @pytest.mark.parametrize("guide", BEFORE)
 def test_every_command_of_a_guide_does_what_the_page_says(guide: str, tmp_path: Path) -> None:
     page = DOCS / "guides" / f"{guide}.md"
