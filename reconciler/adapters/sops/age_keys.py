@@ -168,8 +168,8 @@ def _read_key_file(path: str, *, strict: bool) -> bytes:
             problem = f"has mode {mode:04o}: others may read or change it, so it is not used"
             raise KeyUnavailableError(problem, where=path, hint=f"`chmod 0600 {path}`", id="age-key-readable")
     if data is None:
-        hint = f"It must be a file of mode 0600 that uid {os.geteuid()} owns: restore it from your copy"
-        hint += ". If it is lost: docs/keys.md"
+        owner = f"It must be a file of mode 0600 that uid {os.geteuid()} owns"
+        hint = f"{owner}: restore it from your copy. If it is lost: docs/keys.md"
         raise KeyUnavailableError(f"the age key is not usable: {reason}", where=path, hint=hint)
     return data
 
