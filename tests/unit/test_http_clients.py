@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from reconciler.app.config.scalars import Address
-from reconciler.app.config.server import Http
+from reconciler.app.config.sections import Http
 from reconciler.app.daemon import connections, http_guard, logs, webhook
 from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_interfaces
 from reconciler.app.daemon.http_guard import is_allowed_host

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from reconciler.app.config.credentials import CREDENTIALS
-from reconciler.app.config.server import HostSettings, ServerConfig, load_server_config
+from reconciler.app.config.sections import HostSettings
+from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
 from reconciler.app.wiring.surroundings import engine_in_use, git_surroundings

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from reconciler.app.config.server import Http
+from reconciler.app.config.sections import Http
 from reconciler.app.daemon import serialize
 from reconciler.app.daemon.client import FROM_MEMORY, REQUEST_PATH, Progress, Request
 from reconciler.app.daemon.connections import HEADERS, Listener, bind_tcp, bind_unix, connection_caps

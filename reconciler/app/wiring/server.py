@@ -34,7 +34,8 @@ from reconciler.adapters.store_copy import copy_database
 from reconciler.app.config.contract import read_contract
 from reconciler.app.config.credentials import require_credentials
 from reconciler.app.config.manifest import read_manifest
-from reconciler.app.config.server import HistoryRewrites, HostSettings, ServerConfig, SshServer
+from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
+from reconciler.app.config.server import ServerConfig
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
 from reconciler.core.model.hosts import SshAddress
