@@ -23,6 +23,7 @@ from reconciler.core.model.requests import GitAnswer, ReconcileRequest
 from reconciler.core.model.runs import Activity, Outcome, Phase, Result
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Clock
+from reconciler.core.ports.observer import Observer, Reconciled
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout, select_units, without_needless_refusals
 
@@ -73,6 +74,7 @@ class Daemon:
 
     ``poll_interval`` and ``drift_interval`` in seconds: how often git is polled, how often live files are checked.
     ``requested`` is the activity of what operators request beside reconciliations, such as a restore.
+    ``observers`` take every outcome; running them is the caller's part.
     Requests that still wait at the end get a NotServedError: after a reload, the next daemon serves them.
     """
 
@@ -89,6 +91,7 @@ class Daemon:
         watch: FileWatching | None = None,
         on_progress: Callable[[Progress | None], None] = lambda _: None,
         requested: Activity | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.reconcilers = reconcilers
         self._rollouts = tuple(rollouts)
@@ -98,6 +101,7 @@ class Daemon:
         self._drift_interval = drift_interval
         self._watch = watch
         self._on_progress = on_progress
+        self._observers = tuple(observers)
         self._activities = [*(host.activity for host in reconcilers.values()), requested or Activity()]
         self._wake = asyncio.Event()
         self._stopping = False
@@ -260,6 +264,12 @@ class Daemon:
         else:
             facts = {"environment": outcome.environment, "trigger": trigger, "result": outcome.result.value}
             logs.get_logger().debug("reconciled, as before", **facts)
+        event = Reconciled(outcome, trigger, now, last)
+        for observer in self._observers:
+            try:
+                observer.reconciled(event)
+            except Exception:  # noqa: BLE001  # what reports elsewhere must not stop the loop
+                logs.get_logger().exception("reporting an outcome failed", environment=outcome.environment)
         since = before.since if same and before else now
         self.last_outcomes[outcome.environment] = LastOutcome(outcome, now, since, _targets_since(outcome, before, now))
 

@@ -219,18 +219,20 @@ def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Dae
         watch=watch,
         on_progress=built.relay.listen,
         requested=built.ports.activity,
+        observers=built.observers,
     )
 
 
 @contextlib.asynccontextmanager
 async def _watching(built: Runtime, watch: FileWatching, daemon: Daemon) -> AsyncIterator[None]:
-    """While inside, changes of live files and containers wake the daemon."""
+    """While inside, changes of live files and containers wake the daemon, and observers report its outcomes."""
     tasks = [
         asyncio.create_task(watch.run(lambda: daemon.look_soon("watch"))),
         *(
             asyncio.create_task(_follow_engine(built, unit, lambda: daemon.look_soon("engine")))
             for unit in built.engines
         ),
+        *(asyncio.create_task(observer.run()) for observer in built.observers),
     ]
     try:
         yield

@@ -1,0 +1,52 @@
+"""What a forge is asked for: statuses on commits, and one comment on a pull request."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class CommitState(enum.StrEnum):
+    PENDING = "pending"
+    SUCCESS = "success"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class CommitStatus:
+    """What a forge shows beside a commit: ``context`` names who says it ("reconciler/production@web-1"), ``summary`` is
+    one line without a value, ``url`` the page with more ("" for none)."""
+
+    commit: str
+    context: str
+    state: CommitState
+    summary: str
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """A pull or merge request. ``fork`` is whether its branch is in another repository than ``target`` is."""
+
+    number: int
+    branch: str
+    head: str
+    target: str
+    fork: bool
+
+
+class Forge(Protocol):
+    """One repository at a forge. Every call raises OutsideError where the forge does not answer or refuses."""
+
+    async def set_status(self, status: CommitStatus) -> None:
+        """Show the status; one with the same commit and context replaces it."""
+
+    async def open_pull_requests(self, target: str) -> tuple[PullRequest, ...]:
+        """Those whose target is the branch ``target``."""
+
+    async def merged_pull_request(self, commit: str) -> int | None:
+        """The number of the pull request that brought the commit into its target; None if there is none."""
+
+    async def put_comment(self, number: int, marker: str, text: str) -> None:
+        """Write the one comment of ours that holds ``marker`` on the pull request, or replace its text (Markdown)."""
