@@ -11,8 +11,9 @@ from difflib import SequenceMatcher
 from enum import Enum
 from typing import Any
 
-from reconciler.cli.layout import Detail, Item, Page, by_name, counted
+from reconciler.cli.layout import Detail, Item, Page, counted
 from reconciler.core.errors import with_id
+from reconciler.core.text import author_name
 
 Data = Mapping[str, Any]
 
@@ -97,7 +98,7 @@ def headline(page: Page, environment: str, state: str, revision: Data | None) ->
 
 
 def revision_text(page: Page, revision: Data) -> str:
-    about = ", ".join(filter(None, (by_name(revision["author"]), page.ago(revision["committed_at"]))))
+    about = ", ".join(filter(None, (author_name(revision["author"]), page.ago(revision["committed_at"]))))
     return f'{revision["commit"][:12]} "{revision["subject"]}" ({about})'
 
 

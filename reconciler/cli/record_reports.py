@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from reconciler.cli.changes import Data, files_removed
-from reconciler.cli.layout import Detail, Item, Page, absolute, by_name, counted
+from reconciler.cli.layout import Detail, Item, Page, counted
 from reconciler.core.errors import with_id
+from reconciler.core.text import absolute, author_name
 
 _MOST_FILES = 10
 _LEVELS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -19,7 +20,7 @@ def history_report(runs: Sequence[Data], page: Page) -> Iterator[str]:
 
 def _run(run: Data, page: Page) -> Item:
     revision = run["revision"]
-    author = by_name(revision["author"])
+    author = author_name(revision["author"])
     head = f"{revision['commit'][:12]} by {author}" if author else revision["commit"][:12]
     cells = (page.style("bold", absolute(run["started_at"])), page.state(run["result"]), head)
     details: list[Detail] = [page.style("dim", f"{run['environment']}, {run['trigger']}, run {run['run']}")]
