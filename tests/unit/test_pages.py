@@ -134,19 +134,19 @@ def test_drift_and_runs_are_named_by_key_and_link_to_the_forge() -> None:
     assert "/runs/8bc1d2e3" in links
 
 
-def _hostile(data: Any) -> Any:
+def hostile(data: Any) -> Any:
     """The data with a hostile name wherever a name may be."""
     free = ("author", "subject", "target", "path", "service", "stack", "reason", "state", "source", "doing", "warning")
     if isinstance(data, dict):
-        return {name: HOSTILE if name in free and value else _hostile(value) for name, value in data.items()}
+        return {name: HOSTILE if name in free and value else hostile(value) for name, value in data.items()}
     if isinstance(data, list | tuple):
-        return [HOSTILE if isinstance(value, str) else _hostile(value) for value in data]
+        return [HOSTILE if isinstance(value, str) else hostile(value) for value in data]
     return data
 
 
 @pytest.mark.parametrize("name", answers.STATUSES)
 def test_hostile_names_are_text_of_bounded_length(name: str) -> None:
-    status, runs = _hostile(answers.STATUSES[name]), [_hostile(run) for run in answers.HISTORY]
+    status, runs = hostile(answers.STATUSES[name]), [hostile(run) for run in answers.HISTORY]
     parser = page(status, runs)
     scripts = [tag for tag, _ in parser.tags if tag == "script"]
     assert len(scripts) == 1  # our own

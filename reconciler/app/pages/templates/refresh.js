@@ -16,7 +16,7 @@ function show() {
 function report(problem) {
   if (status.textContent !== problem) status.textContent = problem;
 }
-function label(part) { return `${part.id}|${part.getAttribute('href')}|${part.textContent}`; }
+function label(part) { return part.id || part.getAttribute('href') || part.parentElement.id || part.textContent; }
 function focusable(root) { return [...root.querySelectorAll('a, summary')]; }
 function folds(root) {
   return [...root.querySelectorAll('details')].map((part, number) => [part, part.id || `${number}|${part.firstElementChild.textContent}`]);
