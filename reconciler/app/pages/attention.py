@@ -23,7 +23,7 @@ _ENDED_BADLY = {
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """One thing that needs an operator, or that an operator has caused (``kind``: bad, mid or info): the state in a ``word``,
+    """One thing that needs an operator (``kind``: bad or mid), or that they know of (info): the state in a ``word``,
     ``where`` it is, ``reason`` (lines), the ``next`` steps, since when, and the targets or services it is about."""
 
     kind: str
