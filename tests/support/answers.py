@@ -887,3 +887,31 @@ ALIKE = ComparisonReport(
         ),
     )
 )
+
+
+def _difference(kind: str, name: str, risk: str, left: str = "", right: str = "", note: str = "") -> Any:
+    unexplained = kind != "expected"
+    about = {"class": kind, "kind": "key", "name": name, "where": "api.env", "risk": risk}
+    return {**about, "left": left, "right": right, "note": note, "unexplained": unexplained}
+
+
+COMPARED_PAIR = {
+    "name": "staging-production",
+    "left": "git:staging",
+    "right": "git:production",
+    "interval": 900.0,
+    "at": at("29T07:59:00"),
+    "commit": "02fdac92abcd".ljust(40, "0"),
+    "error": "web-1 does not answer on port 22. Check its sshd",
+    "error_id": "comparison-failed",
+    "failing_since": at("29T07:59:30"),
+    "verdict": "2 unexplained findings",
+    "unexplained": 2,
+    "counts": {"missing_right": 1, "differs": 1, "expected": 1},
+    "limits": ["git:staging: compared by key names only"],
+    "differences": [
+        _difference("missing_right", "PAYMENT_KEY", "high", right="missing"),
+        _difference("differs", "mode", "low", "0644", "0600"),
+        _difference("expected", "PUBLIC_URL", "medium", note="each environment has its own"),
+    ],
+}

@@ -46,6 +46,9 @@ class FakeViews:
     async def status(self) -> Any:
         return self.data
 
+    def comparisons(self) -> list[Any]:
+        return [answers.COMPARED_PAIR]
+
     def runs(self, _: object = None, limit: int = 20) -> Sequence[Run]:
         return self.known_runs[:limit]
 

@@ -52,6 +52,8 @@ class Views:
     serve: Callable[[Request, Turn, Progress], Coroutine[Any, Any, Any]]
     webhook_secret: bytes | None = field(default=None, repr=False)
     announced: Callable[[int], None] = lambda _: None
+    comparisons: Callable[[], list[dict[str, Any]]] = list
+    """The environments that are compared, and how they differ."""
     host: str = ""
     repository_url: str = ""
 

@@ -47,7 +47,9 @@ def page_routes(source: CurrentViews) -> list[web.RouteDef]:
 
     async def comparison(_: web.Request) -> web.Response:
         async with source.use() as views:
-            return _page(views, "comparison.html", "comparison", pairs=[])
+            pairs = views.comparisons()
+            unexplained = sum(pair["unexplained"] for pair in pairs)
+            return _page(views, "comparison.html", "comparison", pairs=pairs, unexplained=unexplained)
 
     return [
         web.get("/", overview),
