@@ -6,7 +6,7 @@ from typing import Any
 
 from reconciler.app.checks.exemptions import CheckFile
 from reconciler.app.config.schema import DIALECT, FILES, contract_schema, json_schema, schema_id
-from reconciler.cli.answer_models import SERVER_ANSWERS
+from reconciler.app.daemon.answer_models import SERVER_ANSWERS
 from reconciler.cli.clone_answer_models import CLONE_ANSWERS
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.answers import SCHEMA
