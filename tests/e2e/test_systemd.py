@@ -105,6 +105,10 @@ def test_it_is_started_once_it_has_looked_and_a_reload_answers(machine: Machine,
     configure(machine, server, **gate, environment=["production", "staging"])
     machine.run("systemctl", "reload", "reconciler")
     assert "reloaded" in [line["event"] for line in machine.journal()]
+    http = {"listen": "unix:/run/reconciler/http.sock", "socket_group": "daemon"}
+    configure(machine, server, **gate, http=http)
+    machine.run("systemctl", "reload", "reconciler")
+    assert machine.run("stat", "--format=%a %G %n", "/run/reconciler/http.sock").split()[:2] == ["660", "daemon"]
     for changes, reason in (
         ({"drfit": 1}, "drfit: is not a known field"),
         ({"webhook": {"secret_file": "/nonexistent"}}, "/nonexistent: cannot read the webhook secret"),

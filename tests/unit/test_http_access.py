@@ -434,6 +434,10 @@ async def test_a_socket_is_for_its_group_and_goes_with_the_daemon(tmp_path: Path
         await site.interfaces.listen(http(f"unix:{path}", allowed_hosts=("deploy.example.org",)))
         assert (await site.ask("/healthz", headers={"Host": "deploy.example.org"})).status == 200
 
+        path.unlink()  # by somebody else: a reload makes it again
+        await site.interfaces.listen(http(f"unix:{path}"))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
         moved = tmp_path / "moved.sock"
         await site.interfaces.listen(http(f"unix:{moved}"))
         assert (path.exists(), moved.is_socket()) == (False, True)

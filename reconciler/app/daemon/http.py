@@ -165,10 +165,12 @@ class Interfaces:
         if http.token_file is not None:
             read_token(http.token_file)
         with _named(str(http.listen), "http.listen"):
-            if self._http is None or http.listen != self._http.listen:
+            moves = self._http is None or http.listen != self._http.listen
+            if moves or self._sockets.lost:
                 former, self._sockets = self._sockets, await bind_http(http)
                 self._public.listen(self._sockets.sockets)
-                former.remove_file()
+                if moves:
+                    former.remove_file()
             else:
                 self._sockets.serve(http)
         self._http = http

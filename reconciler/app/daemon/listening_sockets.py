@@ -11,8 +11,9 @@ import socket
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from reconciler.app.config.listening import SocketFile, is_loopback
+from reconciler.app.config.listening import Address, SocketFile, is_loopback
 from reconciler.app.config.sections import Http
 from reconciler.core.errors import RefusedError
 
@@ -32,13 +33,22 @@ class HttpSockets:
         """The TCP port of the first socket."""
         return int(self.sockets[0].getsockname()[1])
 
+    @property
+    def lost(self) -> bool:
+        """Whether the socket's file is no longer there."""
+        return self.file is not None and not self._owns_file(self.file)
+
     def remove_file(self) -> None:
         """Remove the socket's file, but not what somebody has put in its place."""
-        if self.file is not None:
-            path, *identity = self.file
-            with contextlib.suppress(OSError):
-                if _identity(path) == identity:
-                    os.unlink(path)
+        if self.file is not None and self._owns_file(self.file):
+            os.unlink(self.file[0])
+
+    def _owns_file(self, file: tuple[str, int, int]) -> bool:
+        path, *identity = file
+        try:
+            return _identity(path) == identity
+        except OSError:
+            return False
 
     def serve(self, http: Http) -> None:
         """Stay for these settings, whose ``listen`` is the same. Raises OSError, RefusedError."""
@@ -55,9 +65,7 @@ async def bind_http(http: Http) -> HttpSockets:
         bound = _bind_socket_file(path, http.socket_group)
         device, inode = _identity(path)
         return HttpSockets((bound,), (path, device, inode))
-    host, port = http.listen
-    loop = asyncio.get_running_loop()
-    known = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    known = await asyncio.to_thread(_resolve, http.listen)
     _refuse_strangers(http, (str(address[0]) for *_, address in known))
     sockets: list[socket.socket] = []
     try:
@@ -70,11 +78,24 @@ async def bind_http(http: Http) -> HttpSockets:
     return HttpSockets(sockets)
 
 
+def check_http(http: Http) -> None:
+    """Whether ``http.listen`` could be used, short of the port being free. Raises OSError, RefusedError."""
+    if isinstance(http.listen, SocketFile):
+        _check_directory(os.path.dirname(http.listen.path))
+        _group_number(http.socket_group)
+    else:
+        _refuse_strangers(http, (str(address[0]) for *_, address in _resolve(http.listen)))
+
+
 def bind_control_socket(path: str) -> socket.socket:
     """A listening socket for this user only, in the place of one that is left over. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     return _bind_unix(path)
+
+
+def _resolve(listen: Address) -> list[Any]:
+    return socket.getaddrinfo(*listen, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
 
 
 def _refuse_strangers(http: Http, addresses: Iterable[str]) -> None:
@@ -90,10 +111,7 @@ def _bind_socket_file(path: str, group: str | None) -> socket.socket:
 
     Nothing else is ever replaced: no file, no link, no socket of another user, none at which somebody listens.
     """
-    directory = os.path.dirname(path)
-    if os.stat(directory).st_mode & 0o022:
-        hint = f"`chmod go-w {directory}`, or choose another directory for http.listen"
-        raise RefusedError("others could replace the socket in it", where=directory, hint=hint, id="cannot-listen")
+    _check_directory(os.path.dirname(path))
     with contextlib.suppress(FileNotFoundError):
         status = os.lstat(path)
         if not stat.S_ISSOCK(status.st_mode):
@@ -109,6 +127,12 @@ def _bind_socket_file(path: str, group: str | None) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def _check_directory(path: str) -> None:
+    if os.stat(path).st_mode & 0o022:
+        hint = f"`chmod go-w {path}`, or choose another directory for http.listen"
+        raise RefusedError("others could replace the socket in it", where=path, hint=hint, id="cannot-listen")
 
 
 def _bind_unix(path: str) -> socket.socket:
@@ -127,16 +151,18 @@ def _bind_unix(path: str) -> socket.socket:
 
 def _let_in(path: str, group: str | None) -> None:
     """Give the socket its group, then its mode: nobody of another group can connect in between."""
-    try:
-        number = os.getegid() if group is None else int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        hint = "Create it, or correct http.socket_group"
-        raise RefusedError(
-            f"there is no group {group}", where="http.socket_group", hint=hint, id="cannot-listen"
-        ) from None
+    number = _group_number(group)
     os.chmod(path, 0o600)
     os.chown(path, -1, number)
     os.chmod(path, _SOCKET_MODE)
+
+
+def _group_number(group: str | None) -> int:
+    try:
+        return os.getegid() if group is None else int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        problem, hint = f"there is no group {group}", "Create it, or correct it"
+        raise RefusedError(problem, where="http.socket_group", hint=hint, id="cannot-listen") from None
 
 
 def _identity(path: str) -> list[int]:
