@@ -116,14 +116,14 @@ class Access:
     async def show_login(self, request: web.Request) -> web.Response:
         """GET /login: the form."""
         page = _page_in(request.query.get("page", ""))
-        return _login_page(page) if self._http().token_file else _go_to(page)
+        return _login_page(page) if self._http().token_file else _go_to(f".{page}")
 
     async def log_in(self, request: web.Request) -> web.Response:
         """POST /login: the token gives a session. One attempt a second from an address; a right one need not wait
         for the attempts of others."""
         path = self._http().token_file
         if path is None:
-            return _go_to("/")
+            return _go_to("./")
         if not _is_own_form(request):
             return self._refuse(request, 403, "the form was sent by another site")
         fields = await _form_in(request)
@@ -141,7 +141,7 @@ class Access:
             self._note(request, "wrong token at /login")
             return _login_page(page, "This is not the token.", status=403)
         self._turns.forget(client_of(request))
-        response = _go_to(page)
+        response = _go_to(f".{page}")
         response.set_cookie(
             self._cookie,
             self._new_session(token),
@@ -184,7 +184,8 @@ class Access:
             # A link on another site, to which the browser sends no strict cookie. The page's own reload has it.
             text = '<!DOCTYPE html><meta http-equiv="refresh" content="0"><title>reconciler</title>'
             return web.Response(text=text, content_type="text/html", headers=_HEADERS)
-        return _go_to(f"/login?page={quote(request.path_qs, safe='')}")
+        up = "../" * (request.rel_url.raw_path.count("/") - 1)
+        return _go_to(f"./{up}login?page={quote(request.path_qs, safe='')}")
 
     def _refuse(self, request: web.Request, status: int, reason: str) -> web.Response:
         self._note(request, reason)
@@ -274,8 +275,9 @@ def _page_in(text: str) -> str:
     return text if re.fullmatch(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*", text) else "/"
 
 
-def _go_to(page: str) -> web.Response:
-    return web.Response(status=303, headers={**_HEADERS, "Location": page})
+def _go_to(location: str) -> web.Response:
+    """``location`` is relative, for a proxy that serves us below a path."""
+    return web.Response(status=303, headers={**_HEADERS, "Location": location})
 
 
 def _login_page(
