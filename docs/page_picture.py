@@ -11,17 +11,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reconciler.core.model.compose import Action, ActionKind  # noqa: E402
-from reconciler.core.model.revisions import Revision  # noqa: E402
-from reconciler.core.model.runs import Result, Run, RunChange  # noqa: E402
 from tests.support import answers  # noqa: E402
 from tests.support.browser import browser  # noqa: E402
-from tests.support.page_site import FakeViews, page_site  # noqa: E402
+from tests.support.page_site import APPLIED, FakeViews, page_site  # noqa: E402
 
 PICTURE = ROOT / "docs" / "page.png"
 WIDTH, HEIGHT = 1000, 860
-COMMIT = "02fdac92abcd".ljust(40, "0")
-REVISION = Revision(COMMIT, "", "Ada Example <ada@example.org>", answers.NOW, "Move the mail server")
 
 
 def _status() -> object:
@@ -46,19 +41,11 @@ def _status() -> object:
     )
 
 
-def _runs() -> list[Run]:
-    action = Action("app", "worker", ActionKind.RECREATE, "WORKER_CONCURRENCY changed")
-    change = RunChange("worker.env", "update", changed=("WORKER_CONCURRENCY",))
-    reason, end = "wrote worker.env; worker healthy on the new values", answers.NOW - 100
-    facts = {"changes": (change,), "actions": (action,), "finished_at": end, "result": Result.APPLIED, "reason": reason}
-    return [Run("8bc1d2e3", "production", "webhook", end - 12, REVISION, **facts)]
-
-
 async def _draw() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         profile = Path(scratch) / "profile"
         profile.mkdir()
-        async with page_site(FakeViews(_status(), _runs())) as site, browser(profile) as page:
+        async with page_site(FakeViews(_status(), [APPLIED])) as site, browser(profile) as page:
             size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
             await page.ask("Emulation.setDeviceMetricsOverride", **size)
             await page.ask("Emulation.setScrollbarsHidden", hidden=True)

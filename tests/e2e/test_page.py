@@ -13,7 +13,7 @@ import pytest
 from tests.support import answers
 from tests.support.browser import Page, browser
 from tests.support.components import AXE
-from tests.support.page_site import FakeViews, page_site
+from tests.support.page_site import AGES, APPLIED, FakeViews, page_site
 from tests.support.server import Daemon, Server
 from tests.support.waiting import until
 from tests.unit.test_pages import DOWN, HOSTILE, hostile
@@ -33,7 +33,7 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
 async def findings(page: Page) -> list[str]:
     """What axe-core finds of serious and critical impact, as rule and element."""
     await page.evaluate(AXE.read_text() + "; 1")
-    result = json.loads(await page.evaluate("axe.run().then(result => JSON.stringify(result.violations))"))
+    result = json.loads(await page.evaluate("axe.run({resultTypes: ['violations']}).then(result => JSON.stringify(result.violations))"))
     return [
         f"{violation['id']}: {node['html'][:200]}"
         for violation in result
@@ -59,7 +59,7 @@ def everything() -> Any:
 
 @pytest.mark.browser
 async def test_every_page_fits_is_usable_by_everybody_and_loads_nothing(page: Page) -> None:
-    async with page_site(FakeViews(everything())) as site:
+    async with page_site(FakeViews(everything(), [APPLIED], AGES)) as site:
         for number, path in enumerate(("/", "/secrets", "/comparison", "/runs/8bc1d2e3", "/runs/none")):
             for width, scheme in zip(WIDTHS, SCHEMES, strict=True):
                 await look_like(page, width, scheme)
@@ -69,6 +69,15 @@ async def test_every_page_fits_is_usable_by_everybody_and_loads_nothing(page: Pa
                     assert await findings(page) == [], (path, width, scheme)
         assert [message for message in page.messages if "404" not in message] == []  # that of /runs/none
         assert {url.partition("?")[0] for url in page.requests if not url.startswith(site)} <= {"data:image/svg+xml"}
+        for path, expected in {
+            "/runs/8bc1d2e3": ("WORKER_CONCURRENCY", "Ada Example", "reconciler restore 20261129T075912Z-8bc1d2e3"),
+            "/secrets": ("2 old", answers.LONG, "400 days ago", "the whole file"),
+            "/comparison": ("2 unexplained findings", "PAYMENT_KEY", "web-1 does not answer"),
+            "/runs/none": ("No such run",),
+        }.items():
+            await page.open(site + path)
+            text = await page.evaluate(TEXT)
+            assert [part for part in expected if part not in text] == []
         await page.open(site)
         assert HOSTILE[:20] in await page.evaluate(TEXT)
         assert await page.evaluate("typeof x") == "undefined"
