@@ -33,7 +33,9 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
 async def findings(page: Page) -> list[str]:
     """What axe-core finds of serious and critical impact, as rule and element."""
     await page.evaluate(AXE.read_text() + "; 1")
-    result = json.loads(await page.evaluate("axe.run({resultTypes: ['violations']}).then(result => JSON.stringify(result.violations))"))
+    result = json.loads(
+        await page.evaluate("axe.run({resultTypes: ['violations']}).then(result => JSON.stringify(result.violations))")
+    )
     return [
         f"{violation['id']}: {node['html'][:200]}"
         for violation in result

@@ -137,6 +137,7 @@ def test_drift_and_runs_are_named_by_key_and_link_to_the_forge() -> None:
 def hostile(data: Any) -> Any:
     """The data with a hostile name wherever a name may be."""
     free = ("author", "subject", "target", "path", "service", "stack", "reason", "state", "source", "doing", "warning")
+    free += ("name", "where", "left", "right", "note", "error")
     if isinstance(data, dict):
         return {name: HOSTILE if name in free and value else hostile(value) for name, value in data.items()}
     if isinstance(data, list | tuple):
@@ -144,17 +145,28 @@ def hostile(data: Any) -> Any:
     return data
 
 
-@pytest.mark.parametrize("name", answers.STATUSES)
-def test_hostile_names_are_text_of_bounded_length(name: str) -> None:
-    status, runs = hostile(answers.STATUSES[name]), [hostile(run) for run in answers.HISTORY]
-    parser = page(status, runs)
-    scripts = [tag for tag, _ in parser.tags if tag == "script"]
-    assert len(scripts) == 1  # our own
+def assert_harmless(parser: _Text) -> None:
+    assert [tag for tag, _ in parser.tags if tag == "script"] == ["script"]  # our own
     assert not [attr for _, attrs in parser.tags for attr, _ in attrs if attr.startswith("on") or attr == "style"]
     text = "".join(parser.text) + "".join(value or "" for _, attrs in parser.tags for _, value in attrs)
     assert "<script>x=1</script>" in text
     assert not [character for character in text if not character.isprintable() and character != "\n"]
     assert len(max(re.findall("A+", text), key=len)) <= 4000
+
+
+@pytest.mark.parametrize("name", answers.STATUSES)
+def test_hostile_names_are_text_of_bounded_length(name: str) -> None:
+    assert_harmless(page(hostile(answers.STATUSES[name]), [hostile(run) for run in answers.HISTORY]))
+
+
+def test_hostile_names_in_a_comparison_are_text_too() -> None:
+    parser = _Text()
+    parser.feed(
+        render_html(
+            "comparison.html", script="refresh.js", **KNOWN, pairs=[hostile(answers.COMPARED_PAIR)], unexplained=2
+        )
+    )
+    assert_harmless(parser)
 
 
 def test_a_run_has_a_page_of_its_own_with_everything() -> None:
