@@ -9,13 +9,17 @@ from html.parser import HTMLParser
 from types import FrameType
 from typing import Any
 
+import aiohttp
 import pytest
 
 from benchmarks.pages import overview
 from reconciler.app.pages.forge_links import commit_address
 from reconciler.app.pages.html import render_html, stylesheet
 from reconciler.app.pages.overview import overview_facts, run_facts
+from reconciler.core.errors import StoreError
+from reconciler.core.model.runs import Run
 from tests.support import answers
+from tests.support.page_site import FakeViews, page_site
 
 KNOWN = {"here": "", "root": "./", "host": "web-1", "now": answers.NOW, "at": answers.at("29T08:00:00")}
 HOSTILE = "<script>x=1</script>\u202eevil\x00\x1b[31m\"'`" + "A" * 10_000
@@ -178,6 +182,21 @@ def test_a_run_has_a_page_of_its_own_with_everything() -> None:
         assert expected in text
     assert all(key in text for key in answers.MANY)
     assert not [value for _, attrs in parser.tags for name, value in attrs if name == "href" and "commit" in str(value)]
+
+
+async def test_where_the_state_cannot_be_read_the_page_says_so() -> None:
+    class Broken(FakeViews):
+        def run(self, identity: str) -> Run | None:
+            raise StoreError("cannot be read", where="state.db", hint="Free some room")
+
+    async with (
+        page_site(Broken(answers.STATUSES["in_sync"])) as site,
+        aiohttp.ClientSession() as session,
+        session.get(f"{site}/runs/8bc1d2e3") as answer,
+    ):
+        assert answer.status == 503
+        assert "state.db: cannot be read. Free some room" in await answer.text()
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; ")
 
 
 COMMIT = "02fdac92abcd" * 3
