@@ -60,3 +60,18 @@ class Forge(Protocol):
     async def examine(self) -> str:
         """Say what the credentials may do here, without changing anything. Raises ForgeError where they lack something
         that the other calls need."""
+
+
+class ForgeMemory(Protocol):
+    """What was reported to the forge, so that a restart loses nothing and repeats nothing. Durable when a call
+    returns; raises StoreUnavailableError."""
+
+    def status(self, context: str) -> CommitStatus | None:
+        """The last status that the forge has taken in this context."""
+
+    def remember_status(self, status: CommitStatus) -> None: ...
+
+    def comment(self, subject: str) -> str:
+        """What was last remembered of a comment; "" if nothing was."""
+
+    def remember_comment(self, subject: str, digest: str) -> None: ...
