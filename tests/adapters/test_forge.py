@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from reconciler.adapters.forge.bitbucket import BitbucketForge, bitbucket_headers
+from reconciler.adapters.forge.bitbucket_server import BitbucketServerForge
 from reconciler.adapters.forge.client import ForgeClient
 from reconciler.adapters.forge.credentials import TokenCommand, TokenFile
+from reconciler.adapters.forge.gitea import GiteaForge, gitea_headers
 from reconciler.adapters.forge.github import GitHubForge, app_credentials, github_headers
+from reconciler.adapters.forge.gitlab import GitLabForge, bearer_headers
 from reconciler.core.errors import ForgeError
 from reconciler.core.ports.forge import CommitState, CommitStatus, Forge, PullRequest
 from tests.support.forge import TOKEN, FakeForge, ForgeRequest, Pull, fake_forge
@@ -28,7 +32,15 @@ MARKER = "reconciler-rollback-0123456789abcdef"
 PENDING = CommitStatus(COMMIT, "reconciler/production@web-1", CommitState.PENDING, "reconciling")
 SUCCESS = replace(PENDING, state=CommitState.SUCCESS, summary="applied and healthy", url="https://ops.example.org/1")
 
-KINDS = ("github",)
+Adapter = Callable[[ForgeClient, str], Forge]
+WEB = "https://forge.example.org/acme/config"
+KINDS: dict[str, tuple[Adapter, Callable[[str], Mapping[str, str]]]] = {
+    "github": (GitHubForge, github_headers),
+    "gitlab": (GitLabForge, bearer_headers),
+    "gitea": (GiteaForge, gitea_headers),
+    "bitbucket": (lambda client, repository: BitbucketForge(client, repository, WEB), bitbucket_headers),
+    "bitbucket-server": (lambda client, repository: BitbucketServerForge(client, repository, WEB), bearer_headers),
+}
 
 
 class Pauses:
@@ -49,11 +61,6 @@ def token_file(tmp_path: Path) -> Path:
     return path
 
 
-def adapter(kind: str, client: ForgeClient, fake: FakeForge) -> Forge:
-    assert kind == "github"
-    return GitHubForge(client, fake.repository)
-
-
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -69,11 +76,11 @@ class Built:
         self.client = ForgeClient(
             fake.url,
             TokenFile(str(token_file)),
-            headers=github_headers,
+            headers=KINDS[kind][1],
             count=self.results.append,
             sleep=self.pauses,
         )
-        self.forge = adapter(kind, self.client, fake)
+        self.forge = KINDS[kind][0](self.client, fake.repository)
 
 
 @pytest.fixture
@@ -101,10 +108,10 @@ async def test_pull_requests_are_found(built: Built) -> None:
     pulls = [Pull(7, "change"), Pull(8, "other", fork=True), Pull(9, target="develop"), Pull(5, merged=COMMIT)]
     built.fake.pulls += pulls
     found = await built.forge.open_pull_requests("main")
-    assert found == (
-        PullRequest(7, "change", "c" * 40, "main", fork=False),
-        PullRequest(8, "other", "c" * 40, "main", fork=True),
-    )
+    assert [replace(pull, head=pull.head[:12]) for pull in found] == [
+        PullRequest(7, "change", "c" * 12, "main", fork=False),
+        PullRequest(8, "other", "c" * 12, "main", fork=True),
+    ]
     assert await built.forge.merged_pull_request(COMMIT, "main") == 5
     assert await built.forge.merged_pull_request("d" * 40, "main") is None
     assert await built.forge.merged_pull_request(COMMIT, "develop") is None
@@ -152,6 +159,12 @@ async def test_what_the_token_lacks_is_said(built: Built) -> None:
     with pytest.raises(ForgeError) as refused:
         await built.forge.examine()
     assert refused.value.id == "forge-permission"
+
+
+async def test_many_pull_requests_are_read_page_by_page(built: Built) -> None:
+    built.fake.pulls += [Pull(number) for number in range(1, 131)]
+    found = await built.forge.open_pull_requests("main")
+    assert [pull.number for pull in found] == list(range(1, 131))
 
 
 async def test_a_failing_forge_is_asked_again_and_then_given_up(built: Built) -> None:

@@ -120,7 +120,7 @@ class ForgeClient:
                 if 200 <= answer.status < 300 or (answer.status in accept and not wait):
                     self._count("ok")
                     return answer
-                error = self._rate_limited(wait) if wait else self._refusal(answer, f"{method} {path}")
+                error = self._rate_limited(wait) if wait else self.refusal(answer, f"{method} {path}")
                 self._count(_result(answer.status, error))
                 if last or answer.status < 500 or error.retry_after:
                     raise error
@@ -128,14 +128,15 @@ class ForgeClient:
         raise AssertionError
 
     async def pages(
-        self, path: str, query: Mapping[str, str], *keys: str, size: str = "per_page"
+        self, path: str, query: Mapping[str, str], *keys: str, size: str = "per_page", length: int = PAGE
     ) -> list[dict[str, Any]]:
-        """All objects of a list in numbered pages, the first thousand; ``keys`` as in ``ForgeAnswer.items``."""
+        """All objects of a list, at most ten numbered pages; ``keys`` as in ``ForgeAnswer.items``. ``size`` is what the
+        forge calls the ``length`` of a page."""
         items: list[dict[str, Any]] = []
         for page in range(1, _MOST_PAGES + 1):
-            answer = await self.ask("GET", path, query={**query, size: str(PAGE), "page": str(page)})
+            answer = await self.ask("GET", path, query={**query, size: str(length), "page": str(page)})
             items += (new := answer.items(*keys))
-            if len(new) < PAGE:
+            if len(new) < length:
                 break
         return items
 
@@ -175,7 +176,7 @@ class ForgeClient:
         self._closed_until = self._now() + seconds
         return _wait(self.host, seconds)
 
-    def _refusal(self, answer: ForgeAnswer, request: str) -> ForgeError:
+    def refusal(self, answer: ForgeAnswer, request: str) -> ForgeError:
         """What a status other than 2xx means, where it is not a rate limit."""
         said = f': "{answer.message}"' if answer.message else ""
         problem = f"answered {request} with {answer.status}{said}"

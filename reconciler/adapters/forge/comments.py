@@ -21,6 +21,11 @@ def marked(marker: str, text: str) -> str:
     return f"<!-- {marker} -->\n{text[:LONGEST_COMMENT]}"
 
 
+def marked_by_reference(marker: str, text: str) -> str:
+    """The same where HTML is shown as text: as a link's definition that nothing refers to."""
+    return f"{text[:LONGEST_COMMENT].rstrip()}\n\n[//]: # ({marker})\n"
+
+
 async def put_marked(
     comments: Iterable[tuple[Any, object]],
     marker: str,

@@ -35,9 +35,6 @@ class GitHubForge:
         self._repository = repository
         self._path = f"/repos/{quote(repository)}"
 
-    async def close(self) -> None:
-        await self._client.close()
-
     async def set_status(self, status: CommitStatus) -> None:
         body = {
             "state": status.state.value,
@@ -100,9 +97,14 @@ def pull_request(item: Mapping[str, Any]) -> PullRequest | None:
     head, base, number = item.get("head"), item.get("base"), item.get("number")
     if not (isinstance(head, dict) and isinstance(base, dict) and isinstance(number, int)):
         return None
-    source, target = ((side.get("repo") or {}).get("id") for side in (head, base))
+    source, target = (_repository(side) for side in (head, base))
     fork = source is None or source != target
     return PullRequest(number, str(head.get("ref", "")), str(head.get("sha", "")), str(base.get("ref", "")), fork)
+
+
+def _repository(side: Mapping[str, Any]) -> object:
+    repository = side.get("repo")
+    return repository.get("id") if isinstance(repository, dict) else None
 
 
 def app_credentials(

@@ -6,17 +6,30 @@ import contextlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from reconciler.adapters.forge.bitbucket import BitbucketForge, bitbucket_headers
+from reconciler.adapters.forge.bitbucket_server import BitbucketServerForge
 from reconciler.adapters.forge.client import ForgeClient
 from reconciler.adapters.forge.credentials import Credentials, TokenCommand, TokenFile
+from reconciler.adapters.forge.gitea import GiteaForge, gitea_headers
 from reconciler.adapters.forge.github import GitHubForge, app_credentials, github_headers
+from reconciler.adapters.forge.gitlab import GitLabForge, bearer_headers
 from reconciler.adapters.forge.memory import SqliteForgeMemory
-from reconciler.app.config.forge import ForgeAddress, ForgeSettings
+from reconciler.app.config.forge import ForgeAddress, ForgeKind, ForgeSettings
 from reconciler.app.config.server import ServerConfig
 from reconciler.core.ports import Ports
 from reconciler.core.ports.forge import Forge
 from reconciler.engine.forge_reports import ForgeLinks, ForgeReports, ForgeSide
 
 Count = Callable[[str], None]
+
+_HEADERS = {
+    ForgeKind.GITHUB: github_headers,
+    ForgeKind.GITLAB: bearer_headers,
+    ForgeKind.GITEA: gitea_headers,
+    ForgeKind.FORGEJO: gitea_headers,
+    ForgeKind.BITBUCKET: bitbucket_headers,
+    ForgeKind.BITBUCKET_SERVER: bearer_headers,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +53,11 @@ def forge_parts(
     settings, address = config.forge, config.forge_address
     if settings is None or address is None:
         return None
-    client = ForgeClient(address.api_url, _credentials(settings, address, count), headers=github_headers, count=count)
+    credentials = _credentials(settings, address, count)
+    client = ForgeClient(address.api_url, credentials, headers=_HEADERS[address.kind], count=count)
     stack.push_async_callback(client.close)
     memory = stack.enter_context(contextlib.closing(SqliteForgeMemory(database)))
-    forge = GitHubForge(client, address.repository)
+    forge = _adapter(client, address)
     side = ForgeSide(
         forge,
         memory,
@@ -52,6 +66,20 @@ def forge_parts(
         mark=lambda subject: f"reconciler-{ports.digest(subject.encode())}",
     )
     return ForgeParts(forge, ForgeReports(side, ports.store, ports.clock, units))
+
+
+def _adapter(client: ForgeClient, address: ForgeAddress) -> Forge:
+    match address.kind:
+        case ForgeKind.GITHUB:
+            return GitHubForge(client, address.repository)
+        case ForgeKind.GITLAB:
+            return GitLabForge(client, address.repository)
+        case ForgeKind.GITEA | ForgeKind.FORGEJO:
+            return GiteaForge(client, address.repository)
+        case ForgeKind.BITBUCKET:
+            return BitbucketForge(client, address.repository, address.web_url)
+        case ForgeKind.BITBUCKET_SERVER:
+            return BitbucketServerForge(client, address.repository, address.web_url)
 
 
 def _credentials(settings: ForgeSettings, address: ForgeAddress, count: Count) -> Credentials:
