@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import ForgeError, ReconcilerError, with_id
 from reconciler.core.forge.rollback_comment import RolledBack, rollback_comment
-from reconciler.core.forge.statuses import RECONCILING, CommitVerdict, context_of, is_news, superseded, verdict_on
+from reconciler.core.forge.statuses import RECONCILING, CommitVerdict, context_of, is_news, overtaken, verdict_on
 from reconciler.core.model.records import EnvironmentRecord, Quarantine
 from reconciler.core.model.runs import Result, Run
 from reconciler.core.model.targets import environment_of
@@ -128,22 +128,22 @@ class ForgeReports:
     def _take_head(self, commit: str) -> None:
         self._head = commit
         for unit in self._units:
-            head = self._store.environment(unit).head
-            if head is None or head.commit != commit:
-                self._report_status(unit, CommitVerdict(commit, CommitState.PENDING, RECONCILING), None)
+            record = self._store.environment(unit)
+            if record.head is None or record.head.commit != commit:
+                self._report_status(record, CommitVerdict(commit, CommitState.PENDING, RECONCILING), None)
 
     def _take_outcome(self, event: Reconciled) -> None:
         outcome, unit = event.outcome, event.outcome.environment
         record = self._store.environment(unit)
         if verdict := verdict_on(outcome, record, self._head):
-            self._report_status(unit, verdict, outcome.run)
+            self._report_status(record, verdict, outcome.run)
         self._report_rollbacks(unit, record)
 
-    def _report_status(self, unit: str, verdict: CommitVerdict, run: str | None) -> None:
-        context = context_of(unit)
+    def _report_status(self, record: EnvironmentRecord, verdict: CommitVerdict, run: str | None) -> None:
+        context = context_of(record.name)
         last = self._side.memory.status(context)
-        if last and (waiting := superseded(last, verdict.commit)):
-            self._add_status(waiting.status(context, ""))
+        if last and (end := overtaken(last, verdict.commit, record)):
+            self._add_status(end.status(context, self._side.links.run(None)))
         if is_news(verdict, last):
             self._add_status(verdict.status(context, self._side.links.run(run)))
         else:  # what was to be said in between is no longer true

@@ -136,7 +136,8 @@ class ForgeClient:
         for page in range(1, _MOST_PAGES + 1):
             answer = await self.ask("GET", path, query={**query, size: str(length), "page": str(page)})
             items += (new := answer.items(*keys))
-            if len(new) < length:
+            total = answer.headers.get("x-total-count", "")  # a server may allow shorter pages than we ask for
+            if not new or (len(items) >= int(total[:9]) if total.isdecimal() else len(new) < length):
                 break
         return items
 

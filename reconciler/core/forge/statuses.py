@@ -100,10 +100,14 @@ def is_news(verdict: CommitVerdict, last: CommitStatus | None) -> bool:
     return (last.state, _NUMBERS.sub("", last.summary)) != (verdict.state, _NUMBERS.sub("", verdict.summary))
 
 
-def superseded(last: CommitStatus, head: str) -> CommitVerdict | None:
-    """What becomes of a commit that still waited when the branch went on to ``head``; None if it did not."""
+def overtaken(last: CommitStatus, head: str, record: EnvironmentRecord) -> CommitVerdict | None:
+    """What becomes of a commit that still waited when the branch went on to ``head``; None if it did not wait."""
     if last.state is not CommitState.PENDING or last.commit == head or last.summary.startswith(_SUPERSEDED):
         return None
+    quarantine = next((known for known in record.quarantines if known.revision.commit == last.commit), None)
+    if quarantine is not None:
+        word = "rollback failed" if record.stopped else "rolled back"
+        return CommitVerdict(last.commit, CommitState.FAILURE, f"{word}: {_line(quarantine.reason)}", final=True)
     return CommitVerdict(last.commit, CommitState.PENDING, f"{_SUPERSEDED} {head[:12]}")
 
 
