@@ -16,7 +16,15 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import ForgeError, ReconcilerError, with_id
 from reconciler.core.forge.rollback_comment import RolledBack, rollback_comment
-from reconciler.core.forge.statuses import RECONCILING, CommitVerdict, context_of, is_news, overtaken, verdict_on
+from reconciler.core.forge.statuses import (
+    RECONCILING,
+    CommitVerdict,
+    context_of,
+    is_news,
+    named_with_host,
+    overtaken,
+    verdict_on,
+)
 from reconciler.core.model.records import EnvironmentRecord, Quarantine
 from reconciler.core.model.runs import Result, Run
 from reconciler.core.model.targets import environment_of
@@ -60,11 +68,12 @@ class _Report:
 
 @dataclass(frozen=True, slots=True)
 class ForgeSide:
-    """The forge, what it was told, and how texts for it are made. ``branch`` is the one that is followed; ``mark``
-    makes the marker of a comment, which others cannot guess."""
+    """The forge, what was reported there, and how texts for it are made. ``host`` is this machine's name, ``branch``
+    the one that is followed; ``mark`` makes the marker of a comment, which others cannot guess."""
 
     forge: Forge
     memory: ForgeMemory
+    host: str
     branch: str
     links: ForgeLinks
     mark: Callable[[str], str]
@@ -140,7 +149,7 @@ class ForgeReports:
         self._report_rollbacks(unit, record)
 
     def _report_status(self, record: EnvironmentRecord, verdict: CommitVerdict, run: str | None) -> None:
-        context = context_of(record.name)
+        context = context_of(record.name, self._side.host)
         last = self._side.memory.status(context)
         if last and (end := overtaken(last, verdict.commit, record)):
             self._add_status(end.status(context, self._side.links.run(None)))
@@ -216,7 +225,7 @@ class ForgeReports:
         if in_place and not failed:
             return None  # another host's failure is about to take it back here
         url = self._side.links.run(run.id) if run else ""
-        return RolledBack(record.name, quarantine, run, failed=failed, url=url)
+        return RolledBack(named_with_host(record.name, self._side.host), quarantine, run, failed=failed, url=url)
 
     def _run(self, unit: str, identity: str) -> Run | None:
         runs = self._store.runs(unit, _SEARCHED_RUNS)

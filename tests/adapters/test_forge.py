@@ -26,6 +26,7 @@ from reconciler.adapters.forge.gitlab import GitLabForge, bearer_headers
 from reconciler.core.errors import ForgeError
 from reconciler.core.ports.forge import CommitState, CommitStatus, Forge, PullRequest
 from tests.support.forge import TOKEN, FakeForge, ForgeRequest, Pull, fake_forge
+from tests.support.https import refusing_server
 
 COMMIT = "a" * 40
 MARKER = "reconciler-rollback-0123456789abcdef"
@@ -229,6 +230,16 @@ async def test_a_forge_that_cannot_be_reached_is_said_to_be(token_file: Path) ->
         await GitHubForge(client, "acme/config").set_status(PENDING)
     assert unreachable.value.id == "forge-unreachable"
     await client.close()
+
+
+async def test_the_token_goes_to_nobody_whose_certificate_is_not_trusted(tmp_path: Path, token_file: Path) -> None:
+    with refusing_server(tmp_path / "server") as server:
+        url = server.url.removesuffix("/config.git")
+        client = ForgeClient(url, TokenFile(str(token_file)), headers=github_headers, sleep=Pauses())
+        with pytest.raises(ForgeError, match="its certificate is not trusted"):
+            await GitHubForge(client, "acme/config").set_status(PENDING)
+        await client.close()
+        assert server.accounts == []
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ services:
     command: [sh, -c, 'case $$MODE in bad*) exit 1;; esac; exec sleep infinity']
 """
 CANARY = "c4n4ry-w1th-n0-equal"
-CONTEXT = "reconciler/production"
+CONTEXT = "reconciler/production@test"
 PAGE = "https://ops.example.org/reconciler/"
 
 
@@ -87,7 +87,7 @@ def test_a_merge_is_followed_from_pending_to_success_and_a_rollback_to_its_comme
             shown(forge, server.remote.head(), "success")
             assert daemon.metrics()['reconciler_forge_requests_total{result="ok"}'] >= 5
         (comment,) = texts(forge)
-        assert "**`production`**" in comment
+        assert "**`production@test`**" in comment
         assert "`NEW` added, `MODE` changed" in comment
         assert "`api`" in comment
         # A restart repeats nothing.

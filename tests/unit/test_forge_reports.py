@@ -226,9 +226,8 @@ class Bench:
 
     def again(self) -> ForgeReports:
         """As after a restart."""
-        side = ForgeSide(
-            self.forge, self.memory, "main", ForgeLinks("https://ops.example.org"), lambda text: f"m-{text}"
-        )
+        links = ForgeLinks("https://ops.example.org")
+        side = ForgeSide(self.forge, self.memory, "web-0", "main", links, lambda subject: f"m-{subject}")
         self.reports = ForgeReports(side, self.store, self.clock, self.units)
         return self.reports
 
@@ -264,6 +263,7 @@ async def test_a_new_head_is_pending_until_it_is_applied_and_a_restart_repeats_n
         assert await until(lambda: len(bench.forge.statuses) == 2)
         bench.ended(outcome(Result.IN_SYNC), record())
     assert bench.forge.shown == [("b", "reconciling"), ("b", "applied and healthy")]
+    assert {status.context for status in bench.forge.statuses} == {"reconciler/production@web-0"}
     assert bench.forge.statuses[1].url == "https://ops.example.org/runs/r1"
     asked = bench.forge.asked
     bench.again()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -276,6 +275,8 @@ def _seconds_to_wait(answer: ForgeAnswer, now: float) -> float:
 
 def _proxy(url: str) -> str | None:
     """The proxy that the environment variables name for this address, as git uses it too."""
+    import urllib.request
+
     parts = urlsplit(url)
     if urllib.request.proxy_bypass(parts.hostname or ""):
         return None

@@ -10,6 +10,7 @@ from reconciler.core.model.compose import ActionKind
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.targets import host_of, on_host
 from reconciler.core.ports.forge import CommitState, CommitStatus
 from reconciler.core.text import listed, printable
 
@@ -36,9 +37,14 @@ class CommitVerdict:
         return CommitStatus(self.commit, context, self.state, self.summary, url)
 
 
-def context_of(unit: str) -> str:
+def named_with_host(unit: str, host: str) -> str:
+    """The unit with its host, which is ``host`` for those of this machine: several servers report to one forge."""
+    return unit if host_of(unit) else on_host(unit, host)
+
+
+def context_of(unit: str, host: str) -> str:
     """The name under which the statuses of an environment on a host are shown."""
-    return f"reconciler/{unit}"
+    return f"reconciler/{named_with_host(unit, host)}"
 
 
 def verdict_on(outcome: Outcome, record: EnvironmentRecord, seen: str) -> CommitVerdict | None:
