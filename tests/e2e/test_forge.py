@@ -56,6 +56,11 @@ def texts(forge: FakeForge) -> list[str]:
     return [comment["text"] for comment in forge.comments.get(7, [])]
 
 
+def asked_by_doctor(server: Server) -> dict[str, str]:
+    findings: list[dict[str, str]] = server.json("doctor")
+    return next(finding for finding in findings if finding["component"] == "forge")
+
+
 @pytest.mark.docker
 def test_a_merge_is_followed_from_pending_to_success_and_a_rollback_to_its_comment(
     stack_server: Callable[..., tuple[Server, ComposeProject]],
@@ -90,6 +95,12 @@ def test_a_merge_is_followed_from_pending_to_success_and_a_rollback_to_its_comme
         assert "**`production@test`**" in comment
         assert "`NEW` added, `MODE` changed" in comment
         assert "`api`" in comment
+        assert asked_by_doctor(server)["level"] == "ok"
+        forge.may_write = False
+        lacking = asked_by_doctor(server)
+        assert lacking["level"] == "error"
+        assert "Resource not accessible by personal access token" in lacking["result"]
+        forge.may_write = True
         # A restart repeats nothing.
         asked = len(forge.requests)
         with server.daemon():
