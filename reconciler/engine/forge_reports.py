@@ -93,6 +93,8 @@ class ForgeReports:
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
         self._failing = ""
+        # By unit, what the comment follows from: composing it reads the history, and most outcomes change nothing.
+        self._commented_on: dict[str, object] = {}
 
     def head_seen(self, commit: str) -> None:
         """Git has answered with this head of the branch; its reconciliations begin now."""
@@ -137,7 +139,9 @@ class ForgeReports:
     def _take_head(self, commit: str) -> None:
         self._head = commit
         for unit in self._units:
-            record = self._store.environment(unit)
+            record, unfinished = self._store.environment(unit), self._store.unfinished(unit)
+            if unfinished is not None and unfinished.rolling_back:
+                continue  # how that ends comes first
             if record.head is None or record.head.commit != commit:
                 self._report_status(record, CommitVerdict(commit, CommitState.PENDING, RECONCILING), None)
 
@@ -146,17 +150,28 @@ class ForgeReports:
         record = self._store.environment(unit)
         if verdict := verdict_on(outcome, record, self._head):
             self._report_status(record, verdict, outcome.run)
-        self._report_rollbacks(unit, record)
+        facts = (record.quarantines, record.stopped, record.applied, outcome.result)
+        if self._commented_on.get(unit) != facts:
+            self._report_rollback(unit, record)
+            self._commented_on[unit] = facts
 
     def _report_status(self, record: EnvironmentRecord, verdict: CommitVerdict, run: str | None) -> None:
         context = context_of(record.name, self._side.host)
         last = self._side.memory.status(context)
+        self._drop_overtaken(context, verdict.commit)
         if last and (end := overtaken(last, verdict.commit, record)):
             self._add_status(end.status(context, self._side.links.run(None)))
         if is_news(verdict, last):
             self._add_status(verdict.status(context, self._side.links.run(run)))
         else:  # what was to be said in between is no longer true
             self._reports.pop(f"{context} {verdict.commit}", None)
+
+    def _drop_overtaken(self, context: str, commit: str) -> None:
+        """What waits to be shown as pending beside another commit is no longer true."""
+        for key, report in list(self._reports.items()):
+            status = report.content if report.thread == context else None
+            if isinstance(status, CommitStatus) and status.commit != commit and status.state is CommitState.PENDING:
+                del self._reports[key]
 
     def _add_status(self, status: CommitStatus) -> None:
         async def send() -> None:
@@ -179,7 +194,7 @@ class ForgeReports:
 
     # --- rollbacks ---
 
-    def _report_rollbacks(self, unit: str, record: EnvironmentRecord) -> None:
+    def _report_rollback(self, unit: str, record: EnvironmentRecord) -> None:
         """Comment on the newest rollback of the environment, unless the comment says it all already."""
         if not record.quarantines:
             return

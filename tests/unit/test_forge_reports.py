@@ -112,6 +112,13 @@ def test_no_rollback_is_claimed_that_did_not_happen(ended: Outcome, stored: Envi
     assert verdict_on(ended, stored, "") is None
 
 
+@pytest.mark.parametrize("result", [Result.ROLLED_BACK, Result.ROLLING_BACK])
+def test_a_rollback_is_of_its_own_commit_though_the_branch_went_on(result: Result) -> None:
+    verdict = verdict_on(outcome(result), record(C, quarantines=(quarantine(),)), C.commit)
+    assert verdict
+    assert (verdict.commit, verdict.state is CommitState.SUCCESS) == (B.commit, False)
+
+
 def test_a_success_says_which_services_were_touched() -> None:
     actions = (Action("app", "api", ActionKind.RECREATE, "why"), Action("app", "web", ActionKind.RESTART, "why"))
     verdict = verdict_on(outcome(Result.APPLIED, plan=Plan("production", B, (), actions)), record(), "")
@@ -301,6 +308,35 @@ async def test_a_commit_that_was_overtaken_does_not_stay_reconciling(bench: Benc
         bench.reports.head_seen(C.commit)
         assert await until(lambda: len(bench.forge.statuses) == 3)
     assert bench.forge.shown[1:] == [("b", f"superseded by {C.short}"), ("c", "reconciling")]
+
+
+async def test_a_rollback_that_a_restart_continues_is_reported_before_the_next_head(bench: Bench) -> None:
+    bench.store.save_environment(record(A))
+    async with bench.running():
+        bench.reports.head_seen(B.commit)
+        assert await until(lambda: len(bench.forge.statuses) == 1)
+    bench.store.begin(replace(RUN, result=None, rolling_back=REASON))
+    bench.store.save_environment(record(quarantines=(quarantine(),)))
+    bench.again()
+    async with bench.running():
+        bench.reports.head_seen(C.commit)
+        bench.ended(outcome(Result.ROLLED_BACK), record(C, quarantines=(quarantine(),)))
+        assert await until(lambda: len(bench.forge.statuses) == 2)
+        bench.ended(outcome(Result.APPLIED, C), record(C, quarantines=(quarantine(),)))
+        assert await until(lambda: len(bench.forge.statuses) == 3)
+    assert bench.forge.shown[1:] == [("b", f"rolled back: because {REASON}"), ("c", "applied and healthy")]
+
+
+async def test_an_unreachable_forge_never_learns_what_is_no_longer_true(bench: Bench) -> None:
+    bench.store.save_environment(record(A))
+    bench.forge.errors += [ForgeError("does not answer") for _ in range(3)]
+    async with bench.running():
+        bench.reports.head_seen(B.commit)
+        assert await until(lambda: bench.forge.asked == 1)
+        bench.reports.head_seen(C.commit)
+        bench.ended(outcome(Result.APPLIED, C), record(C))
+        assert await until(lambda: len(bench.forge.statuses) > 0)
+    assert bench.forge.shown == [("c", "applied and healthy")]
 
 
 async def test_a_slow_forge_delays_nothing_and_gets_only_the_newest(bench: Bench) -> None:

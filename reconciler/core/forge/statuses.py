@@ -17,6 +17,7 @@ from reconciler.core.text import listed, printable
 RECONCILING = "reconciling"
 _APPLIED = "applied and healthy"
 _IN_PLACE = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
+_ROLLING_BACK = (Result.ROLLING_BACK, Result.ROLLED_BACK)
 # The ids of what keeps a head of the branch from being accepted at all.
 _REFUSED = ("unsigned-commit", "history-rewritten")
 _ID = re.compile(r" \[([a-z-]+)\]$")  # at the end of a line of a warning
@@ -49,12 +50,14 @@ def context_of(unit: str, host: str) -> str:
 
 def verdict_on(outcome: Outcome, record: EnvironmentRecord, seen: str) -> CommitVerdict | None:
     """Given how a reconciliation ended, the record after it, and the branch's head as git last gave it ("": it has not
-    answered yet), return what that says about the head; None if it says nothing."""
+    answered yet), return what that says about the head, or about the commit that is rolled back; None for nothing."""
     accepted = record.head.commit if record.head else ""
     head = seen or accepted
+    if outcome.revision is not None and outcome.result in _ROLLING_BACK:
+        head = outcome.revision.commit  # the branch may have gone on since
     if not head:
         return None
-    if head != accepted and (refusal := _refusal(outcome)):
+    if head == seen != accepted and (refusal := _refusal(outcome)):
         return CommitVerdict(head, CommitState.FAILURE, f"not accepted: {refusal}")
     if record.pin is not None and record.pin.revision.commit != head:
         return CommitVerdict(head, CommitState.PENDING, f"held: pinned at {record.pin.revision.short}", final=True)
