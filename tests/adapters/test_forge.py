@@ -105,6 +105,18 @@ async def test_a_status_is_set_and_replaced(built: Built) -> None:
     assert len({status["state"] for status in statuses}) == 3
 
 
+async def test_long_names_stay_apart(built: Built) -> None:
+    contexts = [f"{PENDING.context}.a-long-name-of-a-machine.example.org/{number}" for number in (1, 2)]
+    for context in contexts:
+        await built.forge.set_status(replace(PENDING, context=context))
+    assert [known["context"] for known in built.fake.statuses] == contexts
+    keys = {
+        request.body.get("key", request.body.get("context", request.body.get("name")))
+        for request in built.fake.requests
+    }
+    assert len(keys) == 2
+
+
 async def test_pull_requests_are_found(built: Built) -> None:
     pulls = [Pull(7, "change"), Pull(8, "other", fork=True), Pull(9, target="develop"), Pull(5, merged=COMMIT)]
     built.fake.pulls += pulls
@@ -120,6 +132,7 @@ async def test_pull_requests_are_found(built: Built) -> None:
 
 async def test_one_comment_is_updated_and_nobody_elses(built: Built) -> None:
     built.fake.pulls.append(Pull(7))
+    built.fake.moderates = True
     for number in range(130):
         built.fake.add_comment(7, f"comment {number}", author="them")
     await built.forge.put_comment(7, MARKER, "first **text**")
@@ -184,6 +197,7 @@ async def test_a_failing_forge_is_asked_again_and_then_given_up(built: Built) ->
         pytest.param(429, {"Retry-After": "40"}, 40, id="retry-after"),
         pytest.param(403, {"Retry-After": "7"}, 7, id="secondary-limit"),
         pytest.param(403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "in 90 s"}, 90, id="reset"),
+        pytest.param(503, {"Retry-After": "5"}, 5, id="maintenance"),
         pytest.param(429, {}, 60, id="no-time"),
         pytest.param(429, {"Retry-After": "999999999999"}, 3600, id="absurd"),
     ],

@@ -348,8 +348,10 @@ async def test_a_slow_forge_delays_nothing_and_gets_only_the_newest(bench: Bench
         for number in range(50):
             bench.ended(outcome(Result.FAILED, reason=f"reason {number}", retry=True), record())
         bench.ended(outcome(Result.APPLIED), record())
+        await asyncio.sleep(0)
         bench.forge.gate.set()
         assert await until(lambda: len(bench.forge.statuses) == 2)
+    assert bench.forge.most_at_once == 1
     assert bench.forge.shown == [("b", "reconciling"), ("b", "applied and healthy")]
 
 
@@ -426,6 +428,12 @@ async def test_a_rollback_is_commented_once_and_updated_when_git_has_followed(be
     assert "the revert is not pushed yet" in first
     assert "in git: pushed c to main" in second
     assert "https://ops.example.org/runs/run-b" in second
+    bench.again()
+    bench.ended(outcome(Result.IN_SYNC, A), record(quarantines=(followed,)))
+    bench.ended(outcome(Result.APPLIED, C), record(C, quarantines=(followed,)))
+    async with bench.running():
+        assert await until(lambda: bench.forge.shown[-1] == ("c", "applied and healthy"))
+    assert len(bench.forge.comments) == 2
 
 
 async def test_an_old_rollback_is_not_dug_up(bench: Bench) -> None:
