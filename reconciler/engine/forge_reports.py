@@ -68,15 +68,15 @@ class _Report:
 
 @dataclass(frozen=True, slots=True)
 class ForgeSide:
-    """The forge, what was reported there, and how texts for it are made. ``host`` is this machine's name, ``branch``
-    the one that is followed; ``mark`` makes the marker of a comment, which others cannot guess."""
+    """The forge, what was reported there, and how texts for it are made. ``branch`` is the one that is followed;
+    ``mark`` makes the marker of a comment, which others cannot guess; ``host`` is this machine's name, if it has one."""
 
     forge: Forge
     memory: ForgeMemory
-    host: str
     branch: str
     links: ForgeLinks
     mark: Callable[[str], str]
+    host: str = ""
 
 
 class ForgeReports:

@@ -234,7 +234,7 @@ class Bench:
     def again(self) -> ForgeReports:
         """As after a restart."""
         links = ForgeLinks("https://ops.example.org")
-        side = ForgeSide(self.forge, self.memory, "web-0", "main", links, lambda subject: f"m-{subject}")
+        side = ForgeSide(self.forge, self.memory, "main", links, lambda subject: f"m-{subject}", "web-0")
         self.reports = ForgeReports(side, self.store, self.clock, self.units)
         return self.reports
 

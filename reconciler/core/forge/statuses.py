@@ -40,7 +40,7 @@ class CommitVerdict:
 
 def named_with_host(unit: str, host: str) -> str:
     """The unit with its host, which is ``host`` for those of this machine: several servers report to one forge."""
-    return unit if host_of(unit) else on_host(unit, host)
+    return unit if host_of(unit) or not host else on_host(unit, host)
 
 
 def context_of(unit: str, host: str) -> str:
