@@ -69,7 +69,7 @@ class _Report:
 @dataclass(frozen=True, slots=True)
 class ForgeSide:
     """The forge, what was reported there, and how texts for it are made. ``branch`` is the one that is followed;
-    ``mark`` makes the marker of a comment, which others cannot guess; ``host`` is this machine's name, if it has one."""
+    ``mark`` makes the marker of a comment, which others cannot guess; ``host`` is this machine's name."""
 
     forge: Forge
     memory: ForgeMemory

@@ -74,10 +74,11 @@ class Built:
         self.fake = fake
         self.results: list[str] = []
         self.pauses = Pauses()
+        self.headers = KINDS[kind][1]
         self.client = ForgeClient(
             fake.url,
             TokenFile(str(token_file)),
-            headers=KINDS[kind][1],
+            headers=self.headers,
             count=self.results.append,
             sleep=self.pauses,
         )
@@ -254,6 +255,23 @@ async def test_the_token_goes_to_nobody_whose_certificate_is_not_trusted(tmp_pat
             await GitHubForge(client, "acme/config").set_status(PENDING)
         await client.close()
         assert server.accounts == []
+
+
+@pytest.mark.parametrize("kind", ["github"], indirect=True)
+@pytest.mark.parametrize("name", ["http_proxy", "ALL_PROXY"])
+async def test_the_proxy_of_the_environment_is_used(
+    built: Built, token_file: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, built.fake.url)
+    client = ForgeClient("http://forge.invalid", TokenFile(str(token_file)), headers=built.headers)
+    await client.ask("GET", "/anything", accept=(404,))
+    assert built.fake.requests[-1].headers["host"] == "forge.invalid"
+    monkeypatch.setenv("no_proxy", "forge.invalid")
+    with pytest.raises(ForgeError, match="does not answer"):
+        await client.ask("GET", "/anything", accept=(404,), repeat=False)
+    await client.close()
 
 
 @pytest.mark.parametrize(

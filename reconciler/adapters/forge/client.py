@@ -274,10 +274,12 @@ def _seconds_to_wait(answer: ForgeAnswer, now: float) -> float:
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment variables name for this address, as git uses it too."""
+    """The proxy that the environment variables name for this address, as git uses it too; SOCKS is not supported."""
     import urllib.request
 
     parts = urlsplit(url)
     if urllib.request.proxy_bypass(parts.hostname or ""):
         return None
-    return urllib.request.getproxies().get(parts.scheme)
+    known = urllib.request.getproxies()
+    proxy = known.get(parts.scheme) or known.get("all", "")
+    return proxy if proxy.startswith(("http://", "https://")) else None
