@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from reconciler.app.compare.rows import Group, Row, SideWords, State, groups, service_states, side_words
 from reconciler.app.compare.run import ComparisonReport
-from reconciler.cli import compare_sentences, compare_words
-from reconciler.cli.compare_words import Group, Row, SideWords, State
+from reconciler.cli import compare_sentences
 from reconciler.cli.layout import Page, counted
 from reconciler.core.compare.risk import Risk
 from reconciler.core.compare.types import Comparison, Remark, Status
@@ -112,7 +112,7 @@ class _Section:
 def as_html(report: ComparisonReport) -> str:
     """Return the whole page. Without its script, it shows every line."""
     sections = [
-        _Section(number, comparison, compare_words.side_words(comparison), compare_words.groups(comparison))
+        _Section(number, comparison, side_words(comparison), groups(comparison))
         for number, comparison in enumerate(report.comparisons)
     ]
     title = _text(compare_sentences.report_headline(report))
@@ -231,7 +231,7 @@ def _details(report: ComparisonReport, section: _Section) -> Iterator[str]:
 
 
 def _services(section: _Section) -> Iterator[str]:
-    lines = compare_words.service_states(section.comparison)
+    lines = service_states(section.comparison)
     if not lines:
         return
     left, right = _text(section.words.left), _text(section.words.right)
