@@ -63,6 +63,13 @@ def test_a_new_key_on_staging_is_missed_in_production_within_a_minute_of_its_pus
         assert (done.returncode, comparison["unexplained"]) == (2, 1)
         assert "1 key of staging is missing in production: NEW" in comparison["sentences"]
         assert CANARY not in done.stdout + done.stderr + daemon.log.read_text()
+        for arguments, problem in (
+            (["relesaes"], "is not one of the server's comparisons"),
+            (["releases", "--same-environment"], "its options are those of the server configuration"),
+            (["live:production", "live:production@web-9"], "web-9 is not one of this server's hosts"),
+        ):
+            refused = server.cli("compare", *arguments)
+            assert (refused.returncode, problem in refused.stderr) == (1, True), refused.stderr
     print(f"from the push to the metric: {took:.1f} s")
     assert took < 60
 
