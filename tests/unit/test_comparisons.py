@@ -144,6 +144,8 @@ def test_a_live_side_is_read_every_interval_and_after_each_change_of_it() -> Non
     assert stage.turn() == 1
     assert stage.turn(after=INTERVAL - 1) == 0
     assert stage.turn(after=1) == 1
+    stage.head = SECOND
+    assert stage.turn(after=1) == 0  # the commit is about something else
     for outcome, made in (
         (Outcome("production@web-2", Result.IN_SYNC, "in sync"), 0),
         (Outcome("production", Result.APPLIED, "applied", run="run"), 0),
@@ -232,6 +234,7 @@ def test_the_differences_name_what_and_where_and_count_by_class() -> None:
         "differs": 1,
         "problem": 1,
     }
+    assert len(stage.only["differences"]) == 3  # not what is the same
     by_class = {difference["class"]: difference for difference in stage.only["differences"]}
     key = {name: by_class["missing-right"][name] for name in ("kind", "name", "where", "left", "right")}
     assert key == {"kind": "key", "name": "NEW", "where": "api.env", "left": "present", "right": "missing"}
