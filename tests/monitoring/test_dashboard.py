@@ -29,6 +29,7 @@ ROWS = [
 VARIABLES = {"$host": ".*", "$environment": ".*", "$__rate_interval": "1m", "$__range": "5m"}
 
 TOKEN = b"the webhook's own token"
+HTTP_TOKEN = "the-token-of-the-http-server"
 
 
 # --- structure -------------------------------------------------------------------------------------------------------
@@ -99,13 +100,16 @@ def watched(stack_server: Callable[..., tuple[Server, ComposeProject]], tmp_path
     server.settings["drift"]["interval"] = "1s"
     server.settings["webhook"] = {"secret_file": str(tmp_path / "token")}
     (tmp_path / "token").write_bytes(TOKEN)
+    (tmp_path / "http-token").touch(0o600)
+    (tmp_path / "http-token").write_text(HTTP_TOKEN)
+    server.settings["http"]["token_file"] = str(tmp_path / "http-token")
     manifest = server.manifest({"api.env": None, "notes.env": {"on_drift": "report"}})
     server.settings["comparisons"] = {"releases": {"left": "git:staging", "right": "git:production"}}
     server.commit({"notes.env": b"N=1\nNEW=1\n"}, server.plain(["notes.env"]), environment="staging")
     server.commit({"api.env": b"MODE=good\n", "notes.env": b"N=1\n"}, manifest)
     assert server.sync()["result"] == "applied"
     project.up()
-    with server.daemon() as daemon, prometheus(tmp_path / "prometheus", daemon.port) as watching:
+    with server.daemon() as daemon, prometheus(tmp_path / "prometheus", daemon.port, token=HTTP_TOKEN) as watching:
         eventually(lambda: watching.samples('reconciler_last_result{result="in_sync"} == 1'), timeout=30)
         server.commit({"api.env": b"MODE=better\n"})
         assert daemon.post("/webhook", b"", {"X-Gitlab-Token": TOKEN.decode()})[0] == 202
