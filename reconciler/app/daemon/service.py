@@ -209,6 +209,7 @@ class _Service:
                 host=config.host,
                 repository_url=config.repository.url,
                 http=bound,
+                comparisons=self._comparisons.serialize if self._comparisons else list,
             )
             async with self._views.provide(views):
                 self._running = True
