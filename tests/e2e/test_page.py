@@ -63,14 +63,15 @@ PAGES = {
     "/": (HOSTILE[:20], "things need an operator", "rollback failed", "engine away", "not reconciled yet"),
     "/runs/8bc1d2e3": ("WORKER_CONCURRENCY", "Ada Example", "reconciler restore 20261129T075912Z-8bc1d2e3"),
     "/secrets": ("2 old", answers.LONG, "400 days ago", "the whole file"),
-    "/comparison": ("2 unexplained findings", "PAYMENT_KEY", "web-1 does not answer"),
+    "/comparison": ("4 unexplained findings", "PAYMENT_TOKEN", "web-3: does not answer", "not compared yet"),
     "/runs/none": ("No such run",),
 }
 
 
 @pytest.mark.browser
 async def test_every_page_fits_is_usable_by_everybody_and_loads_nothing(page: Page) -> None:
-    async with page_site(FakeViews(everything(), [APPLIED], AGES)) as site:
+    compared = [*answers.PAIRS, hostile(answers.PAIRS[0])]
+    async with page_site(FakeViews(everything(), [APPLIED], AGES, compared=compared)) as site:
         for path, expected in PAGES.items():
             await page.open(site + path)
             text = await page.evaluate(TEXT)

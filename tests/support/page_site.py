@@ -55,6 +55,7 @@ class FakeViews:
     known_runs: Sequence[Run] = ()
     secret_ages: SecretAges | None = None
     host: str = "web-1"
+    compared: Sequence[Any] = ()
     repository_url: str = "ssh://git@github.com/acme/config.git"
 
     @property
@@ -72,14 +73,14 @@ class FakeViews:
     async def status(self) -> Any:
         return self.data
 
-    def comparisons(self) -> list[Any]:
-        return [answers.COMPARED_PAIR]
-
     def runs(self, _: object = None, limit: int = 20) -> Sequence[Run]:
         return self.known_runs[:limit]
 
     def run(self, identity: str) -> Run | None:
         return next((run for run in self.known_runs if run.id == identity), None)
+
+    def comparisons(self) -> list[Any]:
+        return list(self.compared)
 
     def now(self) -> float:
         return answers.NOW

@@ -141,7 +141,7 @@ def test_drift_and_runs_are_named_by_key_and_link_to_the_forge() -> None:
 def hostile(data: Any) -> Any:
     """The data with a hostile name wherever a name may be."""
     free = ("author", "subject", "target", "path", "service", "stack", "reason", "state", "source", "doing", "warning")
-    free += ("name", "where", "left", "right", "note", "error")
+    free += ("name", "where", "left", "right", "note", "error", "verdict")  # of pairs of sides
     if isinstance(data, dict):
         return {name: HOSTILE if name in free and value else hostile(value) for name, value in data.items()}
     if isinstance(data, list | tuple):
@@ -166,9 +166,7 @@ def test_hostile_names_are_text_of_bounded_length(name: str) -> None:
 def test_hostile_names_in_a_comparison_are_text_too() -> None:
     parser = _Text()
     parser.feed(
-        render_html(
-            "comparison.html", script="refresh.js", **KNOWN, pairs=[hostile(answers.COMPARED_PAIR)], unexplained=2
-        )
+        render_html("comparison.html", script="refresh.js", **KNOWN, pairs=[hostile(answers.PAIRS[0])], unexplained=2)
     )
     assert_harmless(parser)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reconciler.app.daemon.http import CurrentViews, Views
 
 _LAST_RUNS = 20
+_MOST_DIFFERENCES = 200  # of a pair
 _OLD = 90  # days after which a secret is old, as in the alert
 _SCRIPT = "refresh.js"
 
@@ -64,7 +65,8 @@ async def _secrets(views: Views, _: web.Request) -> web.Response:
 async def _comparison(views: Views, _: web.Request) -> web.Response:
     pairs = views.comparisons()
     unexplained = sum(pair["unexplained"] for pair in pairs)
-    return _page(views, "comparison.html", "comparison", pairs=pairs, unexplained=unexplained)
+    facts = {"pairs": pairs, "unexplained": unexplained, "most": _MOST_DIFFERENCES}
+    return _page(views, "comparison.html", "comparison", **facts)
 
 
 def _ages(views: Views) -> list[dict[str, Any]]:
