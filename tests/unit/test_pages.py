@@ -165,9 +165,8 @@ def test_hostile_names_are_text_of_bounded_length(name: str) -> None:
 
 def test_hostile_names_in_a_comparison_are_text_too() -> None:
     parser = _Text()
-    parser.feed(
-        render_html("comparison.html", script="refresh.js", **KNOWN, pairs=[hostile(answers.PAIRS[0])], unexplained=2)
-    )
+    facts = {"pairs": [hostile(answers.PAIRS[0])], "unexplained": 2, "most": 9, "link": lambda _: ""}
+    parser.feed(render_html("comparison.html", script="refresh.js", **KNOWN, **facts))
     assert_harmless(parser)
 
 
