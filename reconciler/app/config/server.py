@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field
 
 from reconciler.app.config.models import Items, OneOrMany, Section, read_sections
+from reconciler.app.config.notifications import Notifications
 from reconciler.app.config.probes import ProbeFields
 from reconciler.app.config.scalars import (
     ABSOLUTE_PATH,
@@ -102,6 +103,7 @@ class ServerConfig(Section):
     drift: Drift = Field(default_factory=Drift, description="How drift is handled.")
     http: Http = Field(default_factory=Http, description="The daemon's HTTP server.")
     webhook: Webhook | None = Field(default=None, description="Lets the git server announce a push.")
+    notifications: Notifications | None = Field(default=None, description="Who is notified of what.")
     rollback: Rollback = Field(default_factory=Rollback, description="What a rollback does in git.")
     checks: dict[Name, Argv] = Field(
         default_factory=dict, description="Commands that a manifest may name, not define; they run on the staged file."

@@ -1,0 +1,104 @@
+"""Notifications of a real daemon, through apprise, to a receiver on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.receiver import MessageReceiver, message_receiver
+from tests.support.server import Server
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
+
+TOKEN = "t0ken-of-the-receiver"
+VALUE = "value-of-a-secret"
+
+
+@pytest.fixture
+def receiver() -> Iterator[MessageReceiver]:
+    with message_receiver() as receiver:
+        receiver.looks_for = TOKEN
+        yield receiver
+
+
+@pytest.fixture
+def notifying(server: Server, receiver: MessageReceiver) -> Server:
+    """A server with a file in git, which notifies the receiver."""
+    urls = listed(server, f"json://user:{TOKEN}@127.0.0.1:{receiver.port}/hook")
+    server.settings["notifications"] = {"urls_file": str(urls), "digest": "1s"}
+    server.commit({"api.env": f"A=1\nTOKEN={VALUE}\n".encode()}, server.plain(["api.env"]))
+    return server
+
+
+def listed(server: Server, *urls: str) -> Path:
+    path = server.root / "urls"
+    path.touch(0o600)
+    path.write_text("\n".join(["# on call", "", *urls]))
+    return path
+
+
+def test_a_failure_is_one_message_whatever_restarts_and_its_end_another(
+    notifying: Server, receiver: MessageReceiver
+) -> None:
+    with notifying.daemon() as daemon:
+        eventually(lambda: len(receiver.lines) == 1, timeout=30)
+        assert receiver.lines[0].startswith("production on test: applied. Revision ")
+        assert "by Ada Example" in receiver.lines[0]
+        assert receiver.lines[0].endswith("api.env: A, TOKEN added")
+
+        notifying.commit({"environment.yaml": b"targets: {api.env: {onwer: x}}\n"})
+        assert notifying.sync()["result"] == "stalled"
+        eventually(lambda: len(receiver.lines) == 2, timeout=30)
+        assert receiver.lines[1].startswith("production on test: stalled. envs/production/environment.yaml:1: ")
+        assert receiver.messages[1]["title"] == "production on test: stalled"
+        assert receiver.messages[1]["type"] == "failure"
+        assert daemon.metrics()['reconciler_notifications_total{event="stalled",result="accepted"}'] == 1
+
+        urls = Path(notifying.settings["notifications"]["urls_file"])
+        notifying.cli("reload")
+        assert notifying.sync()["result"] == "stalled"
+    with notifying.daemon():
+        assert notifying.sync()["result"] == "stalled"
+        notifying.commit({}, notifying.plain(["api.env"]))
+        assert notifying.sync()["result"] == "in_sync"
+        eventually(lambda: len(receiver.lines) == 3, timeout=30)
+    assert receiver.lines[2].startswith("production on test: recovered. It was: stalled, for ")
+    assert not receiver.shown_by
+    log = (notifying.root / "daemon.log").read_text()
+    assert TOKEN not in log
+    assert str(receiver.port) not in log
+    assert VALUE not in str(receiver.messages) + log
+    assert urls.exists()
+
+
+def test_a_receiver_that_hangs_or_fails_delays_neither_a_reconciliation_nor_the_others(
+    notifying: Server, receiver: MessageReceiver
+) -> None:
+    with message_receiver() as hanging:
+        hanging.open.clear()
+        listed(
+            notifying,
+            f"json://127.0.0.1:{hanging.port}/{TOKEN}",
+            f"json://127.0.0.1:{receiver.port}/hook",
+            "json://127.0.0.1:1/nobody",
+        )
+        with notifying.daemon() as daemon:
+            eventually(lambda: hanging.requests == 1 and len(receiver.lines) == 1, timeout=30)
+            notifying.commit({"api.env": b"A=2\n"}, message="while it hangs")
+            assert notifying.sync()["result"] == "applied"
+            assert hanging.messages == []
+            assert notifying.live("api.env") == b"A=2\n"
+            hanging.status = 500
+            hanging.open.set()
+            eventually(lambda: len(receiver.lines) == 2, timeout=60)
+            name = "reconciler_notifications_failing_since_timestamp_seconds"
+            assert daemon.metrics()[name] > 0
+            hanging.status = 200
+            eventually(lambda: len(hanging.lines) == 2, timeout=60)
+            assert hanging.lines == receiver.lines
+    log = (notifying.root / "daemon.log").read_text()
+    assert "notification dropped: 2 message(s) that were not accepted yet" in log
+    assert TOKEN not in log
