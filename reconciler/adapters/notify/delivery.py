@@ -83,6 +83,8 @@ class Delivery:
                 first = queue[0]
                 problem = await self._try(receiver, first.message)
                 first.tried.set()
+                if problem is None:
+                    return
                 if problem and self._clock.monotonic() < first.until:
                     await self._clock.sleep(delay)
                     delay = min(_LAST_RETRY, delay * 2)
@@ -96,11 +98,12 @@ class Delivery:
         finally:
             del self._queues[receiver.url]
 
-    async def _try(self, receiver: Receiver, message: Message) -> str:
-        """Why it was not accepted; "" if it was."""
+    async def _try(self, receiver: Receiver, message: Message) -> str | None:
+        """Why it was not accepted; "" if it was; None: the receiver is no longer listed."""
         try:
             if all(receiver.url != listed.url for listed in self._messenger.receivers()):
-                return "is no longer listed"
+                self._note(receiver.url, failed=False)
+                return None
             problem = await self._messenger.send(receiver, message)
         except ConfigError as error:
             problem = str(error)

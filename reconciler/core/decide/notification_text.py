@@ -127,5 +127,6 @@ def joined(names: Sequence[str]) -> str:
 def _revision(revision: Revision | None) -> str:
     if revision is None:
         return "Unknown revision"
-    by = f" by {harmless(revision.author, _LONGEST_NAME)}" if revision.author else ""
+    author = revision.author.partition(" <")[0]
+    by = f" by {harmless(author, _LONGEST_NAME)}" if author else ""
     return f"Revision {revision.short}{by}"
