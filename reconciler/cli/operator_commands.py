@@ -393,6 +393,28 @@ def age(
     raise typer.Exit(age_exit_code(ages))
 
 
+@commands.command(short_help="send a test message to everybody who is notified")
+def notify(
+    test: Annotated[bool, typer.Option("--test", help="Required, as nothing else can be sent by hand.")] = False,
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Send one test message to every URL of notifications.urls_file, with or without a daemon, and show which was
+    accepted. A URL is named by its line and scheme; nothing secret of it is shown.
+
+    Exits 0 if all accepted it, 1 otherwise.
+    """
+    from reconciler.app.daemon.receiver_check import send_test_message
+    from reconciler.cli import record_reports, render
+
+    if not test:
+        raise RefusedError("nothing to send", where="notify", hint="Use --test to send a test message")
+    deliveries = send_test_message(config)
+    report = record_reports.notify_report
+    render.answer([asdict(delivery) for delivery in deliveries], report, as_json=as_json, list_name="receivers")
+    raise typer.Exit(IN_SYNC if all(delivery.accepted for delivery in deliveries) else ERROR)
+
+
 @commands.command(short_help="check every component and say what to do")
 def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Check every component and permission, and say what to do. Exits 0 if all is well, 1 otherwise."""

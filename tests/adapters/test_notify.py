@@ -32,7 +32,7 @@ from tests.support.receiver import MessageReceiver, message_receiver
 from tests.support.waiting import until
 
 TOKEN = "t0ken"
-FIRST, SECOND = (Receiver(n, f"line {n} (json)", Secret(f"json://{TOKEN}-{n}".encode())) for n in (1, 2))
+FIRST, SECOND = (Receiver(n, "json", Secret(f"json://{TOKEN}-{n}".encode())) for n in (1, 2))
 
 
 def message(title: str) -> Message:
@@ -200,7 +200,7 @@ JSONS://[::1/{TOKEN}
 json://user:{TOKEN}@hooks.example.org:8080/{TOKEN}?x={TOKEN}
 """
     receivers = read_receivers(urls_file(tmp_path, text))
-    assert [receiver.name for receiver in receivers] == [
+    assert [str(receiver) for receiver in receivers] == [
         "line 3 (json://hooks.example.org)",
         "line 4 (mailtos://mail.example.org)",
         "line 5 (slack)",

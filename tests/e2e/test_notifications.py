@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.json_answers import read_answer
 from tests.support.receiver import MessageReceiver, message_receiver
 from tests.support.server import Server
 from tests.support.waiting import eventually
@@ -72,6 +73,30 @@ def test_a_failure_is_one_message_whatever_restarts_and_its_end_another(
     assert TOKEN not in log
     assert str(receiver.port) not in log
     assert VALUE not in str(receiver.messages) + log
+
+
+def test_a_test_message_says_who_accepted_it_and_doctor_what_is_wrong(
+    notifying: Server, receiver: MessageReceiver
+) -> None:
+    assert notifying.cli("notify", "--test").returncode == 0
+    assert receiver.messages[-1]["title"] == "reconciler on test: test"
+    path = listed(notifying, f"json://127.0.0.1:{receiver.port}/{TOKEN}", f"slack://{TOKEN}", f"nonsense://{TOKEN}")
+    done = notifying.cli("notify", "--test", "--json")
+    assert done.returncode == 1
+    good, *bad = read_answer("notify", done.stdout)
+    assert good == {"line": 3, "receiver": "json://127.0.0.1", "accepted": True, "problem": ""}
+    assert [(known["line"], known["receiver"], known["problem"]) for known in bad] == [
+        (4, "slack", "is not a URL that apprise knows"),
+        (5, "nonsense", "is not a URL that apprise knows"),
+    ]
+    findings = notifying.json("doctor")
+    results = [finding["result"] for finding in findings if finding["component"] == "notifications"]
+    assert results == [f"{path}:{line}: is not a URL that apprise knows" for line in (4, 5)]
+    path.chmod(0o644)
+    shown = notifying.cli("doctor").stdout + notifying.cli("notify", "--test").stderr
+    assert shown.count("others may read its tokens") == 2
+    assert TOKEN not in done.stdout + done.stderr + str(findings) + shown
+    assert notifying.cli("notify").returncode == 1
 
 
 def test_a_receiver_that_hangs_or_fails_delays_neither_a_reconciliation_nor_the_others(

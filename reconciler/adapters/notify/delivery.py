@@ -66,7 +66,7 @@ class Delivery:
             if len(queue) < _MOST_WAITING:
                 queue.append(waiting)
             else:
-                self._drop(message, f"{receiver.name}: {_MOST_WAITING} messages wait already")
+                self._drop(message, f"{receiver}: {_MOST_WAITING} messages wait already")
             return
         self._queues[receiver.url] = deque([waiting])
         task = asyncio.create_task(self._work(receiver))
@@ -91,7 +91,7 @@ class Delivery:
                     continue
                 queue.popleft()
                 if problem:
-                    self._drop(first.message, f"{receiver.name} {problem}")
+                    self._drop(first.message, f"{receiver} {problem}")
                 else:
                     delay = _FIRST_RETRY
                     self._count(first.message, "accepted")

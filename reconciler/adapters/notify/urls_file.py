@@ -60,17 +60,17 @@ def _receivers(path: str, data: bytes) -> Iterator[Receiver]:
             raise ConfigError("is not a URL", where=f"{path}:{number}", hint=hint, id=_ID)
         if url not in seen:
             seen.add(url)
-            yield Receiver(number, f"line {number} ({scheme[1].lower()}{_host(text, scheme[1].lower())})", Secret(url))
+            yield Receiver(number, _name(text, scheme[1].lower()), Secret(url))
 
 
-def _host(url: str, scheme: str) -> str:
-    """The host as part of a name; "" where it might be, or hold, anything secret."""
+def _name(url: str, scheme: str) -> str:
+    """The scheme, and the host where it cannot be, or hold, anything secret."""
     if scheme not in _WITH_HOST:
-        return ""
+        return scheme
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        return ""
+        return scheme
     certain = "@" not in url[url.index("://") + 3 + len(parts.netloc) :] and re.fullmatch(r"[a-z0-9.:-]+", host)
-    return f"://{host}" if certain else ""
+    return f"{scheme}://{host}" if certain else scheme

@@ -17,6 +17,9 @@ class Receiver:
     name: str
     url: Secret
 
+    def __str__(self) -> str:
+        return f"line {self.line} ({self.name})"
+
 
 class Messenger(Protocol):
     """Sends messages to the receivers that the operator has listed."""
