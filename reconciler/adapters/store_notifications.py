@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from reconciler.adapters.store import SqliteStore
-from reconciler.core.model.notifications import Corrections, Failure, Ledger, Notice, NotificationEvent
+from reconciler.core.model.notifications import Corrections, Ledger, Notice, NotificationEvent, OngoingFailure
 
 _TABLE = "CREATE TABLE IF NOT EXISTS notification (ledger TEXT NOT NULL) STRICT"
 
@@ -34,7 +34,9 @@ class NotificationTable:
 
 def _ledger(facts: dict[str, Any]) -> Ledger:
     return Ledger(
-        tuple(Failure(**{**failure, "event": NotificationEvent(failure["event"])}) for failure in facts["failures"]),
+        tuple(
+            OngoingFailure(**{**failure, "event": NotificationEvent(failure["event"])}) for failure in facts["failures"]
+        ),
         tuple(Notice(**{**notice, "event": NotificationEvent(notice["event"])}) for notice in facts["waiting"]),
         tuple(Corrections(**{**known, "keys": tuple(known["keys"])}) for known in facts["corrections"]),
         facts["sent_at"],

@@ -56,6 +56,8 @@ REQUIRED = {
     "commit_to_applied_seconds": "histogram",
     "failure_to_recovered_seconds": "histogram",
     "webhook_requests_total": "counter",
+    "notifications_total": "counter",
+    "notifications_failing_since_timestamp_seconds": "gauge",
     "reconcile_total": "counter",
     "reconcile_duration_seconds": "histogram",
     "phase_duration_seconds": "histogram",

@@ -82,6 +82,10 @@ def test_every_field_is_read() -> None:
     assert config.http.allowed_hosts == ("reconciler.example.org", "10.0.0.4")
     assert config.webhook
     assert config.webhook.secret_file == "/etc/reconciler/webhook"
+    assert config.notifications
+    assert config.notifications.urls_file == "/etc/reconciler/notify"
+    assert config.notifications.events == ("rolled_back", "service_down")
+    assert (config.notifications.reminder, config.notifications.digest) == (4 * 3600.0, 30.0)
     assert config.rollback.git == "off"
     assert config.author == "robot <robot@example.org>"
     assert config.rollback.max_per_day == 5
@@ -122,6 +126,7 @@ def test_defaults(load: Load) -> None:
     assert (config.drift.interval, config.drift.on_drift) == (60.0, OnDrift.RESTORE)
     assert config.http.listen == ("127.0.0.1", 9464)
     assert config.webhook is None
+    assert config.notifications is None
     assert (config.rollback.git, config.rollback.max_per_day) == ("push", 3)
     assert (config.rollback.ssh_key_file, config.rollback.signing_key_file) == (None, None)
     assert config.author == f"reconciler <reconciler@{socket.gethostname()}>"

@@ -17,8 +17,8 @@ class Notifications(Section):
     urls_file: OwnFile = Field(
         description="A file with one apprise URL a line, read again for every message; 0600, or it is not used."
     )
-    events: Annotated[tuple[Annotated[NotificationEvent, Choice()], ...], Items(1)] = Field(
-        default=tuple(NotificationEvent), description="What is reported. Default: everything."
+    events: Annotated[tuple[Annotated[NotificationEvent, Choice()], ...], Items(1)] | None = Field(
+        default=None, description="What is reported. Default: everything."
     )
     reminder: Duration = written("1h", DURATION, "How often a failure is reported again while it lasts.")
     digest: Duration = written("10s", DURATION, "What happens within this time is one message.")

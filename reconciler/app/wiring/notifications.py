@@ -12,7 +12,7 @@ from reconciler.adapters.store import SqliteStore
 from reconciler.adapters.store_notifications import NotificationTable
 from reconciler.app.config.server import ServerConfig
 from reconciler.core.errors import RefusedError
-from reconciler.core.model.notifications import NotificationPolicy, Origin
+from reconciler.core.model.notifications import NotificationEvent, NotificationPolicy, Origin
 from reconciler.core.ports import Clock
 
 
@@ -35,7 +35,7 @@ def notification_observers(
         return ()
     messenger = open_messenger(config)
     messenger.receivers()
-    policy = NotificationPolicy(frozenset(section.events), section.reminder, section.digest)
+    policy = NotificationPolicy(frozenset(section.events or NotificationEvent), section.reminder, section.digest)
     delivery = Delivery(messenger, clock, metrics)
     table, origin = NotificationTable(store), Origin(config.host)
     return (NotificationObserver(delivery, table, clock, policy, origin, tuple(config.units)),)

@@ -15,12 +15,12 @@ from reconciler.core.errors import common_id
 from reconciler.core.model.compose import HealthStatus, StackHealth
 from reconciler.core.model.notifications import (
     Corrections,
-    Failure,
     Ledger,
     Message,
     Notice,
     NotificationEvent,
     NotificationPolicy,
+    OngoingFailure,
     Origin,
 )
 from reconciler.core.model.plans import Change, Effect, Kind, Plan
@@ -76,7 +76,7 @@ def due(ledger: Ledger, now: float, policy: NotificationPolicy, origin: Origin) 
     until ``sent`` takes them out."""
     ledger = _not_after(ledger, now)
     times, notices = [float("inf")], list(ledger.waiting)
-    failures: list[Failure] = []
+    failures: list[OngoingFailure] = []
     for failure in ledger.failures:
         later, when, notice = _look_at(failure, now, policy, origin)
         failures += [later] if later else []
@@ -139,10 +139,12 @@ def _gap(ledger: Ledger, policy: NotificationPolicy) -> float:
 # --- failures ---
 
 
-def _update_failures(known: Sequence[Failure], event: Reconciled, origin: Origin) -> tuple[list[Failure], list[Notice]]:
+def _update_failures(
+    known: Sequence[OngoingFailure], event: Reconciled, origin: Origin
+) -> tuple[list[OngoingFailure], list[Notice]]:
     """The failures that last, or are over and not reported as such yet; and notices of new ones."""
     present = {failure.key: failure for failure in _failures(event, origin)}
-    failures: list[Failure] = []
+    failures: list[OngoingFailure] = []
     for failure in known:
         if failure.unit != event.outcome.environment:
             failures.append(failure)
@@ -160,12 +162,12 @@ def _update_failures(known: Sequence[Failure], event: Reconciled, origin: Origin
     return failures, notices
 
 
-def _failures(event: Reconciled, origin: Origin) -> Iterator[Failure]:
+def _failures(event: Reconciled, origin: Origin) -> Iterator[OngoingFailure]:
     outcome = event.outcome
     for found in (*_of_result(outcome), *_of_warnings(outcome), *_of_services(event.health)):
         kind, subject, id, reason = found
         link = _link(outcome, origin) if kind in (NotificationEvent.ROLLED_BACK, NotificationEvent.STALLED) else ""
-        yield Failure(kind, outcome.environment, subject, id, text.harmless(reason), event.at, link)
+        yield OngoingFailure(kind, outcome.environment, subject, id, text.harmless(reason), event.at, link)
 
 
 _Found = tuple[NotificationEvent, str, str, str]
@@ -218,7 +220,7 @@ def _of_services(health: Sequence[StackHealth] | None) -> Iterator[_Found]:
                     yield NotificationEvent.SERVICE_DOWN, f"{stack.stack}/{service.service}", "", reason
 
 
-def _is_unknown(failure: Failure, event: Reconciled) -> bool:
+def _is_unknown(failure: OngoingFailure, event: Reconciled) -> bool:
     """Whether the event does not say if the failure lasts."""
     outcome = event.outcome
     if failure.event is NotificationEvent.SERVICE_DOWN:
@@ -231,15 +233,15 @@ def _is_unknown(failure: Failure, event: Reconciled) -> bool:
     return undecided and failure.event is not NotificationEvent.FAILED
 
 
-def _is_replaced(failure: Failure, event: Reconciled) -> bool:
+def _is_replaced(failure: OngoingFailure, event: Reconciled) -> bool:
     """Whether the unit has another failure in its place: it has not recovered."""
     of_result = failure.event in _RESULTS.values() and not failure.subject.startswith(_WARNING)
     return of_result and event.outcome.result in _RESULTS
 
 
 def _look_at(
-    failure: Failure, now: float, policy: NotificationPolicy, origin: Origin
-) -> tuple[Failure | None, float, Notice | None]:
+    failure: OngoingFailure, now: float, policy: NotificationPolicy, origin: Origin
+) -> tuple[OngoingFailure | None, float, Notice | None]:
     """The failure from now on (None: it is over), when to look again, and what is to be reported now."""
     if failure.over_since:
         when = failure.over_since + _SETTLING.get(failure.event, 0.0)
@@ -259,12 +261,12 @@ def _look_at(
     return replace(failure, reported_at=now), now + policy.reminder, notice
 
 
-def _notice(failure: Failure, at: float, origin: Origin) -> Notice:
+def _notice(failure: OngoingFailure, at: float, origin: Origin) -> Notice:
     line = text.sentence(failure.event, failure.unit, failure.text, origin)
     return Notice(failure.event, failure.unit, line, at, failure.link)
 
 
-def _recovery(failure: Failure, now: float, origin: Origin) -> Notice:
+def _recovery(failure: OngoingFailure, now: float, origin: Origin) -> Notice:
     named = failure.event in (NotificationEvent.SERVICE_DOWN, NotificationEvent.DRIFT)
     subject, times = failure.subject if named else "", (failure.since, failure.over_since)
     line = text.recovered(failure.event, failure.unit, subject, origin, times)

@@ -35,7 +35,7 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class OngoingFailure:
     """A failure that lasts: of a ``unit``, of one kind (``event``), about one ``subject`` (a service, a target, a run;
     "" for the unit), with the ``id`` of its reason. Times in epoch seconds: ``reported_at`` is 0 until it is reported,
     ``over_since`` 0 while it lasts.
@@ -72,7 +72,7 @@ class Ledger:
     """What must outlive the daemon so that nothing is reported twice, or not at all. ``sent_at`` is when the last
     message was sent, ``burst`` how many followed each other without a rest."""
 
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[OngoingFailure, ...] = ()
     waiting: tuple[Notice, ...] = ()
     corrections: tuple[Corrections, ...] = ()
     sent_at: float = 0.0
