@@ -27,6 +27,9 @@ LIMITS = Limits(
 _AT_ONCE = 4  # processes: each takes 50 MB while it runs
 # A receiver may only be reachable through a proxy, or have a certificate of the operator's own.
 _PASSED_ON = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "requests_ca_bundle")
+# The library that apprise uses brings certificates of its own, unless it is told of others: the system's have a CA of
+# the operator's.
+_SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def require_apprise() -> None:
@@ -48,6 +51,9 @@ class AppriseMessenger:
         self._urls_file = urls_file
         self._credentials = variables.get("CREDENTIALS_DIRECTORY", "")
         self._variables = {name: value for name, value in variables.items() if name.lower() in _PASSED_ON}
+        certificates = variables.get("SSL_CERT_FILE") or _SYSTEM_CERTIFICATES
+        if os.path.isfile(certificates):
+            self._variables.setdefault("REQUESTS_CA_BUNDLE", certificates)
         self._limits = limits
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
