@@ -80,6 +80,7 @@ def test_every_field_is_read() -> None:
     assert config.drift.on_drift is OnDrift.REPORT
     assert config.http.listen == ("::1", 9465)
     assert config.http.allowed_hosts == ("reconciler.example.org", "10.0.0.4")
+    assert config.http.page_url == "https://rec.example.org/web-1/"
     assert config.webhook
     assert config.webhook.secret_file == "/etc/reconciler/webhook"
     assert config.notifications

@@ -18,6 +18,7 @@ from reconciler.app.config.scalars import (
     DURATION,
     LISTEN,
     NAME,
+    PAGE_URL,
     PROGRAM,
     URL,
     AbsoluteFile,
@@ -122,6 +123,9 @@ class Http(Section):
         "127.0.0.1:9464",
         LISTEN,
         "Where to listen. Loopback by default, because nothing there asks for a password. Port 0 takes any free port.",
+    )
+    page_url: Annotated[str, PAGE_URL] | None = Field(
+        default=None, description="Where operators reach the daemon's page; what is reported elsewhere links to it."
     )
     allowed_hosts: Annotated[tuple[Host, ...], Items()] = Field(
         default=(),

@@ -37,5 +37,6 @@ def notification_observers(
     messenger.receivers()
     policy = NotificationPolicy(frozenset(section.events or NotificationEvent), section.reminder, section.digest)
     delivery = Delivery(messenger, clock, metrics)
-    table, origin = NotificationTable(store), Origin(config.host)
+    page = (config.http.page_url or "").rstrip("/")
+    table, origin = NotificationTable(store), Origin(config.host, f"{page}/runs/" if page else "")
     return (NotificationObserver(delivery, table, clock, policy, origin, tuple(config.units)),)
