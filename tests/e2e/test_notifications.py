@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.compose import ComposeProject
 from tests.support.json_answers import read_answer
 from tests.support.receiver import MessageReceiver, message_receiver
 from tests.support.server import Server
@@ -15,6 +16,15 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
+# Ends immediately where MODE begins with bad.
+MAY_CRASH = """\
+services:
+  api:
+    image: IMAGE
+    network_mode: none
+    env_file: [api.env]
+    command: [sh, -c, 'case $$MODE in bad*) exit 1;; esac; exec sleep infinity']
+"""
 TOKEN = "t0ken-of-the-receiver"
 VALUE = "value-of-a-secret"
 
@@ -73,6 +83,32 @@ def test_a_failure_is_one_message_whatever_restarts_and_its_end_another(
     assert TOKEN not in log
     assert str(receiver.port) not in log
     assert VALUE not in str(receiver.messages) + log
+
+
+@pytest.mark.docker
+def test_a_rollback_is_reported_with_its_reason_and_once_what_fixes_it(
+    stack_server: Callable[..., tuple[Server, ComposeProject]], receiver: MessageReceiver
+) -> None:
+    server, project = stack_server(MAY_CRASH)
+    urls = listed(server, f"json://127.0.0.1:{receiver.port}/hook")
+    server.settings["notifications"] = {"urls_file": str(urls), "digest": "1s", "events": ["rolled_back", "recovered"]}
+    server.settings["http"]["page_url"] = "https://rec.example.org/"
+    server.commit({"api.env": f"MODE=good\nTOKEN={VALUE}\n".encode()}, server.manifest(["api.env"]))
+    assert server.sync()["result"] == "applied"
+    project.up()
+    with server.daemon():
+        server.commit({"api.env": f"MODE=bad\nTOKEN={VALUE}\n".encode()})
+        run = server.sync()
+        assert run["result"] == "rolled_back"
+        eventually(lambda: len(receiver.lines) == 1, timeout=30)
+        assert receiver.lines[0].startswith("production on test: rolled back. stack app: api exited with code 1")
+        assert receiver.lines[0].endswith(f"Fix it with a new commit https://rec.example.org/runs/{run['run']}")
+        assert server.sync()["result"] == "in_sync"
+        server.commit({"api.env": f"MODE=fixed\nTOKEN={VALUE}\n".encode()})
+        assert server.sync()["result"] == "applied"
+        eventually(lambda: len(receiver.lines) == 2, timeout=30)
+    assert receiver.lines[1].startswith("production on test: recovered. It was: rolled back, for ")
+    assert VALUE not in str(receiver.messages)
 
 
 def test_a_test_message_says_who_accepted_it_and_doctor_what_is_wrong(
