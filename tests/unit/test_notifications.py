@@ -253,13 +253,21 @@ def test_drift_that_is_corrected_again_and_again_is_no_storm(operator: Operator)
 # --- what was done ---------------------------------------------------------------------------------------------------
 
 
-def test_applied_names_keys_services_author_revision_and_a_link() -> None:
-    operator = Operator(origin=Origin("web-1", "https://rec.example.org/runs/", "https://git.example.org/c/"))
+@pytest.mark.parametrize(
+    ("page", "link"),
+    [
+        ("https://rec.example.org/runs/", "https://rec.example.org/runs/r1"),
+        ("", f"https://github.com/acme/config/commit/{B.commit}"),
+    ],
+    ids=["the run's page", "the commit"],
+)
+def test_applied_names_keys_services_author_revision_and_a_link(page: str, link: str) -> None:
+    operator = Operator(origin=Origin("web-1", page, "ssh://git@github.com/acme/config.git"))
     update = change("api.env", Kind.UPDATE, changed=("TOKEN",))
     operator.hears(done(Result.APPLIED, update, services=("api", "worker"), at=B))
     assert operator.passes(MINUTE) == [
         "production on web-1: applied. Revision bbbbbbbbbbbb by Bob. api.env: TOKEN changed. Services: api, worker "
-        "https://rec.example.org/runs/r1"
+        f"{link}"
     ]
     assert operator.messages[0].title == "production on web-1: applied"
 

@@ -38,5 +38,8 @@ def notification_observers(
     policy = NotificationPolicy(frozenset(section.events or NotificationEvent), section.reminder, section.digest)
     delivery = Delivery(messenger, clock, metrics)
     page = (config.http.page_url or "").rstrip("/")
-    table, origin = NotificationTable(store), Origin(config.host, f"{page}/runs/" if page else "")
+    table, origin = (
+        NotificationTable(store),
+        Origin(config.host, f"{page}/runs/" if page else "", config.repository.url),
+    )
     return (NotificationObserver(delivery, table, clock, policy, origin, tuple(config.units)),)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.core.decide import notification_text as text
 from reconciler.core.errors import common_id
+from reconciler.core.forge_links import commit_address
 from reconciler.core.model.compose import HealthStatus, StackHealth
 from reconciler.core.model.notifications import (
     Corrections,
@@ -325,4 +326,4 @@ def _written(outcome: Outcome) -> tuple[Change, ...]:
 def _link(outcome: Outcome, origin: Origin) -> str:
     if origin.run_url and outcome.run:
         return f"{origin.run_url}{outcome.run}"
-    return f"{origin.commit_url}{outcome.revision.commit}" if origin.commit_url and outcome.revision else ""
+    return commit_address(origin.repository, outcome.revision.commit) if outcome.revision else ""

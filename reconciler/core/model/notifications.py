@@ -106,8 +106,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who reports: the server's name, and what precedes a run's id and a commit's in a URL of theirs; "" for none."""
+    """Who reports: the server's name, what precedes a run's id in the URL of its page ("" without one), and the git
+    address of the repository."""
 
     host: str
     run_url: str = ""
-    commit_url: str = ""
+    repository: str = ""
