@@ -359,10 +359,28 @@ class EnvironmentAgeData(BaseModel):
     targets: list[TargetAgeData]
 
 
+class KnownValueData(BaseModel):
+    """``key`` is "" where the file is one secret; ``secret`` is whether its name or its contract says so."""
+
+    file: str
+    key: str
+    since: Instant | None
+    secret: bool
+
+
+class KnownSecretsData(BaseModel):
+    """The values that somebody knows and that were not replaced since; ``key`` is their public key."""
+
+    name: str
+    key: str
+    values: list[KnownValueData]
+
+
 class AgeAnswer(JsonAnswer):
-    """`age`."""
+    """`age`; with --known-to, ``known`` alone."""
 
     environments: list[EnvironmentAgeData]
+    known: KnownSecretsData | None = None
 
 
 class ComponentFindingData(BaseModel):
