@@ -145,9 +145,7 @@ async def test_all_but_health_and_the_webhook_needs_the_token(
     assert (await site.ask(path, method, headers=BEARER)).status == with_it
 
 
-async def test_readiness_says_only_with_the_token_which_engine_is_away(
-    site: Site, token_file: Path
-) -> None:
+async def test_readiness_says_only_with_the_token_which_engine_is_away(site: Site, token_file: Path) -> None:
     site.daemon.engines_away = {"production@web-2": "its engine does not answer"}
     away = "ready\nproduction@web-2: its engine does not answer\n"
     assert (await site.ask("/readyz")).text == "ready\n"
