@@ -76,11 +76,11 @@ class FakeViews:
     def runs(self, _: object = None, limit: int = 20) -> Sequence[Run]:
         return self.known_runs[:limit]
 
-    def run(self, identity: str) -> Run | None:
-        return next((run for run in self.known_runs if run.id == identity), None)
-
     def comparisons(self) -> list[Any]:
         return list(self.compared)
+
+    def run(self, identity: str) -> Run | None:
+        return next((run for run in self.known_runs if run.id == identity), None)
 
     def now(self) -> float:
         return answers.NOW

@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 
 from benchmarks.pages import overview
-from reconciler.app.pages.forge_links import commit_address
 from reconciler.app.pages.html import render_html, stylesheet
 from reconciler.app.pages.overview import overview_facts, run_facts
 from reconciler.core.errors import StoreError
+from reconciler.core.forge_links import commit_address
 from reconciler.core.model.runs import Run
 from tests.support import answers
 from tests.support.page_site import FakeViews, page_site
