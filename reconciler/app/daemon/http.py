@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -25,15 +25,13 @@ from reconciler.app.daemon.loop import Daemon
 from reconciler.app.daemon.request_queue import NotServedError
 from reconciler.app.daemon.requester import requester_of
 from reconciler.app.daemon.requests import Turn, list_runs
-from reconciler.app.daemon.webhook import ACCEPTED, judge_announcement
+from reconciler.app.daemon.webhook import WebhookReceiver
 from reconciler.core.errors import OutsideError, ReconcilerError, RefusedError
 from reconciler.core.model.answers import versioned
 from reconciler.core.ports.store import Store
 
 _WITHDRAWAL = 15.0  # seconds for the answers under way to end before a reload goes on without them
 _GOODBYE = 5.0  # seconds for the answers under way when the daemon ends
-_ANNOUNCED = {202: "reconciling", 408: "the body did not arrive in time", 413: "the body is too large"}
-_FORGED = "the signature or token does not match webhook.secret_file"
 _SERVICES = 2.0  # seconds for the engines to say how services are: who asks for the status waits 3
 
 
@@ -48,7 +46,7 @@ class Views:
     store: Store
     render_metrics: Callable[[], bytes]
     serve: Callable[[Request, Turn, Progress], Coroutine[Any, Any, Any]]
-    webhook_secret: bytes | None = field(default=None, repr=False)
+    webhook: WebhookReceiver | None = None
     announced: Callable[[int], None] = lambda _: None
 
     async def status(self) -> dict[str, Any]:
@@ -232,11 +230,13 @@ def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings
 
     async def webhook(request: web.Request) -> web.Response:
         async with source.use() as views:
-            status = await judge_announcement(request, views.webhook_secret)
-            views.announced(status)
-            if status == ACCEPTED:
+            if views.webhook is None:
+                raise web.HTTPNotFound
+            answer = await views.webhook.judge(request, warnings)
+            views.announced(answer.status)
+            if answer.polls:
                 views.daemon.poll_now("webhook")
-            return web.Response(status=status, text=f"{_ANNOUNCED.get(status, _FORGED)}\n")
+            return web.Response(status=answer.status, text=f"{answer.text}\n")
 
     app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
     app.add_routes([web.get("/api/v1/status", show_status), web.post("/webhook", webhook)])

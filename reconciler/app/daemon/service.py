@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import faulthandler
 import functools
-import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sized
 from dataclasses import replace
@@ -19,6 +18,7 @@ from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_in
 from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon, FileWatching
 from reconciler.app.daemon.systemd import ServiceManager, ServiceReports
+from reconciler.app.daemon.webhook import WebhookReceiver, read_webhook_secret
 from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError, RefusedError
 from reconciler.core.model.runs import Activity
@@ -161,7 +161,7 @@ class _Service:
         if config.state_dir != self._config.state_dir:
             hint = "Restart the daemon, or set it back"
             raise ConfigError("a reload cannot change it", where="state_dir", hint=hint)
-        _webhook_secret(config)
+        _webhook_of(config)
         return config
 
     def _keep(self, error: Exception) -> None:
@@ -185,7 +185,7 @@ class _Service:
                 built.ports.store,
                 built.metrics.render,
                 functools.partial(requests.serve, built, daemon.reconcile),
-                _webhook_secret(config),
+                _webhook_of(config),
                 announced=built.metrics.announced,
             )
             async with self._views.provide(views):
@@ -252,18 +252,9 @@ async def _follow_engine(built: Runtime, unit: str, touched: Callable[[], None])
             await asyncio.sleep(_FOLLOW_AGAIN)
 
 
-def _webhook_secret(config: ServerConfig) -> bytes | None:
-    """The secret that signs announcements; None without a webhook. Raises ConfigError: an empty one lets anybody in."""
+def _webhook_of(config: ServerConfig) -> WebhookReceiver | None:
+    """Raises ConfigError where the secret cannot be used now."""
     if config.webhook is None:
         return None
-    path, hint = config.webhook.secret_file, "Put the secret there, or correct webhook.secret_file"
-    try:
-        with open(path, "rb") as file:
-            secret = file.read().strip()
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        problem = f"cannot read the webhook secret ({reason})"
-        raise ConfigError(problem, where=path, hint=hint, id="webhook-secret") from error
-    if not secret:
-        raise ConfigError("the webhook secret is empty", where=path, hint=hint, id="webhook-secret")
-    return secret
+    read_webhook_secret(config.webhook.secret_file)
+    return WebhookReceiver(config.webhook.secret_file, config.repository.branch)
