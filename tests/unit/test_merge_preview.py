@@ -17,9 +17,11 @@ from reconciler.core.ports import Ports
 from reconciler.core.ports.forge import CommitState
 from reconciler.core.ports.git import MergedBranch
 from reconciler.core.secret import Secret
+from reconciler.core.secrets.unlike_values import with_unlike_values
+from reconciler.core.sops.ciphertext import Ciphertext
 from reconciler.engine.memory import Claims
 from reconciler.engine.merge_preview import MergePreview
-from tests.fakes import API, APP, WORKER, FakeDecryptor, World, reconcile_once
+from tests.fakes import API, APP, WORKER, FakeDecryptor, World, iv, reconcile_once
 
 SALT = re.compile(rb"~\w+")
 CONTRACT = "envs/contracts/api.yaml"
@@ -28,7 +30,12 @@ CHANGING = ("write", "remove", "recreate", "restart", "signal", "begin", "finish
 
 @dataclass(slots=True)
 class Salted(FakeDecryptor):
-    """``value~salt`` is another ciphertext of the same value for each salt."""
+    """``value~salt`` is another ciphertext of the same value for each salt. Nobody takes a new iv for a new value: who
+    has the public key can do that."""
+
+    def read(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Ciphertext:
+        cipher = FakeDecryptor.read(self, name, data, parser)
+        return replace(cipher, entries=tuple(replace(entry, iv=iv(entry.key)) for entry in cipher.entries))
 
     async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
         return Secret(SALT.sub(b"", (await FakeDecryptor.decrypt(self, name, data, parser)).reveal()))
@@ -117,6 +124,20 @@ async def test_a_right_guess_looks_like_a_wrong_one(
     assert "sesame" not in answers.pop()
 
 
+@pytest.mark.parametrize(
+    ("data", "rewritten", "expected"),
+    [
+        pytest.param(b"A=1\nB=2\n", None, b"A=2\nB=3\n", id="all"),
+        pytest.param(b"A=1\nB=2\n", {"B"}, b"A=1\nB=3\n", id="the rewritten one"),
+        pytest.param(b"A=${X-9}1\nB=3\n", None, b"A=92\nB=3\n", id="a reference that others resolve"),
+        pytest.param(b'# note\nA="1"\nB="x\ny"\n', None, b'# note\nA=2\nB="x\ny"\n', id="quotes and several lines"),
+        pytest.param(b"A=p w\n", None, b"A=p w\n", id="another value already"),
+    ],
+)
+def test_only_values_that_are_current_are_replaced(data: bytes, rewritten: set[str] | None, expected: bytes) -> None:
+    assert with_unlike_values(data, [b"A=1\nB=2\n"], rewritten, Parser.COMPOSE) == expected
+
+
 async def test_a_plain_file_in_the_place_of_an_encrypted_one_tests_nothing(world: World) -> None:
     answers = []
     for name, text in (("b", "TOKEN=sesame B=1"), ("c", "TOKEN=guess B=1")):
@@ -145,6 +166,13 @@ def replace_targets(world: World, **fields: object) -> Callable[[str], Awaitable
         return await preview(world, name, ports=ports)
 
     return of
+
+
+async def test_of_a_file_that_is_encrypted_anew_only_the_values_could_tell(world: World) -> None:
+    world.commit("b", api="TOKEN=sesame~2 B=1~2", worker="W=1~1")
+    text = said(await preview(world))
+    assert "`api.env` encrypted anew: written only if a value differs" in text
+    assert "services of app decided after the merge" in text
 
 
 async def test_a_new_target_does_not_say_whether_its_file_is_the_same(world: World) -> None:
