@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field
 
 from reconciler.app.config.comparisons import ComparisonSettings, comparisons_make_sense
+from reconciler.app.config.forge import ForgeAddress, ForgeSettings, forge_address, forge_problems
 from reconciler.app.config.models import Items, OneOrMany, Section, read_sections
 from reconciler.app.config.probes import ProbeFields
 from reconciler.app.config.scalars import (
@@ -103,6 +104,7 @@ class ServerConfig(Section):
     drift: Drift = Field(default_factory=Drift, description="How drift is handled.")
     http: Http = Field(default_factory=Http, description="The daemon's HTTP server.")
     webhook: Webhook | None = Field(default=None, description="Lets the git server announce a push.")
+    forge: ForgeSettings | None = Field(default=None, description="Where results are reported beside the commits.")
     rollback: Rollback = Field(default_factory=Rollback, description="What a rollback does in git.")
     checks: dict[Name, Argv] = Field(
         default_factory=dict, description="Commands that a manifest may name, not define; they run on the staged file."
@@ -153,6 +155,11 @@ class ServerConfig(Section):
         """By stack, as it is named in the file, what of its project git may change."""
         return {name: tuple(map(str, settings.git_may_change)) for name, settings in self.stacks.items()}
 
+    @property
+    def forge_address(self) -> ForgeAddress | None:
+        """The repository at its forge; None without one."""
+        return forge_address(self.forge, self.repository.url) if self.forge else None
+
     def check(self, name: str) -> Check:
         return Check(name, self.checks[name])
 
@@ -174,6 +181,7 @@ def load_server_config(path: str) -> ServerConfig:
         yield from _within_reach_of_git(document.data, os.path.abspath(path))
         yield from _reverts_are_signed(document)
         yield from comparisons_make_sense(_section(document.data, "comparisons"), _units(document.data))
+        yield from forge_problems(document.data)
 
     return read_sections(ServerConfig, content, file=path, error=ConfigError, rules=rules)
 
@@ -256,7 +264,7 @@ def _own_files(data: Mapping[str, Any], prefix: FieldPath = ()) -> Iterator[tupl
 
 
 def _is_command(prefix: FieldPath, name: str) -> bool:
-    own = prefix == ("decryption",) and name == "age_key_command"
+    own = (*prefix, name) in (("decryption", "age_key_command"), ("forge", "token_command"))
     return own or prefix == ("checks",) or (prefix[:1] == ("probes",) and name == "run")
 
 
