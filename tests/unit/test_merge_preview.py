@@ -18,7 +18,7 @@ from reconciler.core.ports.forge import CommitState
 from reconciler.core.ports.git import MergedBranch
 from reconciler.core.secret import Secret
 from reconciler.core.secrets.unlike_values import with_unlike_values
-from reconciler.core.sops.ciphertext import Ciphertext
+from reconciler.core.sops.ciphertext import Ciphertext, EncryptedEntry
 from reconciler.engine.memory import Claims
 from reconciler.engine.merge_preview import MergePreview
 from tests.fakes import API, APP, WORKER, FakeDecryptor, World, iv, reconcile_once
@@ -35,10 +35,14 @@ class Salted(FakeDecryptor):
 
     def read(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Ciphertext:
         cipher = FakeDecryptor.read(self, name, data, parser)
-        return replace(cipher, entries=tuple(replace(entry, iv=iv(entry.key)) for entry in cipher.entries))
+        return replace(cipher, entries=tuple(map(under_one_iv, cipher.entries)))
 
     async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
         return Secret(SALT.sub(b"", (await FakeDecryptor.decrypt(self, name, data, parser)).reveal()))
+
+
+def under_one_iv(entry: EncryptedEntry) -> EncryptedEntry:
+    return replace(entry, encrypted=f"ENC[data:AAAA,tag:{entry.encrypted},type:str]", iv=iv(entry.key))
 
 
 @pytest.fixture
