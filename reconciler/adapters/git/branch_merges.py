@@ -54,6 +54,7 @@ class GitBranchMerges:
     async def merged(self, branch: str, target: str) -> AsyncIterator[MergedBranch]:
         check_branch(branch)
         check_commit(target)
+        await self._mirror.fetch(target)  # it is a cache, and may be gone
         with self._directory() as directory:
             scratch = await make_scratch(self._mirror.git, directory, _IDENTITY, None)
             try:

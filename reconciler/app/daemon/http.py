@@ -39,7 +39,7 @@ _SERVICES = 2.0  # seconds for the engines to say how services are: who asks for
 class Views:
     """What the handlers use: the daemon, its memory, the text of a scrape, and ``serve``, which serves a request.
 
-    ``announced`` takes the status that the webhook answers with.
+    ``announced`` takes the status that the webhook answers with; ``plan_soon`` looks at the open pull requests.
     """
 
     daemon: Daemon
@@ -48,6 +48,7 @@ class Views:
     serve: Callable[[Request, Turn, Progress], Coroutine[Any, Any, Any]]
     webhook: WebhookReceiver | None = None
     announced: Callable[[int], None] = lambda _: None
+    plan_soon: Callable[[], None] = lambda: None
 
     async def status(self) -> dict[str, Any]:
         environments = await asyncio.gather(*(self._environment(name) for name in self.daemon.environments))
@@ -236,6 +237,8 @@ def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings
             views.announced(answer.status)
             if answer.polls:
                 views.daemon.poll_now("webhook")
+            if answer.plans:
+                views.plan_soon()
             return web.Response(status=answer.status, text=f"{answer.text}\n")
 
     app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])

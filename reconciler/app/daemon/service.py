@@ -22,6 +22,7 @@ from reconciler.app.daemon.webhook import WebhookReceiver, read_webhook_secret
 from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError, RefusedError
 from reconciler.core.model.runs import Activity
+from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.target_revision import ask_git
 
 _FOLLOW_AGAIN = 60.0  # seconds
@@ -185,9 +186,12 @@ class _Service:
                 built.ports.store,
                 built.metrics.render,
                 functools.partial(requests.serve, built, daemon.reconcile),
-                _webhook_of(config),
+                _webhook_of(config, built.merge_plans),
                 announced=built.metrics.announced,
+                plan_soon=built.merge_plans.look_soon if built.merge_plans else lambda: None,
             )
+            if built.merge_plans:
+                built.merge_plans.turn = daemon.between_reconciliations
             async with self._views.provide(views):
                 self._running = True
                 self._logger.info(
@@ -253,9 +257,10 @@ async def _follow_engine(built: Runtime, unit: str, touched: Callable[[], None])
             await asyncio.sleep(_FOLLOW_AGAIN)
 
 
-def _webhook_of(config: ServerConfig) -> WebhookReceiver | None:
+def _webhook_of(config: ServerConfig, plans: MergePlans | None = None) -> WebhookReceiver | None:
     """Raises ConfigError where the secret cannot be used now."""
     if config.webhook is None:
         return None
     read_webhook_secret(config.webhook.secret_file)
-    return WebhookReceiver(config.webhook.secret_file, config.repository.branch)
+    planned = plans.covers if plans else None
+    return WebhookReceiver(config.webhook.secret_file, config.repository.branch, planned)

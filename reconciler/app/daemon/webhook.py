@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -31,6 +31,7 @@ _LARGEST_BODY = 1024 * 1024
 _BODY_TIME = 8.0  # seconds for all of it; less than the whole request may take
 _ROOM = 2 * 1024 * 1024  # bytes of bodies that are kept at the same time, until their signatures are known
 _LARGEST_SECRET = 4096
+_HEADS = "refs/heads/"
 
 _FORGED = "the signature or token does not match webhook.secret_file"
 _NO_SIGNATURE = "no signature or token of a known form"
@@ -44,11 +45,12 @@ _NOTHING = {
 
 @dataclass(frozen=True, slots=True)
 class WebhookAnswer:
-    """What the webhook answers, and whether that starts a poll of git."""
+    """What the webhook answers, and whether that starts a poll of git, or a look at the open pull requests."""
 
     status: int
     text: str
     polls: bool = False
+    plans: bool = False
 
 
 def read_webhook_secret(path: str) -> bytes:
@@ -68,12 +70,13 @@ def read_webhook_secret(path: str) -> bytes:
 class WebhookReceiver:
     """Judges the requests to the webhook. The secret is read again for each, so that it can be replaced at any time.
 
-    A push counts where it is to ``branch``.
+    A push counts where it is to ``branch``, or to one that is ``planned`` before the merge.
     """
 
-    def __init__(self, secret_file: str, branch: str) -> None:
+    def __init__(self, secret_file: str, branch: str, planned: Callable[[str], bool] | None = None) -> None:
         self._secret_file = secret_file
-        self._ref = f"refs/heads/{branch}"
+        self._ref = f"{_HEADS}{branch}"
+        self._planned = planned
         self._kept = 0
 
     async def judge(self, request: web.Request, warnings: RepeatedWarnings) -> WebhookAnswer:
@@ -135,10 +138,7 @@ class WebhookReceiver:
             body.data.clear()
 
     def _accepted(self, announcement: Announcement) -> WebhookAnswer:
-        polls = announcement.kind is EventKind.PUSH and (announcement.refs is None or self._ref in announcement.refs)
-        answer = (
-            WebhookAnswer(202, "reconciling", polls=True) if polls else WebhookAnswer(200, _NOTHING[announcement.kind])
-        )
+        answer = self._answer_to(announcement)
         get_logger().info(
             "webhook",
             sender=announcement.sender,
@@ -147,6 +147,15 @@ class WebhookReceiver:
             answer=answer.text,
         )
         return answer
+
+    def _answer_to(self, announcement: Announcement) -> WebhookAnswer:
+        kind, refs = announcement.kind, announcement.refs
+        if kind is EventKind.PUSH and (refs is None or self._ref in refs):
+            return WebhookAnswer(202, "reconciling", polls=True)
+        branches = [ref.removeprefix(_HEADS) for ref in refs or () if ref.startswith(_HEADS)]
+        if self._planned and (kind is EventKind.PULL_REQUEST or any(map(self._planned, branches))):
+            return WebhookAnswer(202, "planning", plans=True)
+        return WebhookAnswer(200, _NOTHING[kind])
 
     def _refused(self, request: web.Request, warnings: RepeatedWarnings, status: int, reason: str) -> WebhookAnswer:
         peer, delivery = request.remote or "", delivery_in(request.headers)

@@ -37,6 +37,7 @@ from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.wiring.forge import ForgeParts, forge_parts
+from reconciler.app.wiring.merge_plans import merge_plans
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
 from reconciler.core.model.hosts import SshAddress
@@ -47,6 +48,7 @@ from reconciler.core.ports import Ports
 from reconciler.core.ports.observer import Observer
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.memory import Claims
+from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 
@@ -85,6 +87,7 @@ class Runtime:
     engines: Mapping[str, DockerCompose]
     observers: tuple[Observer, ...] = ()
     forge: ForgeParts | None = None
+    merge_plans: MergePlans | None = None
 
     def ports_of(self, unit: str) -> Ports:
         """The ports of the unit's host. Raises RefusedError for a host that this server no longer has: its files are
@@ -264,8 +267,10 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
     )
     here = {unit: compose for unit, host in units.items() if host is None}
     forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
-    observers: tuple[Observer, ...] = (forge.reports,) if forge else ()
-    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines}, observers, forge)
+    plans = merge_plans(config, forge, mirror, {unit: on_hosts.get(unit, ports) for unit in units}, claims)
+    observers: tuple[Observer, ...] = (*((forge.reports,) if forge else ()), *((plans,) if plans else ()))
+    engines = {**here, **hosts.engines}
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, engines, observers, forge, plans)
 
 
 class HostPorts:

@@ -89,9 +89,9 @@ class PlannedMerge:
     @property
     def state(self) -> CommitState:
         states = {unit.state for unit in self.units}
-        if self.conflicts or self.refusal or CommitState.FAILURE in states:
+        if self.conflicts or CommitState.FAILURE in states:
             return CommitState.FAILURE
-        return CommitState.PENDING if CommitState.PENDING in states else CommitState.SUCCESS
+        return CommitState.PENDING if self.refusal or CommitState.PENDING in states else CommitState.SUCCESS
 
 
 def unit_sentence(unit: PlannedUnit) -> str:
