@@ -111,14 +111,12 @@ class MergePlans:
     async def _plan_open(self) -> None:
         """Raises the first error that keeps a pull request from being planned, after the others were."""
         pulls = await self._side.forge.open_pull_requests(self._side.branch)
-        mine = sorted(
-            (pull for pull in pulls if not pull.fork and self.covers(pull.branch)), key=lambda pull: -pull.number
-        )
-        self._done = {
-            number: done for number, done in self._done.items() if any(pull.number == number for pull in mine)
-        }
+        mine = [pull for pull in pulls if not pull.fork and self.covers(pull.branch)]
+        newest = sorted(mine, key=lambda pull: pull.number, reverse=True)[:MOST_PLANNED]
+        numbers = {pull.number for pull in newest}
+        self._done = {number: done for number, done in self._done.items() if number in numbers}
         errors = []
-        for pull in mine:
+        for pull in newest:
             state = (pull.head, self._target)
             if self._done.get(pull.number) == state:
                 continue
@@ -142,13 +140,10 @@ class MergePlans:
                 units = [await self._unit(make(merged)) for make in self._previews.values()]
                 return PlannedMerge(self._host, head, target, tuple(units))
         except (UnverifiedError, SignaturesUnavailableError) as error:
-            return PlannedMerge(
-                self._host, head, target, refusal=f"its commits are not signed as required [{error.id}]"
-            )
+            refusal = f"its commits are not signed as required [{error.id}]"
         except SourceError as error:
-            return PlannedMerge(
-                self._host, head, target, refusal=f"git refuses the branch, or it is too large [{error.id}]"
-            )
+            refusal = f"git refuses the branch, or it is too large [{error.id}]"
+        return PlannedMerge(self._host, head, target, refusal=refusal)
 
     async def _unit(self, preview: MergePreview) -> PlannedUnit:
         try:

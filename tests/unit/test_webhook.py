@@ -41,13 +41,22 @@ def polls() -> list[str]:
 
 
 @pytest.fixture
-async def post(secret_file: Path, polls: list[str]) -> AsyncIterator[Post]:
-    """Send a body to the webhook; returns the status."""
-    receiver, warnings = WebhookReceiver(str(secret_file), "main"), RepeatedWarnings()
+def plans() -> list[str]:
+    return []
+
+
+@pytest.fixture
+async def post(
+    request: pytest.FixtureRequest, secret_file: Path, polls: list[str], plans: list[str]
+) -> AsyncIterator[Post]:
+    """Send a body to the webhook; returns the status. Its parameter says which branches are planned."""
+    planned, warnings = getattr(request, "param", None), RepeatedWarnings()
+    receiver = WebhookReceiver(str(secret_file), "main", planned)
 
     async def handle(request: web.Request) -> web.Response:
         answer = await receiver.judge(request, warnings)
         polls.extend([answer.text] if answer.polls else [])
+        plans.extend([answer.text] if answer.plans else [])
         return web.Response(status=answer.status, text=answer.text)
 
     app = web.Application(client_max_size=10 * 1024 * 1024)
@@ -208,6 +217,22 @@ async def test_a_form_is_read_like_json(post: Post, polls: list[str], signs: str
 async def test_what_is_no_push_starts_nothing(post: Post, polls: list[str], headers: Any, status: int) -> None:
     body = pushed(MAIN)
     assert (await post(body, headers(body)), polls) == (status, [])
+
+
+@pytest.mark.parametrize("post", [lambda branch: branch == "feature"], indirect=True)
+async def test_where_branches_are_planned_what_concerns_them_starts_a_plan(
+    post: Post, polls: list[str], plans: list[str]
+) -> None:
+    requests = [
+        headers_like_github(pushed(OTHER)),
+        headers_like_github(pushed(OTHER), "pull_request"),
+        headers_of_gitlab(pushed(OTHER), "Merge Request Hook"),
+        headers_of_bitbucket(pushed(OTHER), "pullrequest:updated"),
+        headers_of_bitbucket_server(pushed(OTHER), "pr:from_ref_updated"),
+    ]
+    assert [await post(pushed(OTHER), headers) for headers in requests] == [202] * 5
+    assert await post(pushed("refs/heads/unplanned"), headers_like_github(pushed("refs/heads/unplanned"))) == 200
+    assert (polls, plans) == ([], ["planning"] * 5)
 
 
 @pytest.mark.parametrize(
