@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -29,6 +30,9 @@ from reconciler.engine.merge_preview import MergePreview
 MOST_PLANNED = 20  # open pull requests that are planned, newest first
 _LOAD_TIME = 60.0  # seconds to read and decrypt one environment, beside the reconciliations
 _PLAN_TIME = 20.0  # seconds to look at one host, between them
+# After a longer look than this (seconds), four times as long passes before the next one: whoever pushes a revision that
+# is slow to plan takes a fifth of the loop's time at most.
+_QUICK, _REST = 2.0, 4.0
 _TOO_LONG = "it takes too long to plan"
 
 Turn = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -67,6 +71,7 @@ class MergePlans:
         self._done: dict[int, tuple[str, str]] = {}
         self._target = ""
         self._failing = ""
+        self._took = 0.0
         self.turn: Turn = immediately
 
     def covers(self, branch: str) -> bool:
@@ -150,14 +155,20 @@ class MergePlans:
             async with asyncio.timeout(_LOAD_TIME):
                 await preview.load()
 
-            async def look() -> PlannedUnit:
-                async with asyncio.timeout(_PLAN_TIME):
-                    return await preview.plan()
-
-            unit: PlannedUnit = await self.turn(look)
+            unit: PlannedUnit = await self.turn(lambda: self._look_at(preview))
         except TimeoutError:
-            return PlannedUnit(preview.label, failed=_TOO_LONG)
+            unit = PlannedUnit(preview.label, failed=_TOO_LONG)
+        if self._took > _QUICK:
+            await asyncio.sleep(_REST * self._took)
         return unit
+
+    async def _look_at(self, preview: MergePreview) -> PlannedUnit:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(_PLAN_TIME):
+                return await preview.plan()
+        finally:
+            self._took = time.monotonic() - began
 
     async def _report(self, pull: PullRequest, plan: PlannedMerge) -> None:
         """Set the status and the comment, unless they say so already. A closed pull request gets no comment."""

@@ -19,13 +19,13 @@ from reconciler.core.forge.merge_plan import ContractsVerdict, PlannedFile, Plan
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import Effect, KeyChange, Plan
 from reconciler.core.model.revisions import Blob, Revision
-from reconciler.core.model.targets import Check, Format, Manifest, Parser, Stack, Target, host_of
+from reconciler.core.model.targets import Format, Manifest, Parser, Stack, Target, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.ports.git import MergedBranch
 from reconciler.core.secret import Secret
 from reconciler.core.secrets.unlike_values import with_unlike_values
 from reconciler.core.sops.cipher_diff import compare_ciphertexts
-from reconciler.engine.contracts import contract_path
+from reconciler.engine.contracts import broken_contracts, contract_path
 from reconciler.engine.key_names import KeyNames
 from reconciler.engine.memory import Claims
 from reconciler.engine.observe import (
@@ -128,64 +128,64 @@ class MergePreview:
             return _refused(self.label, error)
 
     async def _plan(self, desired: Desired) -> PlannedUnit:
-        ports, manifest, before = self.ports, desired.manifest, self._before
-        changed = [target for target in manifest.targets if self._is_changed(target, desired)]
-        judged = [target for target in changed if target.contracts and await self._contracts_stay(target, desired)]
+        changed = [target for target in desired.manifest.targets if self._is_changed(target, desired)]
         files = await self._planned_files(changed, desired)
-        known = before.manifest.stacks if before.manifest else ()
-        stacks = tuple(stack for stack in manifest.stacks if stack in known)
-        neighbours = (*self.claims.neighbours(self.unit), *known)
-        guarded = _with_targets(desired, (), {target.path for target in judged})
-        record = ports.store.environment(self.unit)
-        suspension = suspension_of(record, ports.clock.now())
-        first = await prepare(
-            ports,
-            await observe(ports, guarded),
-            KeyNames(),
-            self._plaintexts,
-            permissions=Permissions(neighbours=neighbours),
-            suspension=suspension,
-        )
-        contracts = _verdict(changed, judged, first)
-        if first.problems:
-            problems = tuple(_said(error) for error in first.problems)
-            return PlannedUnit(self.label, files, contracts=contracts, problems=problems)
-        later = [f"{check.name} checked after the merge" for check in _checks(changed)]
-        trusted = await self._trusted(stacks, changed, desired)
-        later += [
-            f"services of {stack.name} decided after the merge"
-            for stack in manifest.stacks
-            if stack not in trusted and any(target.stack == stack.name for target in changed)
-        ]
-        plain = _with_targets(desired, trusted, ())
-        masked = await self._with_other_values(plain, changed)
+        contracts, broken = await self._contracts(changed, desired)
+        masked = await self._with_other_values(_without_checks(desired), changed)
+        # Without the stacks first: Compose is not asked about files that may not even be written.
+        guarded = await self._prepared(_with_stacks(masked, ()))
+        if refusals := (*broken, *guarded.problems):
+            return PlannedUnit(self.label, files, contracts=contracts, problems=tuple(map(_said, refusals)))
+        trusted, later = await self._trusted(changed, desired)
         names = frozenset(stack.name for stack in trusted if any(target.stack == stack.name for target in changed))
-        second = await prepare(
-            ports,
-            await observe(ports, masked),
-            KeyNames(),
-            self._plaintexts,
-            permissions=Permissions(neighbours=neighbours),
-            suspension=suspension,
-            look_at=names,
-        )
-        if second.problems and masked.digests == plain.digests:
-            problems = tuple(_said(error) for error in second.problems)
+        prepared = await self._prepared(_with_stacks(masked, trusted), names)
+        if prepared.problems and masked.digests == desired.digests:
+            problems = tuple(map(_said, prepared.problems))
             return PlannedUnit(self.label, files, contracts=contracts, problems=problems)
-        if second.problems:
-            return PlannedUnit(
-                self.label, files, contracts=contracts, later=(*later, "services decided after the merge")
-            )
-        pinned = [f"pinned to {record.pin.revision.short} until `reconciler unpin`"] if record.pin else []
+        if prepared.problems:  # perhaps only because another value was put in place
+            later = (*later, "services decided after the merge")
+            return PlannedUnit(self.label, files, contracts=contracts, later=later)
         return PlannedUnit(
             self.label,
             files,
-            tuple(_service(action, files, changed) for action in second.plan.actions),
-            _untouched(second, names),
+            tuple(_service(action, files, changed) for action in prepared.plan.actions),
+            _untouched(prepared, names),
             contracts,
-            waits=(*pinned, *_waits(second.plan, {target.path for target in changed})),
-            later=(*later, *(["the Docker engine does not answer now"] if second.away else ())),
+            waits=(*self._pinned(), *_waits(prepared.plan, {target.path for target in changed})),
+            later=(*later, *(["the Docker engine does not answer now"] if prepared.away else ())),
         )
+
+    async def _prepared(self, desired: Desired, look_at: Collection[str] = ()) -> Prepared:
+        ports, known = self.ports, self._before.manifest.stacks if self._before.manifest else ()
+        return await prepare(
+            ports,
+            await observe(ports, desired),
+            KeyNames(),
+            self._plaintexts,
+            permissions=Permissions(neighbours=(*self.claims.neighbours(self.unit), *known)),
+            suspension=suspension_of(ports.store.environment(self.unit), ports.clock.now()),
+            look_at=look_at,
+        )
+
+    def _pinned(self) -> list[str]:
+        pin = self.ports.store.environment(self.unit).pin
+        return [f"pinned to {pin.revision.short} until `reconciler unpin`"] if pin else []
+
+    async def _contracts(
+        self, changed: Collection[Target], desired: Desired
+    ) -> tuple[ContractsVerdict, list[ReconcilerError]]:
+        """Whether the contracts of what changes hold, whatever the server has now; and the breaches."""
+        breaches: list[ReconcilerError] = []
+        mine = [target for target in changed if target.contracts]
+        judged = [target for target in mine if await self._contracts_stay(target, desired)]
+        for target in judged:
+            data = await self._plaintexts.of(target, desired.blobs[target.source])
+            problems = await broken_contracts(self.ports, desired.revision, target, data)
+            breaches += [GuardError(str(problem), where=target.id, id=problem.id) for problem in problems]
+        if breaches:
+            return ContractsVerdict.BROKEN, breaches
+        verdict = ContractsVerdict.HOLD if mine else ContractsVerdict.NONE
+        return verdict if len(judged) == len(mine) else ContractsVerdict.EDITED, []
 
     # --- what git shows ---
 
@@ -267,22 +267,30 @@ class MergePreview:
     # --- what must not be learnt ---
 
     async def _trusted(
-        self, stacks: Collection[Stack], changed: Collection[Target], desired: Desired
-    ) -> tuple[Stack, ...]:
-        """The stacks that Compose may be asked about with the new files: those whose project the pull request does not
-        change, else it could have Compose read, fetch or compare something; and of which no file is encrypted anew as a
-        whole, where only the values could tell whether anything changes."""
+        self, changed: Collection[Target], desired: Desired
+    ) -> tuple[tuple[Stack, ...], tuple[str, ...]]:
+        """The stacks that Compose may be asked about with the new files, and what is decided only after the merge.
+
+        Those whose project the pull request does not change, else it could have Compose read, fetch or compare
+        something; and of which no file is encrypted anew as a whole, where only values could tell whether it changes.
+        """
+        known = self._before.manifest.stacks if self._before.manifest else ()
         anew = {target.stack for target in changed if self._is_encrypted_anew(target, desired)}
-        trusted = [stack for stack in stacks if stack.name not in anew]
+        same = [stack for stack in desired.manifest.stacks if stack in known and stack.name not in anew]
+        trusted = tuple([stack for stack in same if await self._keeps_project(stack, changed, desired)])
+        names = {stack.name for stack in trusted}
+        undecided = sorted({target.stack for target in changed if target.stack} - names)
+        checks = sorted({target.check.name for target in changed if target.check})
+        later = [f"services of {name} decided after the merge" for name in undecided]
+        return trusted, (*later, *(f"{name} checked after the merge" for name in checks))
+
+    async def _keeps_project(self, stack: Stack, changed: Collection[Target], desired: Desired) -> bool:
+        """Whether Compose reads the same project before and after; without allow_compose_files it always does."""
         if not self.ports.settings.allow_compose_files:
-            return tuple(trusted)
-        stacks, trusted = trusted, []
-        for stack in stacks:
-            project = await self.ports.compose.project_files(stack)
-            mine = [target for target in changed if target.path in project.files | project.environments]
-            if not any([target.path in project.files or await self._controls(target, desired) for target in mine]):
-                trusted.append(stack)
-        return tuple(trusted)
+            return True
+        project = await self.ports.compose.project_files(stack)
+        mine = [target for target in changed if target.path in project.files | project.environments]
+        return not any([target.path in project.files or await self._controls(target, desired) for target in mine])
 
     def _is_encrypted_anew(self, target: Target, desired: Desired) -> bool:
         old, blob = self._before.target_at(target.path), desired.blobs[target.source]
@@ -343,25 +351,14 @@ def _plain_change(old: Blob | None, new: Blob, parser: Parser) -> KeyChange:
     return KeyChange.between(*sides)
 
 
-def _with_targets(desired: Desired, stacks: tuple[Stack, ...], contracts_of: Collection[str]) -> Desired:
-    """The revision without the commands of its checks, with these stacks, and with contracts for these live paths."""
-    targets = tuple(
-        replace(target, check=None, contracts=target.contracts if target.path in contracts_of else ())
-        for target in desired.manifest.targets
-    )
-    return replace(desired, manifest=replace(desired.manifest, stacks=stacks, targets=targets))
+def _without_checks(desired: Desired) -> Desired:
+    """The revision without the commands of its checks, and without its contracts, which are judged apart."""
+    targets = tuple(replace(target, check=None, contracts=()) for target in desired.manifest.targets)
+    return replace(desired, manifest=replace(desired.manifest, targets=targets))
 
 
-def _checks(changed: Collection[Target]) -> list[Check]:
-    return list({target.check.name: target.check for target in changed if target.check}.values())
-
-
-def _verdict(changed: Collection[Target], judged: Collection[Target], prepared: Prepared) -> ContractsVerdict:
-    if any(error.id == "broken-contract" for error in prepared.problems):
-        return ContractsVerdict.BROKEN
-    if any(target.contracts and target not in judged for target in changed):
-        return ContractsVerdict.EDITED
-    return ContractsVerdict.HOLD if judged else ContractsVerdict.NONE
+def _with_stacks(desired: Desired, stacks: tuple[Stack, ...]) -> Desired:
+    return replace(desired, manifest=replace(desired.manifest, stacks=stacks))
 
 
 def _service(action: Action, files: Collection[PlannedFile], changed: Collection[Target]) -> PlannedService:
