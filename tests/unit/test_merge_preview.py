@@ -229,6 +229,20 @@ async def test_where_git_may_change_projects_compose_is_not_asked_about_a_new_on
     assert "model-staged" not in world.steps
 
 
+async def test_of_a_stack_that_the_pull_request_defines_anew_compose_is_not_asked(world: World) -> None:
+    world.commit("b", api="TOKEN=other~2 B=1~1", worker="W=1~1")
+    world.git.commits["b".ljust(40, "0")]["envs/production/environment.yaml"] += b" "
+
+    def manifest(text: bytes, environment: str, file: str) -> Manifest:
+        read = world._manifest(text, environment, file)
+        stacks = tuple(replace(stack, directory="/opt/elsewhere") for stack in read.stacks)
+        return replace(read, stacks=stacks) if text.endswith(b" ") else read
+
+    planned = await preview(world, ports=replace(world.ports(), read_manifest=manifest))
+    assert planned.later == ("services of app decided after the merge",)
+    assert "model-staged" not in world.steps
+
+
 async def test_what_would_be_refused_is_said_by_its_id(world: World) -> None:
     world.compose.refuses = lambda files: ModelRefusedError("sesame") if b"other" in files[API] else None
     world.commit("b", api="TOKEN=other~2 B=1~1", worker="W=1~1")
