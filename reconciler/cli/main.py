@@ -18,6 +18,7 @@ from reconciler.cli import (
     exit_codes,
     global_options,
     operator_commands,
+    recipient_commands,
     review_commands,
     setup_commands,
 )
@@ -39,6 +40,7 @@ app.add_typer(daemon_commands.commands)
 app.add_typer(operator_commands.commands)
 app.add_typer(review_commands.commands)
 app.add_typer(edit_commands.commands)
+app.add_typer(recipient_commands.commands)
 app.add_typer(setup_commands.commands)
 
 # What typer raises for arguments it cannot read; by itself it would exit with 2, which here means something else.

@@ -15,6 +15,7 @@ from reconciler.app.daemon import logs, requests
 from reconciler.app.daemon.client import Progress, control_socket
 from reconciler.app.daemon.connections import raise_descriptor_limit
 from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_interfaces
+from reconciler.app.daemon.http_access import read_token
 from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon, FileWatching
 from reconciler.app.daemon.systemd import ServiceManager, ServiceReports
@@ -163,6 +164,8 @@ class _Service:
             hint = "Restart the daemon, or set it back"
             raise ConfigError("a reload cannot change it", where="state_dir", hint=hint)
         _webhook_of(config)
+        if config.http.token_file is not None:
+            read_token(config.http.token_file)
         return config
 
     def _keep(self, error: Exception) -> None:
@@ -189,14 +192,15 @@ class _Service:
                 _webhook_of(config, built.merge_plans),
                 announced=built.metrics.announced,
                 plan_soon=built.merge_plans.look_soon if built.merge_plans else lambda: None,
+                host=config.host,
+                repository_url=config.repository.url,
+                http=bound,
             )
             if built.merge_plans:
                 built.merge_plans.turn = daemon.between_reconciliations
             async with self._views.provide(views):
                 self._running = True
-                self._logger.info(
-                    event, environments=list(daemon.environments), http=f"{config.http.listen.host}:{bound}"
-                )
+                self._logger.info(event, environments=list(daemon.environments), http=bound)
                 if self._stopping.is_set() or self._next:
                     daemon.stop()
                 else:

@@ -85,9 +85,13 @@ class Runtime:
     metrics: PrometheusMetrics
     relay: Relay
     engines: Mapping[str, DockerCompose]
-    observers: tuple[Observer, ...] = ()
     forge: ForgeParts | None = None
     merge_plans: MergePlans | None = None
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """What takes the outcomes elsewhere."""
+        return (*((self.forge.reports,) if self.forge else ()), *((self.merge_plans,) if self.merge_plans else ()))
 
     def ports_of(self, unit: str) -> Ports:
         """The ports of the unit's host. Raises RefusedError for a host that this server no longer has: its files are
@@ -268,9 +272,8 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
     here = {unit: compose for unit, host in units.items() if host is None}
     forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
     plans = merge_plans(config, forge, mirror, {unit: on_hosts.get(unit, ports) for unit in units}, claims)
-    observers: tuple[Observer, ...] = (*((forge.reports,) if forge else ()), *((plans,) if plans else ()))
     engines = {**here, **hosts.engines}
-    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, engines, observers, forge, plans)
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, engines, forge, plans)
 
 
 class HostPorts:
