@@ -269,10 +269,9 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
         for environment in config.environment
         if any(environment_of(unit) == environment for unit in units)
     )
-    here = {unit: compose for unit, host in units.items() if host is None}
     forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
     plans = merge_plans(config, forge, mirror, {unit: on_hosts.get(unit, ports) for unit in units}, claims)
-    engines = {**here, **hosts.engines}
+    engines = {unit: compose for unit, host in units.items() if host is None} | hosts.engines
     return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, engines, forge, plans)
 
 
