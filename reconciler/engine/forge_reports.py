@@ -16,7 +16,15 @@ from dataclasses import dataclass
 
 from reconciler.core.errors import ForgeError, ReconcilerError, with_id
 from reconciler.core.forge.rollback_comment import RolledBack, rollback_comment
-from reconciler.core.forge.statuses import RECONCILING, CommitVerdict, context_of, is_news, superseded, verdict_on
+from reconciler.core.forge.statuses import (
+    RECONCILING,
+    CommitVerdict,
+    context_of,
+    is_news,
+    named_with_host,
+    overtaken,
+    verdict_on,
+)
 from reconciler.core.model.records import EnvironmentRecord, Quarantine
 from reconciler.core.model.runs import Result, Run
 from reconciler.core.model.targets import environment_of
@@ -60,14 +68,15 @@ class _Report:
 
 @dataclass(frozen=True, slots=True)
 class ForgeSide:
-    """The forge, what it was told, and how texts for it are made. ``branch`` is the one that is followed; ``mark``
-    makes the marker of a comment, which others cannot guess."""
+    """The forge, what was reported there, and how texts for it are made. ``branch`` is the one that is followed;
+    ``mark`` makes the marker of a comment, which others cannot guess; ``host`` is this machine's name."""
 
     forge: Forge
     memory: ForgeMemory
     branch: str
     links: ForgeLinks
     mark: Callable[[str], str]
+    host: str = ""
 
 
 class ForgeReports:
@@ -84,6 +93,8 @@ class ForgeReports:
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
         self._failing = ""
+        # By unit, what the comment follows from: composing it reads the history, and most outcomes change nothing.
+        self._commented_on: dict[str, object] = {}
 
     def head_seen(self, commit: str) -> None:
         """Git has answered with this head of the branch; its reconciliations begin now."""
@@ -128,26 +139,39 @@ class ForgeReports:
     def _take_head(self, commit: str) -> None:
         self._head = commit
         for unit in self._units:
-            head = self._store.environment(unit).head
-            if head is None or head.commit != commit:
-                self._report_status(unit, CommitVerdict(commit, CommitState.PENDING, RECONCILING), None)
+            record, unfinished = self._store.environment(unit), self._store.unfinished(unit)
+            if unfinished is not None and unfinished.rolling_back:
+                continue  # how that ends comes first
+            if record.head is None or record.head.commit != commit:
+                self._report_status(record, CommitVerdict(commit, CommitState.PENDING, RECONCILING), None)
 
     def _take_outcome(self, event: Reconciled) -> None:
         outcome, unit = event.outcome, event.outcome.environment
         record = self._store.environment(unit)
         if verdict := verdict_on(outcome, record, self._head):
-            self._report_status(unit, verdict, outcome.run)
-        self._report_rollbacks(unit, record)
+            self._report_status(record, verdict, outcome.run)
+        facts = (record.quarantines, record.stopped, record.applied, outcome.result)
+        if self._commented_on.get(unit) != facts:
+            self._report_rollback(unit, record)
+            self._commented_on[unit] = facts
 
-    def _report_status(self, unit: str, verdict: CommitVerdict, run: str | None) -> None:
-        context = context_of(unit)
+    def _report_status(self, record: EnvironmentRecord, verdict: CommitVerdict, run: str | None) -> None:
+        context = context_of(record.name, self._side.host)
         last = self._side.memory.status(context)
-        if last and (waiting := superseded(last, verdict.commit)):
-            self._add_status(waiting.status(context, ""))
+        self._drop_overtaken(context, verdict.commit)
+        if last and (end := overtaken(last, verdict.commit, record)):
+            self._add_status(end.status(context, self._side.links.run(None)))
         if is_news(verdict, last):
             self._add_status(verdict.status(context, self._side.links.run(run)))
         else:  # what was to be said in between is no longer true
             self._reports.pop(f"{context} {verdict.commit}", None)
+
+    def _drop_overtaken(self, context: str, commit: str) -> None:
+        """What waits to be shown as pending beside another commit is no longer true."""
+        for key, report in list(self._reports.items()):
+            status = report.content if report.thread == context else None
+            if isinstance(status, CommitStatus) and status.commit != commit and status.state is CommitState.PENDING:
+                del self._reports[key]
 
     def _add_status(self, status: CommitStatus) -> None:
         async def send() -> None:
@@ -170,7 +194,7 @@ class ForgeReports:
 
     # --- rollbacks ---
 
-    def _report_rollbacks(self, unit: str, record: EnvironmentRecord) -> None:
+    def _report_rollback(self, unit: str, record: EnvironmentRecord) -> None:
         """Comment on the newest rollback of the environment, unless the comment says it all already."""
         if not record.quarantines:
             return
@@ -216,7 +240,7 @@ class ForgeReports:
         if in_place and not failed:
             return None  # another host's failure is about to take it back here
         url = self._side.links.run(run.id) if run else ""
-        return RolledBack(record.name, quarantine, run, failed=failed, url=url)
+        return RolledBack(named_with_host(record.name, self._side.host), quarantine, run, failed=failed, url=url)
 
     def _run(self, unit: str, identity: str) -> Run | None:
         runs = self._store.runs(unit, _SEARCHED_RUNS)

@@ -26,6 +26,7 @@ from reconciler.adapters.forge.gitlab import GitLabForge, bearer_headers
 from reconciler.core.errors import ForgeError
 from reconciler.core.ports.forge import CommitState, CommitStatus, Forge, PullRequest
 from tests.support.forge import TOKEN, FakeForge, ForgeRequest, Pull, fake_forge
+from tests.support.https import refusing_server
 
 COMMIT = "a" * 40
 MARKER = "reconciler-rollback-0123456789abcdef"
@@ -73,10 +74,11 @@ class Built:
         self.fake = fake
         self.results: list[str] = []
         self.pauses = Pauses()
+        self.headers = KINDS[kind][1]
         self.client = ForgeClient(
             fake.url,
             TokenFile(str(token_file)),
-            headers=KINDS[kind][1],
+            headers=self.headers,
             count=self.results.append,
             sleep=self.pauses,
         )
@@ -104,6 +106,18 @@ async def test_a_status_is_set_and_replaced(built: Built) -> None:
     assert len({status["state"] for status in statuses}) == 3
 
 
+async def test_long_names_stay_apart(built: Built) -> None:
+    contexts = [f"{PENDING.context}.a-long-name-of-a-machine.example.org/{number}" for number in (1, 2)]
+    for context in contexts:
+        await built.forge.set_status(replace(PENDING, context=context))
+    assert [known["context"] for known in built.fake.statuses] == contexts
+    keys = {
+        request.body.get("key", request.body.get("context", request.body.get("name")))
+        for request in built.fake.requests
+    }
+    assert len(keys) == 2
+
+
 async def test_pull_requests_are_found(built: Built) -> None:
     pulls = [Pull(7, "change"), Pull(8, "other", fork=True), Pull(9, target="develop"), Pull(5, merged=COMMIT)]
     built.fake.pulls += pulls
@@ -119,6 +133,7 @@ async def test_pull_requests_are_found(built: Built) -> None:
 
 async def test_one_comment_is_updated_and_nobody_elses(built: Built) -> None:
     built.fake.pulls.append(Pull(7))
+    built.fake.moderates = True
     for number in range(130):
         built.fake.add_comment(7, f"comment {number}", author="them")
     await built.forge.put_comment(7, MARKER, "first **text**")
@@ -183,6 +198,7 @@ async def test_a_failing_forge_is_asked_again_and_then_given_up(built: Built) ->
         pytest.param(429, {"Retry-After": "40"}, 40, id="retry-after"),
         pytest.param(403, {"Retry-After": "7"}, 7, id="secondary-limit"),
         pytest.param(403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "in 90 s"}, 90, id="reset"),
+        pytest.param(503, {"Retry-After": "5"}, 5, id="maintenance"),
         pytest.param(429, {}, 60, id="no-time"),
         pytest.param(429, {"Retry-After": "999999999999"}, 3600, id="absurd"),
     ],
@@ -228,6 +244,33 @@ async def test_a_forge_that_cannot_be_reached_is_said_to_be(token_file: Path) ->
     with pytest.raises(ForgeError, match="does not answer") as unreachable:
         await GitHubForge(client, "acme/config").set_status(PENDING)
     assert unreachable.value.id == "forge-unreachable"
+    await client.close()
+
+
+async def test_the_token_goes_to_nobody_whose_certificate_is_not_trusted(tmp_path: Path, token_file: Path) -> None:
+    with refusing_server(tmp_path / "server") as server:
+        url = server.url.removesuffix("/config.git")
+        client = ForgeClient(url, TokenFile(str(token_file)), headers=github_headers, sleep=Pauses())
+        with pytest.raises(ForgeError, match="its certificate is not trusted"):
+            await GitHubForge(client, "acme/config").set_status(PENDING)
+        await client.close()
+        assert server.accounts == []
+
+
+@pytest.mark.parametrize("kind", ["github"], indirect=True)
+@pytest.mark.parametrize("name", ["http_proxy", "ALL_PROXY"])
+async def test_the_proxy_of_the_environment_is_used(
+    built: Built, token_file: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, built.fake.url)
+    client = ForgeClient("http://forge.invalid", TokenFile(str(token_file)), headers=built.headers)
+    await client.ask("GET", "/anything", accept=(404,))
+    assert built.fake.requests[-1].headers["host"] == "forge.invalid"
+    monkeypatch.setenv("no_proxy", "forge.invalid")
+    with pytest.raises(ForgeError, match="does not answer"):
+        await client.ask("GET", "/anything", accept=(404,), repeat=False)
     await client.close()
 
 

@@ -23,7 +23,7 @@ services:
     command: [sh, -c, 'case $$MODE in bad*) exit 1;; esac; exec sleep infinity']
 """
 CANARY = "c4n4ry-w1th-n0-equal"
-CONTEXT = "reconciler/production"
+CONTEXT = "reconciler/production@test"
 PAGE = "https://ops.example.org/reconciler/"
 
 
@@ -54,6 +54,11 @@ def shown(forge: FakeForge, commit: str, state: str) -> dict[str, str]:
 
 def texts(forge: FakeForge) -> list[str]:
     return [comment["text"] for comment in forge.comments.get(7, [])]
+
+
+def asked_by_doctor(server: Server) -> dict[str, str]:
+    findings: list[dict[str, str]] = server.json("doctor")
+    return next(finding for finding in findings if finding["component"] == "forge")
 
 
 @pytest.mark.docker
@@ -87,9 +92,15 @@ def test_a_merge_is_followed_from_pending_to_success_and_a_rollback_to_its_comme
             shown(forge, server.remote.head(), "success")
             assert daemon.metrics()['reconciler_forge_requests_total{result="ok"}'] >= 5
         (comment,) = texts(forge)
-        assert "**`production`**" in comment
+        assert "**`production@test`**" in comment
         assert "`NEW` added, `MODE` changed" in comment
         assert "`api`" in comment
+        assert asked_by_doctor(server)["level"] == "ok"
+        forge.may_write = False
+        lacking = asked_by_doctor(server)
+        assert lacking["level"] == "error"
+        assert "Resource not accessible by personal access token" in lacking["result"]
+        forge.may_write = True
         # A restart repeats nothing.
         asked = len(forge.requests)
         with server.daemon():

@@ -44,8 +44,9 @@ class Pull:
 @dataclass(slots=True)
 class FakeForge:
     """``statuses`` are all that were set, in order: commit, context, state, summary and url as this forge calls them.
-    ``comments`` are by pull request, each with its id, author and text. ``next_answers`` are given instead of the real
-    ones, in order: status, headers, body; ``gate`` is passed before a status is stored."""
+    ``comments`` are by pull request, each with its id, author and text; ``moderates`` is whether we may edit those of
+    others. ``next_answers`` are given instead of the real ones, in order: status, headers, body. ``gate`` is passed
+    before a status is stored."""
 
     url: str
     repository: str
@@ -57,6 +58,7 @@ class FakeForge:
     next_answers: list[tuple[int, Mapping[str, str], Any]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     may_write: bool = True
+    moderates: bool = False
     gate: Callable[[], object] = lambda: None
     app_key: Any = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -82,7 +84,7 @@ class FakeForge:
         comment = self.comment(identity)
         if comment is None:
             return 404, {"message": "Not Found"}
-        if comment["author"] != "us":
+        if comment["author"] != "us" and not self.moderates:
             return 403, {"message": "Must have admin rights to Repository."}
         comment["text"] = text
         return 200, shape(comment)
@@ -352,7 +354,11 @@ def _gitea(forge: FakeForge) -> list[Route]:
         }
 
     def pulls(request: ForgeRequest) -> Reply:
-        return 200, _page([shape(pull) for pull in forge.pulls if not pull.merged], request, "limit")
+        """A server whose pages are shorter than what is asked for, and which says how many there are."""
+        wanted = [shape(pull) for pull in forge.pulls if not pull.merged]
+        forge.headers["X-Total-Count"] = str(len(wanted))
+        first = (int(request.query["page"]) - 1) * 20
+        return 200, wanted[first : first + min(20, int(request.query["limit"]))]
 
     def pull_of(_: ForgeRequest, sha: str) -> Reply:
         merged = [pull for pull in forge.pulls if pull.merged == sha]
@@ -499,7 +505,7 @@ def _bitbucket_server(forge: FakeForge) -> list[Route]:
     def activities(request: ForgeRequest, number: str) -> Reply:
         thread = forge.comments.get(int(number), [])
         comments = [{"action": "COMMENTED", "comment": written(comment)} for comment in thread]
-        return paged([{"action": "OPENED"}, *comments], request)
+        return paged([*reversed(comments), {"action": "OPENED"}], request)  # the newest come first
 
     def add(request: ForgeRequest, number: str) -> Reply:
         return 201, written(forge.add_comment(int(number), request.body["text"]))

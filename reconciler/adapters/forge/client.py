@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -136,7 +135,8 @@ class ForgeClient:
         for page in range(1, _MOST_PAGES + 1):
             answer = await self.ask("GET", path, query={**query, size: str(length), "page": str(page)})
             items += (new := answer.items(*keys))
-            if len(new) < length:
+            total = answer.headers.get("x-total-count", "")  # a server may allow shorter pages than we ask for
+            if not new or (len(items) >= int(total[:9]) if total.isdecimal() else len(new) < length):
                 break
         return items
 
@@ -274,8 +274,12 @@ def _seconds_to_wait(answer: ForgeAnswer, now: float) -> float:
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment variables name for this address, as git uses it too."""
+    """The proxy that the environment variables name for this address, as git uses it too; SOCKS is not supported."""
+    import urllib.request
+
     parts = urlsplit(url)
     if urllib.request.proxy_bypass(parts.hostname or ""):
         return None
-    return urllib.request.getproxies().get(parts.scheme)
+    known = urllib.request.getproxies()
+    proxy = known.get(parts.scheme) or known.get("all", "")
+    return proxy if proxy.startswith(("http://", "https://")) else None

@@ -62,6 +62,7 @@ def forge_parts(
     side = ForgeSide(
         forge,
         memory,
+        host=config.host,
         branch=config.repository.branch,
         links=ForgeLinks(settings.page_url or ""),
         mark=lambda subject: f"reconciler-{ports.digest(subject.encode())}",

@@ -38,6 +38,7 @@ from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshSer
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.wiring.forge import ForgeParts, forge_parts
 from reconciler.app.wiring.merge_plans import merge_plans
+from reconciler.app.wiring.notifications import notification_observers
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
 from reconciler.core.model.hosts import SshAddress
@@ -87,11 +88,7 @@ class Runtime:
     engines: Mapping[str, DockerCompose]
     forge: ForgeParts | None = None
     merge_plans: MergePlans | None = None
-
-    @property
-    def observers(self) -> tuple[Observer, ...]:
-        """What takes the outcomes elsewhere."""
-        return (*((self.forge.reports,) if self.forge else ()), *((self.merge_plans,) if self.merge_plans else ()))
+    observers: tuple[Observer, ...] = ()
 
     def ports_of(self, unit: str) -> Ports:
         """The ports of the unit's host. Raises RefusedError for a host that this server no longer has: its files are
@@ -144,23 +141,30 @@ def _backups_dir(config: ServerConfig) -> str:
     return os.path.join(config.state_dir, "backups")
 
 
-async def manifest_at_head(config: ServerConfig, environment: str) -> Manifest:
-    """The manifest of an environment as the remote has it now, resolved for this server.
+async def manifest_at_head(config: ServerConfig, environment: str, host: str = "") -> Manifest:
+    """The manifest of an environment as the remote has it now, resolved for this server, or for one of its hosts.
 
     Raises RefusedError where this server follows no such environment, GitUnreachableError, ManifestError.
     """
     if environment not in config.environment:
         known = f"It follows: {', '.join(config.environment)}"
         raise RefusedError(f"this server does not follow an environment {environment}", hint=known)
-    prepare_state_dir(config.state_dir)
-    mirror = _mirror(config)
-    commit = await mirror.head()
-    await mirror.fetch(commit)
+    commit, mirror = await fetch_head(config), _mirror(config)
     path = posixpath.normpath(posixpath.join(config.repository.path, environment, "environment.yaml"))
     blob = await mirror.read(commit, path)
     if blob is None:
         raise ManifestError("does not exist", where=path, hint="Name another environment")
-    return read_manifest(blob.data, environment=environment, file=path, server=config)
+    server = config.model_copy(update={"host": host}) if host else config
+    return read_manifest(blob.data, environment=environment, file=path, server=server)
+
+
+async def fetch_head(config: ServerConfig) -> str:
+    """Bring the branch's head into the mirror; return its commit id. Raises ConfigError, GitUnreachableError."""
+    prepare_state_dir(config.state_dir)
+    mirror = _mirror(config)
+    commit = await mirror.head()
+    await mirror.fetch(commit)
+    return commit
 
 
 def _mirror(config: ServerConfig) -> GitMirror:
@@ -196,18 +200,31 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
 
 
 @contextlib.asynccontextmanager
-async def runtime(config: ServerConfig, keys: KeySources | None = None) -> AsyncIterator[Runtime]:
+async def runtime(
+    config: ServerConfig, keys: KeySources | None = None, *, observed: bool = False
+) -> AsyncIterator[Runtime]:
     """Build every port for ``config``, and close them at the end. The caller holds the lock. ``keys`` take the place of
-    the server's own."""
+    the server's own. ``observed``: with observers, whose part it is to run; only the daemon's outcomes are reported."""
     require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
-            sops = Sops(keys or _key_sources(config), binary=config.decryption.sops_binary)
-            yield await _built(config, sops, store, stack)
+            sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary)
+            built = await _built(config, sops, store, stack)
+            yield replace(built, observers=tuple(_observers(config, store, built))) if observed else built
 
 
-def _key_sources(config: ServerConfig) -> KeySources:
+def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> Iterator[Observer]:
+    """Raises ConfigError."""
+    if built.forge:
+        yield built.forge.reports
+    if built.merge_plans:
+        yield built.merge_plans
+    yield from notification_observers(config, store, built.ports.clock, built.metrics)
+
+
+def key_sources(config: ServerConfig) -> KeySources:
+    """Where the server's own identities are."""
     decryption = config.decryption
     files = (decryption.age_key_file,) if decryption.age_key_file else ()
     return KeySources(files, command=decryption.age_key_command or (), strict=True)
@@ -302,7 +319,7 @@ class HostPorts:
         from reconciler.adapters.ssh.connection import SshConnection
         from reconciler.adapters.ssh.files import SshHost
 
-        connection = SshConnection(_address(host), name)
+        connection = SshConnection(ssh_address(host), name)
         self._stack.push_async_callback(connection.close)
         socket = os.path.join(self._socket_directory(), f"{len(self._built)}.sock")
         connection.tunnel(socket, host.docker_socket)
@@ -331,7 +348,8 @@ class HostPorts:
         return self._sockets
 
 
-def _address(server: SshServer) -> SshAddress:
+def ssh_address(server: SshServer) -> SshAddress:
+    """How a machine of the server configuration is reached."""
     jump = server.jump if isinstance(server, HostSettings) else None
     return SshAddress(
         host=server.address,
@@ -339,7 +357,7 @@ def _address(server: SshServer) -> SshAddress:
         user=server.user,
         key_file=server.key_file,
         known_hosts_file=server.known_hosts_file,
-        jump=_address(jump) if jump else None,
+        jump=ssh_address(jump) if jump else None,
     )
 
 

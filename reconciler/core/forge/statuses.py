@@ -10,12 +10,14 @@ from reconciler.core.model.compose import ActionKind
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.targets import host_of, on_host
 from reconciler.core.ports.forge import CommitState, CommitStatus
 from reconciler.core.text import listed, printable
 
 RECONCILING = "reconciling"
 _APPLIED = "applied and healthy"
 _IN_PLACE = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
+_ROLLING_BACK = (Result.ROLLING_BACK, Result.ROLLED_BACK)
 # The ids of what keeps a head of the branch from being accepted at all.
 _REFUSED = ("unsigned-commit", "history-rewritten")
 _ID = re.compile(r" \[([a-z-]+)\]$")  # at the end of a line of a warning
@@ -36,19 +38,26 @@ class CommitVerdict:
         return CommitStatus(self.commit, context, self.state, self.summary, url)
 
 
-def context_of(unit: str) -> str:
+def named_with_host(unit: str, host: str) -> str:
+    """The unit with its host, which is ``host`` for those of this machine: several servers report to one forge."""
+    return unit if host_of(unit) or not host else on_host(unit, host)
+
+
+def context_of(unit: str, host: str) -> str:
     """The name under which the statuses of an environment on a host are shown."""
-    return f"reconciler/{unit}"
+    return f"reconciler/{named_with_host(unit, host)}"
 
 
 def verdict_on(outcome: Outcome, record: EnvironmentRecord, seen: str) -> CommitVerdict | None:
     """Given how a reconciliation ended, the record after it, and the branch's head as git last gave it ("": it has not
-    answered yet), return what that says about the head; None if it says nothing."""
+    answered yet), return what that says about the head, or about the commit that is rolled back; None for nothing."""
     accepted = record.head.commit if record.head else ""
     head = seen or accepted
+    if outcome.revision is not None and outcome.result in _ROLLING_BACK:
+        head = outcome.revision.commit  # the branch may have gone on since
     if not head:
         return None
-    if head != accepted and (refusal := _refusal(outcome)):
+    if head == seen != accepted and (refusal := _refusal(outcome)):
         return CommitVerdict(head, CommitState.FAILURE, f"not accepted: {refusal}")
     if record.pin is not None and record.pin.revision.commit != head:
         return CommitVerdict(head, CommitState.PENDING, f"held: pinned at {record.pin.revision.short}", final=True)
@@ -100,10 +109,14 @@ def is_news(verdict: CommitVerdict, last: CommitStatus | None) -> bool:
     return (last.state, _NUMBERS.sub("", last.summary)) != (verdict.state, _NUMBERS.sub("", verdict.summary))
 
 
-def superseded(last: CommitStatus, head: str) -> CommitVerdict | None:
-    """What becomes of a commit that still waited when the branch went on to ``head``; None if it did not."""
+def overtaken(last: CommitStatus, head: str, record: EnvironmentRecord) -> CommitVerdict | None:
+    """What becomes of a commit that still waited when the branch went on to ``head``; None if it did not wait."""
     if last.state is not CommitState.PENDING or last.commit == head or last.summary.startswith(_SUPERSEDED):
         return None
+    quarantine = next((known for known in record.quarantines if known.revision.commit == last.commit), None)
+    if quarantine is not None:
+        word = "rollback failed" if record.stopped else "rolled back"
+        return CommitVerdict(last.commit, CommitState.FAILURE, f"{word}: {_line(quarantine.reason)}", final=True)
     return CommitVerdict(last.commit, CommitState.PENDING, f"{_SUPERSEDED} {head[:12]}")
 
 
