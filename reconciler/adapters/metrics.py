@@ -25,8 +25,8 @@ _LONG = (5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 86400)
 _TARGET = ("environment", "target")
 _KEY_KINDS = ("added", "removed", "changed")
 _ENDS = ("ok", "failed")
-# What the webhook answers: accepted, not authentic, too slow, too large.
-_WEBHOOK_CODES = (202, 403, 408, 413)
+# What the webhook answers: nothing to do, accepted, not authentic, too slow, too large, secret unreadable.
+_WEBHOOK_CODES = (200, 202, 403, 408, 413, 503)
 # An orphan is no longer a target: it only has the series of orphans.
 _SYNC_STATUSES = tuple(status for status in SyncStatus if status is not SyncStatus.ORPHAN)
 # How a reconciliation can end.

@@ -123,7 +123,7 @@ def lines() -> Iterator[list[Any]]:
         ("GET", "/healthz", 200, 200),
         ("GET", "/readyz", 200, 200),
         ("GET", "/login", 200, 200),
-        ("POST", "/webhook", 403, 403),
+        ("POST", "/webhook", 404, 404),  # none is configured
         ("GET", "/metrics", 401, 200),
         ("GET", "/api/v1/status", 401, 200),
         ("GET", "/api/v1/history", 401, 200),
