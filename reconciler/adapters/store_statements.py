@@ -8,11 +8,12 @@ import sqlite3
 from collections.abc import Callable, Sequence
 
 from reconciler.adapters.store_json import run_facts
+from reconciler.core.history.chain import GENESIS
 from reconciler.core.model.compose import Action
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.runs import Result, Run
 
-VERSION = 4
+VERSION = 5
 WRITTEN = (
     "CREATE TABLE written (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
 )
@@ -20,6 +21,16 @@ GUARDED = (
     "CREATE TABLE guarded (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
 )
 RAN = "CREATE TABLE ran (environment TEXT PRIMARY KEY, services TEXT NOT NULL) STRICT, WITHOUT ROWID"
+# The history: ``first`` is the number of the first entry of the same run. ``entry_head`` has one row: the ends of the
+# chain. The table ``history`` says up to where git was read.
+ENTRIES = (
+    "CREATE TABLE entry (number INTEGER PRIMARY KEY, first INTEGER NOT NULL, run TEXT NOT NULL, "
+    "environment TEXT NOT NULL, content TEXT NOT NULL, previous TEXT NOT NULL, sha256 TEXT NOT NULL) STRICT",
+    "CREATE INDEX entry_by_run ON entry (run, number)",
+    "CREATE INDEX entry_by_environment ON entry (environment, first)",
+    "CREATE TABLE entry_head (first INTEGER NOT NULL, last INTEGER NOT NULL, sha256 TEXT NOT NULL) STRICT",
+    f"INSERT INTO entry_head VALUES (1, 0, '{GENESIS}')",  # noqa: S608  # ours
+)
 SCHEMA = (
     "CREATE TABLE environment (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT",
     "CREATE TABLE applied (environment TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, "
@@ -37,6 +48,7 @@ SCHEMA = (
     WRITTEN,
     GUARDED,
     RAN,
+    *ENTRIES,
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
 )

@@ -27,6 +27,7 @@ from reconciler.app.daemon.requester import requester_of
 from reconciler.app.daemon.requests import Turn, list_runs
 from reconciler.app.daemon.webhook import ACCEPTED, judge_announcement
 from reconciler.core.errors import OutsideError, ReconcilerError, RefusedError
+from reconciler.core.history.entries import iso_instant
 from reconciler.core.model.answers import versioned
 from reconciler.core.ports.store import Store
 
@@ -68,7 +69,7 @@ class Views:
             record, last.outcome, self.store.applied(name), at=last.at, since=last.since
         )
         for change in (status["after"] or {"changes": []})["changes"]:
-            change["since"] = serialize.format_instant(last.targets[change["target"]][1])
+            change["since"] = iso_instant(last.targets[change["target"]][1])
         return {**status, **doing, **await serialize.serialize_services(reconciler, within=_SERVICES)}
 
 

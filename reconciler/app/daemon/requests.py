@@ -10,8 +10,9 @@ from reconciler.app.daemon import serialize
 from reconciler.app.daemon.client import Progress, Request
 from reconciler.app.wiring.server import Runtime
 from reconciler.core.errors import RefusedError
+from reconciler.core.history.entries import run_facts_of
 from reconciler.core.model.requests import GitAnswer, OperatorRequest, ReconcileRequest, RequestKind
-from reconciler.core.model.runs import Activity, Outcome, Result
+from reconciler.core.model.runs import Activity, Outcome, RunOrigin
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.ports.store import Store
@@ -32,6 +33,7 @@ Turn = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 # What follows the branch waits for git first. What may be urgent, a pause or a rollback, does not.
 _ASK_GIT = ("sync", "plan", "adopt", "retry", "resume", "unpin", "accept-rewrite", "forget")
 
+_MOST_AFTER_FORGET = 4  # entries of the history: its own, and those of the reconciliation after it
 _TARGET_FORM = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
 _STACK_FORM = "A stack is ENVIRONMENT/NAME, as `reconciler status` lists it"
 
@@ -113,10 +115,15 @@ def units_of(units: Collection[str], environment: str | None) -> frozenset[str] 
 
 
 def list_runs(store: Store, units: Collection[str], request: Request) -> list[dict[str, Any]]:
-    """The runs of the request's environment, or of all, newest first. Raises RefusedError for an unknown one."""
+    """The runs and decisions of the request's environment, or of all, newest first; unfinished ones before. Raises
+    RefusedError for an unknown one."""
     check_environments(units, request["environments"])
-    environment = next(iter(request["environments"]), None)
-    return [serialize.serialize_run(run) for run in store.runs(units_of(units, environment), request["limit"])]
+    names, limit = units_of(units, next(iter(request["environments"]), None)), request["limit"]
+    open_runs = [run for name in names or store.environments() if (run := store.unfinished(name))]
+    begun = [{**run_facts_of(run), "entry": None} for run in sorted(open_runs, key=lambda run: -run.started_at)]
+    open_ids = {run.id for run in open_runs}
+    ended = [entry.shown() for entry in store.history(names, limit)]
+    return [*begun, *(facts for facts in ended if facts["run"] not in open_ids)][:limit]
 
 
 def _answer(built: Runtime, request: Request, outcome: Outcome) -> dict[str, Any]:
@@ -124,8 +131,8 @@ def _answer(built: Runtime, request: Request, outcome: Outcome) -> dict[str, Any
     forgotten with what that did."""
     answer, kind = serialize.serialize_outcome(outcome), request["kind"]
     if kind == RequestKind.FORGET and not request["delete"] and not outcome.refused:
-        runs = built.ports.store.runs(outcome.environment, 2)  # its own, and perhaps one of the reconciliation after it
-        answer["forgotten"] = next((run.reason for run in runs if run.result is Result.DONE), "")
+        recent = (entry.facts for entry in built.ports.store.history([outcome.environment], _MOST_AFTER_FORGET))
+        answer["forgotten"] = next((facts["reason"] for facts in recent if facts["trigger"] == kind), "")
     if kind in (RequestKind.PAUSE, RequestKind.RESUME) and not outcome.refused:
         record = built.ports.store.environment(outcome.environment)
         answer["pauses"] = serialize.serialize_pauses(record, built.ports.clock.now())
@@ -154,7 +161,8 @@ def _reconcile_request(request: Request) -> ReconcileRequest:
                 "manual",
                 take_over=request["take_over"],
                 accept_projects=request.get("accept_projects", ()),
-                accepted_by=request.get("requested_by", ""),
+                requested_by=request.get("requested_by", ""),
+                reason=request.get("reason", ""),
             )
         case "plan":
             operator = OperatorRequest(RequestKind.PLAN, request["revision"]) if request["revision"] else None
@@ -178,8 +186,8 @@ async def _status_of(built: Runtime, unit: str) -> dict[str, Any]:
 
 async def _restore(built: Runtime, request: Request) -> dict[str, Any]:
     unit = find_backup(built.ports, request["backup"]).environment
-    ports, by = built.ports_of(unit), request.get("requested_by", "")
-    restored = await restore_backup(ports, unit, request["backup"], request["only"], requested_by=by)
+    facts = {name: request.get(name, "") for name in ("requested_by", "reason")}
+    restored = await restore_backup(built.ports_of(unit), unit, request["backup"], request["only"], **facts)
     return serialize.serialize_restored(restored)
 
 
@@ -187,7 +195,8 @@ async def _adopt(built: Runtime, request: Request, answer: GitAnswer, turn: Turn
     unit, target = request["target"].partition("/")[0], request["target"]
     ports = built.ports_of(unit)
     adoption = await turn(lambda: prepare_adoption(ports, unit, target, request["keys"], answer))
-    adopted = await push_adoption(replace(ports, progress=progress), adoption)
+    origin = RunOrigin("adopt", request.get("requested_by", ""), request.get("reason", ""))
+    adopted = await push_adoption(replace(ports, progress=progress), adoption, origin)
     return serialize.serialize_adopted(adopted, ports.settings.branch)
 
 

@@ -9,7 +9,7 @@ from reconciler.core.model.compose import StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, Outcome, Phase
+from reconciler.core.model.runs import Backup, Outcome, Phase, Result
 
 
 class Metrics(Protocol):
@@ -56,8 +56,12 @@ class Metrics(Protocol):
     def failed(self, environment: str, at: float) -> None:
         """Services were judged unhealthy: a failure begins, unless one is under way."""
 
-    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
-        """The health of all stacks of the environment. A failure ends when every one is healthy."""
+    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> float | None:
+        """The health of all stacks of the environment. A failure ends when every one is healthy: returns when the one
+        began that ends with this (epoch seconds), so that the history says the same."""
+
+    def changed(self, environment: str, result: Result) -> None:
+        """A change has ended so: see core/history/report.py for what counts as one."""
 
     def engine(self, environment: str, up: bool | None) -> None:
         """Whether the Docker engine answers; None: the environment has no stack, so nobody asks."""
