@@ -21,6 +21,7 @@ from reconciler.core.errors import (
     RefusedError,
     UnverifiedError,
 )
+from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import (
     Action,
     Container,
@@ -217,6 +218,7 @@ class FakeHost:
     journal: Journal
     files: dict[str, LiveFile] = field(default_factory=dict)
     sights: dict[str, Sight] = field(default_factory=dict)
+    editors: dict[str, str] = field(default_factory=dict)
 
     def put(self, path: str, data: bytes, mode: int = 0o600) -> None:
         self.files[path] = LiveFile(Secret(data), mode, 0, 0)
@@ -228,6 +230,9 @@ class FakeHost:
 
     async def read(self, path: str) -> LiveFile | None:
         return self.files.get(path)
+
+    async def editor(self, path: str, live: LiveFile | None) -> str:
+        return self.editors.get(path, "unknown")
 
     async def write(
         self,
@@ -607,6 +612,8 @@ class SilentMetrics:
     def failed(self, environment: str, at: float) -> None:
         self.failures += 1
         self.failing_since = self.failing_since or at
+
+    def recorded(self, head: HistoryHead) -> None: ...
 
     def changed(self, environment: str, result: Result) -> None:
         self.changes.append(result)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from reconciler.adapters.source_metrics import SourceMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import HOUR, suspension_of
+from reconciler.core.history.chain import HistoryHead
 from reconciler.core.history.report import FAILED, SUCCEEDED
 from reconciler.core.model.compose import HealthStatus, StackHealth
 from reconciler.core.model.plans import LEFT_GIT, Aspect, Change, Kind, Plan, SyncStatus
@@ -76,6 +77,8 @@ class PrometheusMetrics(SourceMetrics):
         self._changes = counter("changes", "Changes by result; idle reconciliations are none.", *_ENVIRONMENT_RESULT)
         self._reconcile = counter("reconcile", "Reconciliations by result.", *_ENVIRONMENT_RESULT)
         self._last_result = gauge("last_result", "1 for the result of the latest reconciliation.", *_ENVIRONMENT_RESULT)
+        self._history = gauge("history_entries", "The number of the newest entry of the history.")
+        self._history_head = gauge("history_head_info", "1 for the head of the history.", "head")
         self._reconcile_duration = self._histogram(
             "reconcile_duration_seconds", "Duration of a reconciliation.", "environment"
         )
@@ -316,6 +319,11 @@ class PrometheusMetrics(SourceMetrics):
 
     def changed(self, environment: str, result: Result) -> None:
         self._changes.labels(environment, result).inc()
+
+    def recorded(self, head: HistoryHead) -> None:
+        self._history.set(head.last)
+        self._history_head.clear()
+        self._history_head.labels(head.sha256[:12]).set(1)
 
     def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> float | None:
         self._forget_stacks(environment, {stack.stack for stack in stacks})

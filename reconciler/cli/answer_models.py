@@ -53,7 +53,8 @@ class ChangeData(BaseModel):
     """A target: how its live file differs from git, and what the reconciliation does about it.
 
     ``keys`` are the differences from the live file to git, ``by_hand`` those made on the server since it was last
-    written, ``from_git`` those made in git since then. Only `status` has ``applied``,
+    written, ``from_git`` those made in git since then. ``edited_by`` says who edited the file, and how sure that is.
+    Only `status` has ``applied``,
     ``since`` (when ``sync`` became what it is) and ``left_at`` (when an orphan left git). ``error_id``:
     as for an outcome.
     """
@@ -69,6 +70,7 @@ class ChangeData(BaseModel):
     by_hand: KeysData
     from_git: KeysData
     edited_at: Instant | None
+    edited_by: str
     restored_from: str | None
     renamed_from: str | None
     moved_to: str | None
@@ -203,10 +205,19 @@ class DaemonData(BaseModel):
     pid: int | None
 
 
+class HistoryHeadData(BaseModel):
+    """The numbers of the first and the last entry of the history, and the last one's hash."""
+
+    first: int
+    last: int
+    sha256: str
+
+
 class StatusAnswer(JsonAnswer):
     """`status`, and /api/v1/status of the daemon."""
 
     daemon: DaemonData
+    history: HistoryHeadData
     environments: list[EnvironmentData]
 
 
@@ -218,14 +229,20 @@ class RunChangeData(KeysData):
     kind: str
     restored_from: str | None
     renamed_from: str | None
+    edited_by: str = ""
 
 
 class RunData(BaseModel):
-    """``accepted`` says who has accepted which project as it stood; ``error_id`` is as for an outcome."""
+    """A run, or a decision. ``requested_by`` is who asked for it, by the kernel's word, and ``request_reason`` why, in
+    their words. ``accepted`` says who has accepted which project as it stood; ``error_id`` is as for an outcome;
+    ``entry`` is the number of its newest entry in the history, null while it is unfinished."""
 
+    entry: int | None
     run: str
     environment: str
     trigger: str
+    requested_by: str
+    request_reason: str
     started_at: Instant
     finished_at: Instant | None
     revision: RevisionData
@@ -243,6 +260,17 @@ class HistoryAnswer(JsonAnswer):
     """`history`: runs, newest first; with --follow one run a line, oldest first."""
 
     runs: list[RunData]
+
+
+class HistoryVerifyAnswer(JsonAnswer):
+    """`history verify`. ``head`` is that of what holds; ``bad_entry`` the number of the first entry that does not."""
+
+    whole: bool
+    entries: int
+    head: HistoryHeadData
+    problem: str
+    bad_entry: int | None
+    error_id: str
 
 
 class BackedUpFileData(BaseModel):
@@ -330,12 +358,64 @@ class DoctorAnswer(JsonAnswer):
     findings: list[ComponentFindingData]
 
 
+class ReportedRunData(BaseModel):
+    """A change or a decision; ``at`` is when it ended."""
+
+    run: str
+    environment: str
+    at: Instant
+    result: Result
+    commit: str
+    author: str
+    subject: str
+    targets: list[str]
+    services: list[str]
+    requested_by: str
+    reason: str
+    error_id: str
+
+
+class ReportedRecoveryData(BaseModel):
+    environment: str
+    at: Instant
+    seconds: float
+
+
+class OverdueData(BaseModel):
+    """What waits for an operator now."""
+
+    kind: str
+    where: str
+    since: Instant | None
+    reason: str
+
+
+class ReportAnswer(JsonAnswer):
+    """`report`: of the changes from ``since`` to ``until``, the share that succeeded; null without a change."""
+
+    host: str
+    since: Instant
+    until: Instant
+    environments: list[str]
+    changed: list[ReportedRunData]
+    failed: list[ReportedRunData]
+    decided: list[ReportedRunData]
+    success_rate: float | None
+    recoveries: list[ReportedRecoveryData]
+    mean_recovery_seconds: float | None
+    worst_recovery_seconds: float | None
+    overdue: list[OverdueData]
+    warnings: list[str]
+
+
 SERVER_ANSWERS: dict[str, type[JsonAnswer]] = {
     **dict.fromkeys(
         ("sync", "plan", "rollback", "unpin", "pause", "resume", "retry", "accept-rewrite", "forget"), OutcomesAnswer
     ),
     "status": StatusAnswer,
     "history": HistoryAnswer,
+    "history-verify": HistoryVerifyAnswer,
+    "report": ReportAnswer,
     "backups": BackupsAnswer,
     "restore": RestoreAnswer,
     "adopt": AdoptAnswer,

@@ -32,7 +32,7 @@ _WORD = re.compile(r"(?:`[^`\n]*`|\([^()\n]{0,40}\)|\S)+")
 _CONTINUES = "\N{NO-BREAK SPACE}"
 _SIGNS = (("added", "+", "green"), ("changed", "~", "yellow"), ("removed", "-", "red"))
 _STATES = {
-    **dict.fromkeys(("in_sync", "applied", "corrected", "ok", "done"), "green"),
+    **dict.fromkeys(("in_sync", "applied", "corrected", "ok", "done", "recovered"), "green"),
     **dict.fromkeys(("held", "orphan", "warning", "drifted"), "yellow"),
     **dict.fromkeys(("rolled_back", "rolling_back", "unfinished"), "magenta"),
     "pending": "cyan",
@@ -184,15 +184,15 @@ class Page:
         """Such as ``for 3 h``; in a pipe ``since`` the instant."""
         if self.now is None or not instant:
             return f"since {absolute(instant)}"
-        return f"for {_duration(max(0.0, self.now - _seconds(instant)))}"
+        return f"for {duration(max(0.0, self.now - _seconds(instant)))}"
 
     def _relative(self, instant: str | None) -> str:
         if not instant or self.now is None:
             return absolute(instant)
         seconds = self.now - _seconds(instant)
         if seconds < 0:
-            return f"in {_duration(_LITTLE - seconds)}"
-        return f"{_duration(seconds)} ago" if seconds >= _LITTLE else "just now"
+            return f"in {duration(_LITTLE - seconds)}"
+        return f"{duration(seconds)} ago" if seconds >= _LITTLE else "just now"
 
 
 def page_on(stream: TextIO, *, verbose: bool = False) -> Page:
@@ -252,7 +252,8 @@ def _seconds(instant: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Such as ``42 s`` or ``3 h``."""
     for limit, unit, name in ((60, 1, "s"), (3600, 60, "min"), (48 * 3600, 3600, "h"), (float("inf"), 86400, "days")):
         if seconds < limit:
             return f"{int(seconds // unit)} {name}"

@@ -118,32 +118,6 @@ def status(
     raise typer.Exit(worst(status_exit_code(environment) for environment in answer["environments"]))
 
 
-@commands.command(short_help="past runs: when, what changed, by whom, and the result")
-def history(
-    config: ConfigFile = DEFAULT_CONFIG,
-    environment: OneEnvironment = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs, newest first.")] = 20,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Oldest first, then each run as it ends, until Ctrl-C.")
-    ] = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
-) -> None:
-    """List past runs: when, trigger, revision, author, keys, services, result and reason.
-
-    Exits 0, or 1 on errors; with --follow 130 after Ctrl-C.
-    """
-    from reconciler.app.daemon.commands import list_runs
-    from reconciler.cli import record_reports, render, watching
-
-    if follow:
-        watching.follow_history(
-            lambda most: list_runs(config, environment, most), limit, as_json=as_json, verbose=verbose
-        )
-    runs = list_runs(config, environment, limit)
-    render.answer(runs, record_reports.history_report, as_json=as_json, verbose=verbose, list_name="runs")
-
-
 @commands.command(short_help="list the backups, or verify them")
 def backups(
     config: ConfigFile = DEFAULT_CONFIG,

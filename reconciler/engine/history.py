@@ -106,6 +106,7 @@ def record_outcome(ports: Ports, outcome: Outcome, origin: RunOrigin, decisions:
         waits = replace(run, result=outcome.result, reason=outcome.reason, error_id=outcome.error_id)
         _record(ports, waits, decisions)
     _count_changes(ports, outcome.environment, decisions)
+    ports.metrics.recorded(ports.store.history_head())
 
 
 def record_refusal(

@@ -453,9 +453,12 @@ STATUSES: Mapping[str, Any] = {
 
 def run(result: str, *changes: Any, actions: Any = (), reason: str = "", **more: Any) -> Any:
     return {
+        "entry": 41,
         "run": "8bc1d2e3",
         "environment": "production",
         "trigger": "poll",
+        "requested_by": "",
+        "request_reason": "",
         "started_at": at("29T07:59:12"),
         "finished_at": at("29T07:59:40"),
         "revision": revision(),
@@ -471,7 +474,7 @@ def run(result: str, *changes: Any, actions: Any = (), reason: str = "", **more:
     }
 
 
-ORIGINS = {"restored_from": None, "renamed_from": None}
+ORIGINS = {"restored_from": None, "renamed_from": None, "edited_by": ""}
 HISTORY = [
     run(
         "applied",

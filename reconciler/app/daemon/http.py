@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -54,7 +54,8 @@ class Views:
 
     async def status(self) -> dict[str, Any]:
         environments = await asyncio.gather(*(self._environment(name) for name in self.daemon.environments))
-        return {"daemon": {"running": True, "pid": os.getpid()}, "environments": environments}
+        history = asdict(self.store.history_head())
+        return {"daemon": {"running": True, "pid": os.getpid()}, "history": history, "environments": environments}
 
     async def _environment(self, name: str) -> dict[str, Any]:
         last, record = self.daemon.last_outcomes.get(name), self.store.environment(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from reconciler.app.daemon import serialize
@@ -143,7 +143,8 @@ async def serve_without_daemon(built: Runtime, request: Request) -> Any:
     """The same where no daemon runs; also ``status``, which a daemon answers from memory. Raises ReconcilerError."""
     if request["kind"] == "status":
         environments = [await _status_of(built, unit) for unit in built.reconcilers]
-        return {"daemon": {"running": False, "pid": None}, "environments": environments}
+        history = asdict(built.ports.store.history_head())
+        return {"daemon": {"running": False, "pid": None}, "history": history, "environments": environments}
 
     async def reconcile(request: ReconcileRequest, environments: Collection[str]) -> tuple[Outcome, ...]:
         only = select_units(built.reconcilers, environments)

@@ -118,7 +118,7 @@ class Change:
 
     ``keys`` are the differences from the live file to git; ``by_hand`` what somebody changed in the live file since we
     last wrote it, ``from_git`` what changed in git since then. ``edited_at`` is when the live file was last written,
-    ``edited_by`` who did that, and how sure it is ("unknown" where nothing says so; "" where nobody was asked for).
+    ``edited_by`` who did that, as in Host.editor; "" where nobody did.
     ``alone``: it is held for a reason of its own (paused, on_drift is report, a conflicting writer), nothing else is.
     ``restored_from`` is as in TargetState. ``renamed_from`` is the source that the target had before, or that of the
     orphan whose content it takes over; then ``keys`` are the differences from that. ``moved_to`` is of such an orphan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import Applied, EnvironmentRecord
@@ -68,5 +69,8 @@ class Metrics(Protocol):
 
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         """When the oldest secret of the target was made; None: it has none."""
+
+    def recorded(self, head: HistoryHead) -> None:
+        """The head of the history now."""
 
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None: ...
