@@ -305,7 +305,6 @@ class SqliteStore:
             return read_head(self._database.execute)
 
     def verify_history(self, heads: Collection[str] = ()) -> ChainVerification:
-        """Whether every entry is as it was written, none is lost, and the ``heads`` are among them."""
         with self._guarded():
             return verify_entries(self._database.execute, heads)
 

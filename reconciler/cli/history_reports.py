@@ -18,15 +18,13 @@ def verification_report(verification: Data, page: Page) -> Iterator[str]:
     """Whether the chain holds; else the first bad entry."""
     head = verification["head"]
     if not verification["whole"]:
-        bad = f"The first bad entry is {verification['bad_entry']}. " if verification["bad_entry"] is not None else ""
-        next_step = "Compare it with an earlier export; what follows it proves nothing"
-        problem = f"{verification['problem']}. {bad}{next_step}"
+        problem = f"{verification['problem']}. Compare with an earlier export; what follows it proves nothing"
         yield from page.text(f"{page.style('red', 'broken')}: {with_id(problem, verification['error_id'])}", 0, 2)
         return
     span = f", {head['first']} to {head['last']}" if verification["entries"] else ""
     count = counted(verification["entries"], "entry", "entries")
     yield from page.text(f"{page.style('green', 'whole')}: {count}{span}.")
-    yield f"head: {head['sha256']}"
+    yield from page.text(f"head {head['sha256']}")
 
 
 def history_report(report: Data, page: Page) -> Iterator[str]:
@@ -87,9 +85,9 @@ def _figures(report: Data) -> list[tuple[str, str]]:
     mean, worst = report["mean_recovery_seconds"], report["worst_recovery_seconds"]
     recovered = counted(len(report["recoveries"]), "recovery", "recoveries")
     return [
-        ("changes that succeeded", f"{changed} of {changed + failed}{f' ({rate:.1%})' if rate is not None else ''}"),
-        ("mean time to recovery", "none was needed" if mean is None else f"{duration(mean)} ({recovered})"),
-        ("worst time to recovery", "none was needed" if worst is None else duration(worst)),
+        ("changes that succeeded", "no change" if rate is None else f"{changed} of {changed + failed} ({rate:.1%})"),
+        ("mean time to recovery", "no recovery" if mean is None else f"{duration(mean)} ({recovered})"),
+        ("worst time to recovery", "no recovery" if worst is None else duration(worst)),
         ("overdue", str(len(report["overdue"]))),
     ]
 
@@ -125,7 +123,7 @@ def _overdue_cells(item: Data) -> Sequence[str]:
 def _run_cells(run: Data) -> Sequence[str]:
     targets = " ".join(code(target) for target in run["targets"])
     who, state = plain_text(_who(run)), run["result"].replace("_", " ")
-    reason = _cell(run["reason"])
+    reason = _cell(with_id(run["reason"], run["error_id"]))
     return absolute(run["at"]), state, code(run["environment"]), code(run["commit"][:12]), targets, who, reason
 
 

@@ -24,7 +24,7 @@ from reconciler.core.errors import RefusedError
 commands = typer.Typer()
 
 
-Reason = Annotated[str, typer.Option("--reason", help="Why; status shows it.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; the history shows it, and status while it lasts.")]
 
 
 @commands.command(short_help="reconcile now")
@@ -47,6 +47,7 @@ def sync(
             autocompletion=completion.stacks,
         ),
     ] = None,
+    reason: Reason = "",
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
@@ -59,7 +60,7 @@ def sync(
 
     with render.progress() as progress:
         outcomes = sync_environments(
-            config, environment or [], take_over or [], progress, accept_projects=accept_project or []
+            config, environment or [], take_over or [], progress, accept_projects=accept_project or [], reason=reason
         )
     render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose, list_name="outcomes")
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
@@ -147,6 +148,7 @@ def restore(
     target: Annotated[
         list[str] | None, typer.Option("--target", "-t", help="Only this source or live path (may be repeated).")
     ] = None,
+    reason: Reason = "",
     as_json: Json = False,
 ) -> None:
     """Restore the files of a backup, in the daemon if it runs, else here. What they replace is backed up first.
@@ -158,7 +160,7 @@ def restore(
     from reconciler.cli import record_reports, render
 
     with render.progress() as progress:
-        restored = restore_files(config, backup, target or [], progress)
+        restored = restore_files(config, backup, target or [], progress, reason=reason)
     render.answer(restored, record_reports.restore_report, as_json=as_json)
 
 
@@ -183,6 +185,7 @@ def rollback(
 @commands.command(short_help="follow the branch again")
 def unpin(
     config: ConfigFile = DEFAULT_CONFIG,
+    reason: Reason = "",
     environment: OneEnvironment = None,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -191,7 +194,7 @@ def unpin(
 
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
     """
-    _change_environment(config, environment, (as_json, verbose), kind="unpin")
+    _change_environment(config, environment, (as_json, verbose), kind="unpin", reason=reason)
 
 
 @commands.command(short_help="write nothing for a while; drift is still measured")
@@ -232,6 +235,7 @@ def resume(
         ),
     ] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every pause of the environment.")] = False,
+    reason: Reason = "",
     config: ConfigFile = DEFAULT_CONFIG,
     environment: OneEnvironment = None,
     verbose: Verbose = False,
@@ -242,7 +246,7 @@ def resume(
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
     """
     name = _environment_of_scope(scope, everything, environment)
-    _change_environment(config, name, (as_json, verbose), kind="resume", scope=scope)
+    _change_environment(config, name, (as_json, verbose), kind="resume", scope=scope, reason=reason)
 
 
 def _environment_of_scope(scope: str, everything: bool, environment: str | None) -> str | None:
@@ -255,6 +259,7 @@ def _environment_of_scope(scope: str, everything: bool, environment: str | None)
 @commands.command(short_help="retry what was quarantined or suspended")
 def retry(
     config: ConfigFile = DEFAULT_CONFIG,
+    reason: Reason = "",
     environment: OneEnvironment = None,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -263,12 +268,13 @@ def retry(
 
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back again.
     """
-    _change_environment(config, environment, (as_json, verbose), kind="retry")
+    _change_environment(config, environment, (as_json, verbose), kind="retry", reason=reason)
 
 
 @commands.command(short_help="accept a rewritten branch")
 def accept_rewrite(
     config: ConfigFile = DEFAULT_CONFIG,
+    reason: Reason = "",
     environment: OneEnvironment = None,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -278,7 +284,7 @@ def accept_rewrite(
     Signatures are still verified.
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
     """
-    _change_environment(config, environment, (as_json, verbose), kind="accept-rewrite")
+    _change_environment(config, environment, (as_json, verbose), kind="accept-rewrite", reason=reason)
 
 
 def _change_environment(config: str, environment: str | None, form: tuple[bool, bool], **request: Any) -> None:
@@ -298,7 +304,7 @@ def forget(
     delete: Annotated[
         bool, typer.Option("--delete", help="Delete its live file too, after a backup. Default: the file stays.")
     ] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why; the history shows it.")] = "",
+    reason: Reason = "",
     config: ConfigFile = DEFAULT_CONFIG,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -325,6 +331,7 @@ def adopt(
         list[str] | None,
         typer.Option("--key", "-k", metavar="NAME", help="Only this variable (may be repeated). Default: the file."),
     ] = None,
+    reason: Reason = "",
     config: ConfigFile = DEFAULT_CONFIG,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -339,7 +346,7 @@ def adopt(
     from reconciler.cli import record_reports, render
 
     with render.progress() as progress:
-        adopted = adopt_target(config, target, key or [], progress)
+        adopted = adopt_target(config, target, key or [], progress, reason=reason)
     render.answer(adopted, record_reports.adopt_report, as_json=as_json, verbose=verbose)
 
 

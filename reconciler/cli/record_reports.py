@@ -31,7 +31,7 @@ def _run(run: Data, page: Page) -> Item:
         keys = [part for parts in page.keys(change) for part in parts]
         details.append((f"{change['source']} ({_kind(change)})", *keys))
         if change["edited_by"]:
-            details.append(f"{change['source']} was edited by {change['edited_by']}")
+            details.append(f"{change['source']} edited by: {change['edited_by']}")
     details += [f"{action['service']} ({action['action']}): {action['reason']}" for action in run["actions"]]
     if reason := files_removed(run["reason"]):
         details.append(with_id(reason, run["error_id"]))

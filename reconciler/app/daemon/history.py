@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reconciler.app.config.server import load_server_config
 from reconciler.app.daemon.client import Progress
@@ -27,9 +27,7 @@ from reconciler.core.history.chain import (
 )
 from reconciler.core.history.entries import HistoryEntry, epoch_seconds
 from reconciler.core.history.report import make_report
-
-if TYPE_CHECKING:
-    from reconciler.adapters.store import SqliteStore
+from reconciler.core.ports.store import Store
 
 _EVERY = 1_000_000_000  # runs
 _SHORTEST_HEAD = 8  # hex digits
@@ -144,7 +142,7 @@ def _check_heads(heads: Collection[str]) -> None:
 
 
 @contextlib.contextmanager
-def _store(config_file: str) -> Iterator[SqliteStore]:
+def _store(config_file: str) -> Iterator[Store]:
     config = load_server_config(config_file)
     require_state(config)
     with scratch_state(config) as copy, contextlib.closing(open_store(copy)) as store:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from reconciler.core.history.chain import HistoryHead
+from reconciler.core.history.chain import ChainVerification, HistoryHead
 from reconciler.core.history.entries import HistoryEntry
 from reconciler.core.model.compose import Action, RanService
 from reconciler.core.model.records import Applied, EnvironmentRecord
@@ -137,6 +137,9 @@ class Store(Protocol):
         """Every entry with a number above ``after``, oldest first."""
 
     def history_head(self) -> HistoryHead: ...
+
+    def verify_history(self, heads: Collection[str] = ()) -> ChainVerification:
+        """Whether every entry is as it was written, none is lost, and the ``heads`` are among them."""
 
     def history_read(self, directory: str) -> str | None:
         """Up to which commit the history of the directory in git was read for ``first_seen``."""
