@@ -292,9 +292,11 @@ class SqliteStore:
             if record is not None:
                 do(*upsert_environment(record))
 
-    def history(self, environments: Collection[str] | None = None, limit: int = 20) -> tuple[HistoryEntry, ...]:
+    def history(
+        self, environments: Collection[str] | None = None, limit: int = 20, *, recoveries: bool = True
+    ) -> tuple[HistoryEntry, ...]:
         with self._guarded():
-            return newest_entries(self._database.execute, environments, limit)
+            return newest_entries(self._database.execute, environments, limit, recoveries=recoveries)
 
     def entries(self, after: int = 0) -> Iterator[HistoryEntry]:
         with self._guarded():

@@ -10,7 +10,7 @@ from typing import Any
 from reconciler.adapters.store_statements import Execute
 from reconciler.core.history.chain import ChainVerification, HistoryHead, chained, verify_chain
 from reconciler.core.history.entries import HistoryEntry, iso_instant, run_facts_of
-from reconciler.core.model.runs import Run
+from reconciler.core.model.runs import Result, Run
 
 # Ten a day last five years; 30 MB at most.
 KEEP_ENTRIES = 20_000
@@ -46,14 +46,17 @@ def read_head(do: Execute) -> HistoryHead:
     return HistoryHead(*row) if row else HistoryHead()
 
 
-def newest_entries(do: Execute, environments: Collection[str] | None, limit: int) -> tuple[HistoryEntry, ...]:
+def newest_entries(
+    do: Execute, environments: Collection[str] | None, limit: int, *, recoveries: bool
+) -> tuple[HistoryEntry, ...]:
     """The newest entry of each run, those of the runs that ended last first."""
     among = "AND environment IN (SELECT value FROM json_each(?)) " if environments is not None else ""
+    kinds = "" if recoveries else f"AND json_extract(content, '$.result') != '{Result.RECOVERED}' "
     values: list[Any] = [json.dumps(sorted(environments))] if environments is not None else []
     statement = (
         f"SELECT {_COLUMNS} FROM entry WHERE NOT EXISTS "  # noqa: S608  # ours
         "(SELECT 1 FROM entry AS newer WHERE newer.run = entry.run AND newer.number > entry.number) "
-        f"{among}ORDER BY first DESC LIMIT ?"
+        f"{among}{kinds}ORDER BY first DESC LIMIT ?"
     )
     return tuple(HistoryEntry(*row) for row in do(statement, (*values, limit)))
 

@@ -521,7 +521,6 @@ HISTORY = [
         request_reason="a migration",
     ),
     run("refused", reason="the branch was rewritten", error_id="history-rewritten"),
-    run("recovered", reason="every service is healthy again, 42 s after one was found failing", trigger="health"),
     run(
         "corrected",
         {"source": "api.env", "kind": "drift", **ORIGINS, "restored_from": "20261129T075912Z-8bc1d2e3", **keys()},

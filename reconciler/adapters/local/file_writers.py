@@ -1,8 +1,8 @@
 """Which processes write to live files, by the kernel's fanotify. Needs Linux 5.15 and CAP_SYS_ADMIN; without, it knows
 nothing, and nothing else changes.
 
-There is no maintained library for it: pyfanotify, the one on PyPI, has neither the names nor the pidfds that
-are needed here. Only notifications are asked for, never permissions: a daemon that hangs must not block a writer.
+The one library on PyPI, pyfanotify, gives no pidfds, and is C code to build. Only notifications are asked for, never
+permissions: a daemon that hangs must not block a writer.
 """
 
 from __future__ import annotations

@@ -115,14 +115,14 @@ def units_of(units: Collection[str], environment: str | None) -> frozenset[str] 
 
 
 def list_runs(store: Store, units: Collection[str], request: Request) -> list[dict[str, Any]]:
-    """The runs and decisions of the request's environment, or of all, newest first; unfinished ones before. Raises
+    """The runs and decisions (no recoveries, which nobody decides) of the request's environment, or of all, newest first; unfinished ones before. Raises
     RefusedError for an unknown one."""
     check_environments(units, request["environments"])
     names, limit = units_of(units, next(iter(request["environments"]), None)), request["limit"]
     open_runs = [run for name in names or store.environments() if (run := store.unfinished(name))]
     begun = [{**run_facts_of(run), "entry": None} for run in sorted(open_runs, key=lambda run: -run.started_at)]
     open_ids = {run.id for run in open_runs}
-    ended = [entry.shown() for entry in store.history(names, limit)]
+    ended = [entry.shown() for entry in store.history(names, limit, recoveries=False)]
     return [*begun, *(facts for facts in ended if facts["run"] not in open_ids)][:limit]
 
 

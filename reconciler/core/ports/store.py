@@ -130,8 +130,11 @@ class Store(Protocol):
         """In one database transaction: append a decision that was no run to the history, store the record, and forget
         what is no longer applied (by path)."""
 
-    def history(self, environments: Collection[str] | None = None, limit: int = 20) -> tuple[HistoryEntry, ...]:
-        """The runs that have ended and the decisions, each as its newest entry has it; newest first."""
+    def history(
+        self, environments: Collection[str] | None = None, limit: int = 20, *, recoveries: bool = True
+    ) -> tuple[HistoryEntry, ...]:
+        """The runs that have ended, the decisions and (unless not wanted) the recoveries, each as its newest entry has
+        it; newest first."""
 
     def entries(self, after: int = 0) -> Iterator[HistoryEntry]:
         """Every entry with a number above ``after``, oldest first."""
