@@ -115,8 +115,8 @@ def units_of(units: Collection[str], environment: str | None) -> frozenset[str] 
 
 
 def list_runs(store: Store, units: Collection[str], request: Request) -> list[dict[str, Any]]:
-    """The runs and decisions (no recoveries, which nobody decides) of the request's environment, or of all, newest first; unfinished ones before. Raises
-    RefusedError for an unknown one."""
+    """The runs and decisions (no recoveries, nobody decides them) of the request's environment or of all, newest first;
+    unfinished ones before. Raises RefusedError for an unknown one."""
     check_environments(units, request["environments"])
     names, limit = units_of(units, next(iter(request["environments"]), None)), request["limit"]
     open_runs = [run for name in names or store.environments() if (run := store.unfinished(name))]
