@@ -21,6 +21,7 @@ from reconciler.adapters.store_history import (
     append_entry,
     append_runs,
     newest_entries,
+    newest_entry,
     read_entries,
     read_head,
     verify_entries,
@@ -293,10 +294,19 @@ class SqliteStore:
                 do(*upsert_environment(record))
 
     def history(
-        self, environments: Collection[str] | None = None, limit: int = 20, *, recoveries: bool = True
+        self,
+        environments: Collection[str] | None = None,
+        limit: int = 20,
+        *,
+        before: str | None = None,
+        recoveries: bool = True,
     ) -> tuple[HistoryEntry, ...]:
         with self._guarded():
-            return newest_entries(self._database.execute, environments, limit, recoveries=recoveries)
+            return newest_entries(self._database.execute, environments, limit, before=before, recoveries=recoveries)
+
+    def history_of(self, run: str) -> HistoryEntry | None:
+        with self._guarded():
+            return newest_entry(self._database.execute, run)
 
     def entries(self, after: int = 0) -> Iterator[HistoryEntry]:
         with self._guarded():

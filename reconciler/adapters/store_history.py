@@ -16,6 +16,7 @@ from reconciler.core.model.runs import Result, Run
 KEEP_ENTRIES = 20_000
 
 _COLUMNS = "number, previous, content, sha256"
+_NEWEST = "NOT EXISTS (SELECT 1 FROM entry AS newer WHERE newer.run = entry.run AND newer.number > entry.number)"
 
 
 def append_entry(do: Execute, run: Run, at: float) -> None:
@@ -47,18 +48,25 @@ def read_head(do: Execute) -> HistoryHead:
 
 
 def newest_entries(
-    do: Execute, environments: Collection[str] | None, limit: int, *, recoveries: bool
+    do: Execute, environments: Collection[str] | None, limit: int, *, before: str | None, recoveries: bool
 ) -> tuple[HistoryEntry, ...]:
-    """The newest entry of each run, those of the runs that ended last first."""
-    among = "AND environment IN (SELECT value FROM json_each(?)) " if environments is not None else ""
-    kinds = "" if recoveries else f"AND json_extract(content, '$.result') != '{Result.RECOVERED}' "
-    values: list[Any] = [json.dumps(sorted(environments))] if environments is not None else []
-    statement = (
-        f"SELECT {_COLUMNS} FROM entry WHERE NOT EXISTS "  # noqa: S608  # ours
-        "(SELECT 1 FROM entry AS newer WHERE newer.run = entry.run AND newer.number > entry.number) "
-        f"{among}{kinds}ORDER BY first DESC LIMIT ?"
-    )
+    """The newest entry of each run, those of the runs that ended last first; ``before`` is the id of a run."""
+    conditions, values = [_NEWEST], list[Any]()
+    if environments is not None:
+        conditions.append("environment IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(sorted(environments)))
+    if before is not None:  # one that is unfinished has no entry, and is newer than all
+        conditions.append("first < coalesce((SELECT min(first) FROM entry WHERE run = ?), 1e15)")
+        values.append(before)
+    if not recoveries:
+        conditions.append(f"json_extract(content, '$.result') != '{Result.RECOVERED}'")
+    statement = f"SELECT {_COLUMNS} FROM entry WHERE {' AND '.join(conditions)} ORDER BY first DESC LIMIT ?"  # noqa: S608
     return tuple(HistoryEntry(*row) for row in do(statement, (*values, limit)))
+
+
+def newest_entry(do: Execute, run: str) -> HistoryEntry | None:
+    row = do(f"SELECT {_COLUMNS} FROM entry WHERE run = ? ORDER BY number DESC LIMIT 1", (run,)).fetchone()  # noqa: S608
+    return HistoryEntry(*row) if row else None
 
 
 def read_entries(do: Execute, after: int) -> Iterator[HistoryEntry]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from reconciler.cli.changes import Data, files_removed
-from reconciler.cli.layout import Detail, Item, Page, absolute, by_name, counted, duration
+from reconciler.cli.layout import Detail, Item, Page, counted
 from reconciler.cli.markdown import code, plain_text
+from reconciler.core.change_words import Data, files_removed
 from reconciler.core.errors import with_id
+from reconciler.core.text import absolute, author_name, duration
 
 _MOST = 20
 _SECTIONS = (("Changed", "changed"), ("Failed", "failed"), ("Decided", "decided"))
@@ -71,7 +72,6 @@ def page_facts(report: Data) -> dict[str, Any]:
         "figures": _figures(report),
         "report": report,
         "sections": [(title, report[name]) for title, name in _SECTIONS],
-        "absolute": absolute,
         "who": _who,
     }
 
@@ -113,7 +113,7 @@ def _revision(run: Data) -> str:
 
 def _who(run: Data) -> str:
     """Who asked; where nobody did, the commit's author."""
-    return run["requested_by"] or by_name(run["author"])
+    return run["requested_by"] or author_name(run["author"])
 
 
 def _overdue_cells(item: Data) -> Sequence[str]:

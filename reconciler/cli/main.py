@@ -19,6 +19,7 @@ from reconciler.cli import (
     global_options,
     history_commands,
     operator_commands,
+    recipient_commands,
     review_commands,
     setup_commands,
 )
@@ -41,6 +42,7 @@ app.add_typer(operator_commands.commands)
 app.add_typer(history_commands.commands)
 app.add_typer(review_commands.commands)
 app.add_typer(edit_commands.commands)
+app.add_typer(recipient_commands.commands)
 app.add_typer(setup_commands.commands)
 
 # What typer raises for arguments it cannot read; by itself it would exit with 2, which here means something else.

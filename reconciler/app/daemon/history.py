@@ -25,9 +25,10 @@ from reconciler.core.history.chain import (
     read_export,
     verify_chain,
 )
-from reconciler.core.history.entries import HistoryEntry, epoch_seconds
+from reconciler.core.history.entries import HistoryEntry
 from reconciler.core.history.report import make_report
 from reconciler.core.ports.store import Store
+from reconciler.core.text import epoch_seconds
 
 _EVERY = 1_000_000_000  # runs
 _SHORTEST_HEAD = 8  # hex digits

@@ -116,14 +116,27 @@ def units_of(units: Collection[str], environment: str | None) -> frozenset[str] 
 
 def list_runs(store: Store, units: Collection[str], request: Request) -> list[dict[str, Any]]:
     """The runs and decisions (no recoveries, nobody decides them) of the request's environment or of all, newest first;
-    unfinished ones before. Raises RefusedError for an unknown one."""
+    unfinished ones before, unless those ``before`` a run are requested. Raises RefusedError for an unknown one."""
     check_environments(units, request["environments"])
     names, limit = units_of(units, next(iter(request["environments"]), None)), request["limit"]
-    open_runs = [run for name in names or store.environments() if (run := store.unfinished(name))]
-    begun = [{**run_facts_of(run), "entry": None} for run in sorted(open_runs, key=lambda run: -run.started_at)]
-    open_ids = {run.id for run in open_runs}
-    ended = [entry.shown() for entry in store.history(names, limit, recoveries=False)]
-    return [*begun, *(facts for facts in ended if facts["run"] not in open_ids)][:limit]
+    before, open_runs = request.get("before"), _open_runs(store, names)
+    ended = [entry.shown() for entry in store.history(names, limit, before=before, recoveries=False)]
+    open_ids = {run["run"] for run in open_runs}
+    return [*([] if before else open_runs), *(facts for facts in ended if facts["run"] not in open_ids)][:limit]
+
+
+def find_run(store: Store, identity: str) -> dict[str, Any] | None:
+    """The run or decision with this id, as ``list_runs`` has it; None where there is none, or not any more."""
+    for run in _open_runs(store, None):
+        if run["run"] == identity:
+            return run
+    entry = store.history_of(identity)
+    return entry.shown() if entry else None
+
+
+def _open_runs(store: Store, names: Collection[str] | None) -> list[dict[str, Any]]:
+    runs = [run for name in names or store.environments() if (run := store.unfinished(name))]
+    return [{**run_facts_of(run), "entry": None} for run in sorted(runs, key=lambda run: -run.started_at)]
 
 
 def _answer(built: Runtime, request: Request, outcome: Outcome) -> dict[str, Any]:
@@ -143,8 +156,8 @@ async def serve_without_daemon(built: Runtime, request: Request) -> Any:
     """The same where no daemon runs; also ``status``, which a daemon answers from memory. Raises ReconcilerError."""
     if request["kind"] == "status":
         environments = [await _status_of(built, unit) for unit in built.reconcilers]
-        history = asdict(built.ports.store.history_head())
-        return {"daemon": {"running": False, "pid": None}, "history": history, "environments": environments}
+        daemon, history = {"running": False, "pid": None, "http": ""}, asdict(built.ports.store.history_head())
+        return {"daemon": daemon, "history": history, "environments": environments}
 
     async def reconcile(request: ReconcileRequest, environments: Collection[str]) -> tuple[Outcome, ...]:
         only = select_units(built.reconcilers, environments)

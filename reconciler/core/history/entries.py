@@ -70,11 +70,6 @@ def iso_instant(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def epoch_seconds(instant: str) -> float:
-    """Given ISO 8601 in UTC, return seconds since the epoch. Raises ValueError."""
-    return datetime.fromisoformat(instant).timestamp()
-
-
 def revision_facts(revision: Revision) -> dict[str, Any]:
     return {
         "commit": revision.commit,

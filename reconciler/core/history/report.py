@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.core.history.entries import Facts, epoch_seconds, iso_instant
+from reconciler.core.history.entries import Facts, iso_instant
 from reconciler.core.model.runs import Result
+from reconciler.core.text import epoch_seconds
 
 SUCCEEDED = (Result.APPLIED, Result.CORRECTED)
 FAILED = (Result.FAILED, Result.STALLED, Result.ROLLED_BACK, Result.ROLLBACK_FAILED)

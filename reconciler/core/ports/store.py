@@ -131,10 +131,18 @@ class Store(Protocol):
         what is no longer applied (by path)."""
 
     def history(
-        self, environments: Collection[str] | None = None, limit: int = 20, *, recoveries: bool = True
+        self,
+        environments: Collection[str] | None = None,
+        limit: int = 20,
+        *,
+        before: str | None = None,
+        recoveries: bool = True,
     ) -> tuple[HistoryEntry, ...]:
         """The runs that have ended, the decisions and (unless not wanted) the recoveries, each as its newest entry has
-        it; newest first."""
+        it; newest first. ``before``: only what is older than the run with this id."""
+
+    def history_of(self, run: str) -> HistoryEntry | None:
+        """The newest entry of the run or decision with this id; None where there is none, or not any more."""
 
     def entries(self, after: int = 0) -> Iterator[HistoryEntry]:
         """Every entry with a number above ``after``, oldest first."""

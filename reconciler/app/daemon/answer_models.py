@@ -1,4 +1,5 @@
-"""The shape of the JSON answers about a server, for `reconciler schema`. Nothing is built from these models.
+"""The shape of the JSON answers about a server, for `reconciler schema` and /openapi.json. Nothing is built from these
+models.
 
 An instant is ISO 8601 in UTC. Names and reasons only: no answer has a field for a value.
 """
@@ -201,8 +202,11 @@ class EnvironmentData(OutcomeData):
 
 
 class DaemonData(BaseModel):
+    """``http``: where it serves HTTP, as http.listen is written, with the port that it got; "" without a daemon."""
+
     running: bool
     pid: int | None
+    http: str
 
 
 class HistoryHeadData(BaseModel):
@@ -273,6 +277,50 @@ class HistoryVerifyAnswer(JsonAnswer):
     error_id: str
 
 
+class HistoryPageAnswer(HistoryAnswer):
+    """/api/v1/history. ``next`` is the ``before`` of the next page, null on the last one."""
+
+    next: str | None
+
+
+class RunAnswer(RunData, JsonAnswer):
+    """/api/v1/runs/RUN."""
+
+
+class ComparedPairData(BaseModel):
+    """Two sides that the daemon compares: how many differences of each class there were ``at`` the last time, or why
+    it failed (``reason``, with the ``error_id``)."""
+
+    name: str
+    left: str
+    right: str
+    at: Instant | None
+    differences: dict[str, int]
+    reason: str
+    error_id: str
+
+
+class ComparisonsAnswer(JsonAnswer):
+    """/api/v1/comparison."""
+
+    comparisons: list[ComparedPairData]
+
+
+class ErrorData(BaseModel):
+    """``id`` is a section of docs/errors.md."""
+
+    what: str
+    where: str
+    hint: str
+    id: str
+
+
+class ErrorAnswer(JsonAnswer):
+    """Why a request below /api was refused."""
+
+    error: ErrorData
+
+
 class BackedUpFileData(BaseModel):
     source: str
     path: str
@@ -339,10 +387,28 @@ class EnvironmentAgeData(BaseModel):
     targets: list[TargetAgeData]
 
 
+class KnownValueData(BaseModel):
+    """``key`` is "" where the file is one secret; ``secret`` is whether its name or its contract says so."""
+
+    file: str
+    key: str
+    since: Instant | None
+    secret: bool
+
+
+class KnownSecretsData(BaseModel):
+    """The values that somebody knows and that were not replaced since; ``key`` is their public key."""
+
+    name: str
+    key: str
+    values: list[KnownValueData]
+
+
 class AgeAnswer(JsonAnswer):
-    """`age`."""
+    """`age`; with --known-to, ``known`` alone."""
 
     environments: list[EnvironmentAgeData]
+    known: KnownSecretsData | None = None
 
 
 class ComponentFindingData(BaseModel):
