@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import secrets
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -37,10 +36,10 @@ from reconciler.adapters.store_statements import (
     ENTRIES,
     GUARDED,
     RAN,
-    SCHEMA,
     VERSION,
     WRITTEN,
     Execute,
+    create_database,
     insert_pending_restarts,
     upsert_applied,
     upsert_ended_run,
@@ -345,7 +344,7 @@ class SqliteStore:
             problem = "belongs to a state database that no longer exists"
             raise StoreError(problem, where=log, hint=hint, id="log-without-database")
         try:
-            _create_atomically(self._path)
+            create_database(self._path)
         except OSError as error:
             hint = "Make state_dir writable for the daemon's user, with free space in it"
             problem = f"cannot create the state database ({disk_reason(error, self._path)})"
@@ -440,19 +439,3 @@ class SqliteStore:
             yield
         except (ValueError, TypeError, KeyError) as error:
             raise damaged_store(self._path, f"a record cannot be read: {type(error).__name__}") from error
-
-
-def _create_atomically(path: str) -> None:
-    """Create the database under another name first. Where another process is faster, its file stays. Raises OSError."""
-    new = f"{path}.new-{secrets.token_hex(4)}"
-    descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as database:
-            for statement in ("BEGIN", *SCHEMA, "COMMIT"):
-                database.execute(statement)
-        os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):
-            os.link(new, path)
-    finally:
-        os.close(descriptor)
-        os.unlink(new)

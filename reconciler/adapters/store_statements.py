@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 
@@ -97,3 +100,20 @@ def upsert_applied(environment: str, applied: Applied) -> tuple[str, tuple[objec
             int(applied.prune),
         ),
     )
+
+
+def create_database(path: str) -> None:
+    """Create a database with its tables, 0600, under another name first. Where another process is faster, its file
+    stays. Raises OSError."""
+    new = f"{path}.new-{secrets.token_hex(4)}"
+    descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as database:
+            for statement in ("BEGIN", *SCHEMA, "COMMIT"):
+                database.execute(statement)
+        os.fsync(descriptor)
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        os.close(descriptor)
+        os.unlink(new)

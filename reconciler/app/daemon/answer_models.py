@@ -266,17 +266,6 @@ class HistoryAnswer(JsonAnswer):
     runs: list[RunData]
 
 
-class HistoryVerifyAnswer(JsonAnswer):
-    """`history verify`. ``head`` is that of what holds; ``bad_entry`` the number of the first entry that does not."""
-
-    whole: bool
-    entries: int
-    head: HistoryHeadData
-    problem: str
-    bad_entry: int | None
-    error_id: str
-
-
 class HistoryPageAnswer(HistoryAnswer):
     """/api/v1/history. ``next`` is the ``before`` of the next page, null on the last one."""
 
@@ -424,64 +413,12 @@ class DoctorAnswer(JsonAnswer):
     findings: list[ComponentFindingData]
 
 
-class ReportedRunData(BaseModel):
-    """A change or a decision; ``at`` is when it ended."""
-
-    run: str
-    environment: str
-    at: Instant
-    result: Result
-    commit: str
-    author: str
-    subject: str
-    targets: list[str]
-    services: list[str]
-    requested_by: str
-    reason: str
-    error_id: str
-
-
-class ReportedRecoveryData(BaseModel):
-    environment: str
-    at: Instant
-    seconds: float
-
-
-class OverdueData(BaseModel):
-    """What waits for an operator now."""
-
-    kind: str
-    where: str
-    since: Instant | None
-    reason: str
-
-
-class ReportAnswer(JsonAnswer):
-    """`report`: of the changes from ``since`` to ``until``, the share that succeeded; null without a change."""
-
-    host: str
-    since: Instant
-    until: Instant
-    environments: list[str]
-    changed: list[ReportedRunData]
-    failed: list[ReportedRunData]
-    decided: list[ReportedRunData]
-    success_rate: float | None
-    recoveries: list[ReportedRecoveryData]
-    mean_recovery_seconds: float | None
-    worst_recovery_seconds: float | None
-    overdue: list[OverdueData]
-    warnings: list[str]
-
-
 SERVER_ANSWERS: dict[str, type[JsonAnswer]] = {
     **dict.fromkeys(
         ("sync", "plan", "rollback", "unpin", "pause", "resume", "retry", "accept-rewrite", "forget"), OutcomesAnswer
     ),
     "status": StatusAnswer,
     "history": HistoryAnswer,
-    "history-verify": HistoryVerifyAnswer,
-    "report": ReportAnswer,
     "backups": BackupsAnswer,
     "restore": RestoreAnswer,
     "adopt": AdoptAnswer,
