@@ -73,6 +73,7 @@ NAMED: dict[str, tuple[str, ...]] = {
     "ReconcilerBackupFailed": PRODUCTION,
     "ReconcilerEngineDown": PRODUCTION,
     "ReconcilerStateDiskFull": (),
+    "ReconcilerNotificationsFailing": (),
 }
 
 
@@ -95,6 +96,7 @@ class FakeServer:
 
 def _in_good_health(metrics: PrometheusMetrics, now: float) -> None:
     metrics.tick(now)
+    metrics.notifications_failing(0)
     for target in (TARGET, PAUSED):
         name = target.environment
         metrics.undecryptable(name, {})
@@ -113,6 +115,7 @@ def _in_good_health(metrics: PrometheusMetrics, now: float) -> None:
 def _in_trouble(metrics: PrometheusMetrics, now: float) -> None:
     name = TARGET.environment
     metrics.tick(now - DAY)
+    metrics.notifications_failing(now - DAY)
     both_sides = Change(TARGET, Kind.CONFLICT, Effect.HOLD, "both sides changed", frozenset({Aspect.CONTENT}))
     metrics.observed(Plan(name, REVISION, (both_sides,)), now)
     metrics.corrected(name, [TARGET.id], now - HOUR + 5)  # counts for 5 seconds more

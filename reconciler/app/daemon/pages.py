@@ -9,9 +9,9 @@ from aiohttp import web
 
 from reconciler.app.daemon import serialize
 from reconciler.app.daemon.requests import list_runs
-from reconciler.app.pages.forge_links import commit_address
 from reconciler.app.pages.html import asset, content_policy, render_html
 from reconciler.app.pages.overview import overview_facts, run_facts, secrets_facts
+from reconciler.core.forge_links import commit_address
 from reconciler.core.model.targets import environment_of
 
 if TYPE_CHECKING:

@@ -176,7 +176,7 @@ class _Service:
     async def _serve(self, interfaces: Interfaces, config: ServerConfig, event: str) -> None:
         """Run a daemon until it is stopped, or a reload is due."""
         bound = await interfaces.listen(config.http)
-        async with runtime(config) as built:
+        async with runtime(config, observed=True) as built:
             watch = open_watch(config, self._logger.warning)
             daemon = _daemon_of(built, config, watch)
             if self._daemon:

@@ -37,6 +37,7 @@ from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.wiring.forge import ForgeParts, forge_parts
+from reconciler.app.wiring.notifications import notification_observers
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
 from reconciler.core.model.hosts import SshAddress
@@ -189,15 +190,24 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
 
 
 @contextlib.asynccontextmanager
-async def runtime(config: ServerConfig, keys: KeySources | None = None) -> AsyncIterator[Runtime]:
+async def runtime(
+    config: ServerConfig, keys: KeySources | None = None, *, observed: bool = False
+) -> AsyncIterator[Runtime]:
     """Build every port for ``config``, and close them at the end. The caller holds the lock. ``keys`` take the place of
-    the server's own."""
+    the server's own. ``observed``: with observers, whose part it is to run; only the daemon's outcomes are reported."""
     require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
             sops = Sops(keys or _key_sources(config), binary=config.decryption.sops_binary)
-            yield await _built(config, sops, store, stack)
+            built = await _built(config, sops, store, stack)
+            yield replace(built, observers=_observers(config, store, built)) if observed else built
+
+
+def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> tuple[Observer, ...]:
+    """Raises ConfigError."""
+    reports = (built.forge.reports,) if built.forge else ()
+    return (*notification_observers(config, store, built.ports.clock, built.metrics), *reports)
 
 
 def _key_sources(config: ServerConfig) -> KeySources:
@@ -264,8 +274,7 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
     )
     here = {unit: compose for unit, host in units.items() if host is None}
     forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
-    observers: tuple[Observer, ...] = (forge.reports,) if forge else ()
-    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines}, observers, forge)
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines}, forge=forge)
 
 
 class HostPorts:
