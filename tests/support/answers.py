@@ -140,7 +140,10 @@ def service(name: str, state: str = "running (healthy)", healthy: bool = True, *
 
 
 def status(*environments: Any, running: bool = True, **daemon: Any) -> Any:
-    return {"daemon": {"running": running, "pid": 12, **daemon}, "environments": list(environments)}
+    return {
+        "daemon": {"running": running, "pid": 12, "http": "127.0.0.1:9464", **daemon},
+        "environments": list(environments),
+    }
 
 
 UNHEALTHY = "api: unhealthy for 30 s after the change (was healthy before): " + HOW
@@ -891,4 +894,53 @@ ALIKE = ComparisonReport(
             files=(FileResult("a.env", "a.env", (KeyResult("A", Status.SAME, Risk.LOW),), ()),),
         ),
     )
+)
+
+
+def compared(verdict: str, *differences: Any, **more: Any) -> Any:
+    """A pair of sides as the daemon compares them."""
+    known = {"name": "releases", "left": "git:staging", "right": "git:production", "interval": 900.0, "limits": []}
+    result = {"at": at("29T07:50:00"), "commit": "1f0c2b7d9a3e", "error": "", "error_id": "", "failing_since": None}
+    counts = {"verdict": verdict, "unexplained": len(differences), "counts": {}}
+    return {**known, **result, **counts, "differences": list(differences), **more}
+
+
+def difference(kind: str, name: str, where: str, **more: Any) -> Any:
+    """What is not the same on two sides: by default a key that the right one lacks."""
+    sides = {"class": "missing-right", "left": "present", "right": "missing", "note": "", "risk": "high"}
+    return {"kind": kind, "name": name, "where": where, "unexplained": True, **sides, **more}
+
+
+PAIRS = (
+    compared(
+        "4 unexplained findings",
+        difference("key", "PAYMENT_TOKEN", "api.env"),
+        difference("key", "LOG_LEVEL", "api.env ↔ config/api.env", **{"class": "differs", "left": "", "right": ""}),
+        difference("file", "mode", "worker.env", **{"class": "differs", "left": "0600", "right": "0644"}),
+        difference(
+            "problem",
+            "",
+            "not compared",
+            **{"class": "problem", "left": "", "right": "", "note": "b.env: is not UTF-8"},
+        ),
+        difference(
+            "key",
+            "URL",
+            "api.env",
+            unexplained=False,
+            note="as expected",
+            **{"class": "expected", "left": "", "right": ""},
+        ),
+        limits=["git:staging: compared by key names only, as our key does not decrypt 1 file"],
+    ),
+    compared("nothing unexplained", name="hosts", left="live:production", right="live:production@web-2"),
+    compared("not compared yet", name="new", at=None, left="git:production", right="ssh://deploy@web-3/opt/app"),
+    compared(
+        "1 unexplained finding",
+        difference("service", "image", "service api", **{"class": "differs", "left": "api:2", "right": "api:1"}),
+        name="machines",
+        error="ssh://web-3: does not answer on port 22. Check its sshd and the network",
+        error_id="comparison-failed",
+        failing_since=at("29T07:55:00"),
+    ),
 )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reconciler.app.daemon.http import CurrentViews, Views
 
 _LAST_RUNS = 20
-_KNOWN_RUNS = 1000  # the newest ones that have a page
+_MOST_DIFFERENCES = 200  # of a pair
 _OLD = 90  # days after which a secret is old, as in the alert
 _SCRIPT = "refresh.js"
 
@@ -34,8 +34,7 @@ def page_routes(source: CurrentViews) -> list[web.RouteDef]:
 
     async def run(request: web.Request) -> web.Response:
         async with source.use() as views:
-            identity = request.match_info["run"]
-            known = next((run for run in views.store.runs(limit=_KNOWN_RUNS) if run.id == identity), None)
+            known = views.store.run(request.match_info["run"])
             if known is None:
                 text = "It is older than the history, or no run has that id. `reconciler history` lists them."
                 return _page(views, "message.html", "runs/", status=404, heading="No such run", text=text)
@@ -47,7 +46,7 @@ def page_routes(source: CurrentViews) -> list[web.RouteDef]:
 
     async def comparison(_: web.Request) -> web.Response:
         async with source.use() as views:
-            return _page(views, "comparison.html", "comparison", pairs=[])
+            return _page(views, "comparison.html", "comparison", pairs=views.comparisons(), most=_MOST_DIFFERENCES)
 
     return [
         web.get("/", overview),
