@@ -1,4 +1,4 @@
-"""The section ``forge``: which forge hosts the repository, with which credentials, and where links lead."""
+"""The section ``forge``: which forge hosts the repository, with which credentials."""
 
 from __future__ import annotations
 
