@@ -61,7 +61,13 @@ def everything() -> Any:
 
 PAGES = {
     "/": (HOSTILE[:20], "things need an operator", "rollback failed", "engine away", "not reconciled yet"),
-    "/runs/8bc1d2e3": ("WORKER_CONCURRENCY", "Ada Example", "reconciler restore 20261129T075912Z-8bc1d2e3"),
+    "/runs/8bc1d2e3": (
+        "WORKER_CONCURRENCY",
+        "Ada Example",
+        "bob (uid 1001)",
+        "a slow queue",
+        "reconciler restore 20261129T075912Z-8bc1d2e3",
+    ),
     "/secrets": ("2 old", answers.LONG, "400 days ago", "the whole file"),
     "/comparison": ("4 unexplained findings", "PAYMENT_TOKEN", "web-3: does not answer", "not compared yet"),
     "/runs/none": ("No such run",),

@@ -17,7 +17,7 @@ from reconciler.app.pages.html import render_html, stylesheet
 from reconciler.app.pages.overview import overview_facts, run_facts
 from reconciler.core.errors import StoreError
 from reconciler.core.forge_links import commit_address
-from reconciler.core.model.runs import Run
+from reconciler.core.history.entries import HistoryEntry
 from tests.support import answers
 from tests.support.page_site import FakeViews, page_site
 
@@ -183,7 +183,7 @@ def test_a_run_has_a_page_of_its_own_with_everything() -> None:
 
 async def test_where_the_state_cannot_be_read_the_page_says_so() -> None:
     class Broken(FakeViews):
-        def run(self, identity: str) -> Run | None:
+        def history_of(self, identity: str) -> HistoryEntry | None:
             raise StoreError("cannot be read", where="state.db", hint="Free some room")
 
     async with (

@@ -10,11 +10,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from reconciler.app.daemon import serialize
-from reconciler.app.daemon.requests import list_runs
+from reconciler.app.daemon.requests import find_run, list_runs
 from reconciler.app.pages.html import asset, content_policy, render_html
 from reconciler.app.pages.overview import overview_facts, run_facts, secrets_facts
 from reconciler.core.errors import ReconcilerError, with_id
 from reconciler.core.forge_links import commit_address
+from reconciler.core.history.entries import iso_instant
 from reconciler.core.model.targets import environment_of
 
 if TYPE_CHECKING:
@@ -51,11 +52,11 @@ async def _overview(views: Views, _: web.Request) -> web.Response:
 
 
 async def _run(views: Views, request: web.Request) -> web.Response:
-    known = views.store.run(request.match_info["run"])
+    known = find_run(views.store, request.match_info["run"])
     if known is None:
         text = "It is older than the history, or no run has that id. `reconciler history` lists them."
         return _page(views, "message.html", "runs/", status=404, heading="No such run", text=text)
-    return _page(views, "run.html", "runs/", run=run_facts(serialize.serialize_run(known)))
+    return _page(views, "run.html", "runs/", run=run_facts(known))
 
 
 async def _secrets(views: Views, _: web.Request) -> web.Response:
@@ -91,7 +92,7 @@ def _page(views: Views, template: str, here: str, *, status: int = 200, **facts:
         root="../" if "/" in here else "./",
         host=views.host,
         now=now,
-        at=serialize.format_instant(now),
+        at=iso_instant(now),
         link=functools.partial(commit_address, views.repository_url),
         **facts,
     )

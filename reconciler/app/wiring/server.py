@@ -23,6 +23,7 @@ from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.git.writer import GitPusher
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.local.backups import BackupDirectory
+from reconciler.adapters.local.file_writers import FileWriters
 from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.local.http_probe import HttpHealth, TunnelledHealth
 from reconciler.adapters.local.watch import FileWatch
@@ -37,6 +38,7 @@ from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.wiring.forge import ForgeParts, forge_parts
+from reconciler.app.wiring.merge_plans import merge_plans
 from reconciler.app.wiring.notifications import notification_observers
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
@@ -48,6 +50,7 @@ from reconciler.core.ports import Ports
 from reconciler.core.ports.observer import Observer
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.memory import Claims
+from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 
@@ -84,8 +87,9 @@ class Runtime:
     metrics: PrometheusMetrics
     relay: Relay
     engines: Mapping[str, DockerCompose]
-    observers: tuple[Observer, ...] = ()
     forge: ForgeParts | None = None
+    merge_plans: MergePlans | None = None
+    observers: tuple[Observer, ...] = ()
 
     def ports_of(self, unit: str) -> Ports:
         """The ports of the unit's host. Raises RefusedError for a host that this server no longer has: its files are
@@ -198,22 +202,30 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
 
 @contextlib.asynccontextmanager
 async def runtime(
-    config: ServerConfig, keys: KeySources | None = None, *, observed: bool = False
+    config: ServerConfig, keys: KeySources | None = None, *, daemon: bool = False
 ) -> AsyncIterator[Runtime]:
     """Build every port for ``config``, and close them at the end. The caller holds the lock. ``keys`` take the place of
-    the server's own. ``observed``: with observers, whose part it is to run; only the daemon's outcomes are reported."""
+    the server's own. ``daemon``: who writes to live files is noticed while it lives, and there are observers, whose
+    part it is to run."""
     require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
             sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary)
-            built = await _built(config, sops, store, stack)
-            yield replace(built, observers=(*built.observers, *_observers(config, store, built))) if observed else built
+            host = LocalHost(config.allowed_paths)
+            if daemon:
+                host = LocalHost(config.allowed_paths, stack.enter_context(contextlib.closing(FileWriters())))
+            built = await _built(config, sops, store, host, stack)
+            yield replace(built, observers=tuple(_observers(config, store, built))) if daemon else built
 
 
-def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> tuple[Observer, ...]:
+def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> Iterator[Observer]:
     """Raises ConfigError."""
-    return notification_observers(config, store, built.ports.clock, built.metrics)
+    if built.forge:
+        yield built.forge.reports
+    if built.merge_plans:
+        yield built.merge_plans
+    yield from notification_observers(config, store, built.ports.clock, built.metrics)
 
 
 def key_sources(config: ServerConfig) -> KeySources:
@@ -223,7 +235,9 @@ def key_sources(config: ServerConfig) -> KeySources:
     return KeySources(files, command=decryption.age_key_command or (), strict=True)
 
 
-async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: contextlib.AsyncExitStack) -> Runtime:
+async def _built(
+    config: ServerConfig, sops: Sops, store: SqliteStore, host: LocalHost, stack: contextlib.AsyncExitStack
+) -> Runtime:
     relay = Relay()
     digest = _digester(config.state_dir, store)
     units = config.units
@@ -244,7 +258,7 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
         ),
         decryptor=sops,
         encryptor=sops,
-        host=LocalHost(config.allowed_paths),
+        host=host,
         compose=compose,
         backups=BackupDirectory(_backups_dir(config), digest),
         store=store,
@@ -279,10 +293,10 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
         for environment in config.environment
         if any(environment_of(unit) == environment for unit in units)
     )
-    here = {unit: compose for unit, host in units.items() if host is None}
     forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
-    observers: tuple[Observer, ...] = (forge.reports,) if forge else ()
-    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines}, observers, forge)
+    plans = merge_plans(config, forge, mirror, {unit: on_hosts.get(unit, ports) for unit in units}, claims)
+    engines = {unit: compose for unit, host in units.items() if host is None} | hosts.engines
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, engines, forge, plans)
 
 
 class HostPorts:
