@@ -160,7 +160,7 @@ _KEYS_WITH_CONSEQUENCES = (
         "DOMAIN differs",
         "env/common.env ASSET_HOST differs",
     ),
-    _key("an interval in .env", ".env", "HEALTH_INTERVAL=30s", "HEALTH_INTERVAL=45s", "HEALTH_INTERVAL differs"),
+    _key("an interval in .env", ".env", "HEALTH_INTERVAL=10m", "HEALTH_INTERVAL=15m", "HEALTH_INTERVAL differs"),
     _key("a level in .env", ".env", "LOG_LEVEL=info", "LOG_LEVEL=debug", "LOG_LEVEL differs"),
     _key("a token in .env", ".env", "invented-token-of-the-project", "invented-2", "INTERNAL_TOKEN differs"),
 )
@@ -210,18 +210,21 @@ _FIELDS = (
         "the port of a service of no active profile", '"8025:8025", ', '"8026:8025", ', "mailer ports.8025/tcp differs"
     ),
     _field("a health check", 'CMD-SHELL, "true || exit 1"', 'CMD-SHELL, "true"', "api healthcheck.test differs"),
-    _field("the interval of a health check", "interval: 20s", "interval: 40s", "db healthcheck.interval differs"),
+    _field("the interval of a health check", "interval: 20m", "interval: 40m", "db healthcheck.interval differs"),
     _field(
         "no health check",
         'healthcheck: {<<: *health, test: [CMD, "true"]}',
         "healthcheck: {disable: true}",
         "proxy healthcheck.disable missing-left",
-        *(
-            f"proxy healthcheck.{name} missing-right"
-            for name in ("interval", "retries", "start_period", "test", "timeout")
-        ),
+        *("proxy healthcheck.interval missing-right", "proxy healthcheck.retries missing-right"),
+        *("proxy healthcheck.test missing-right", "proxy healthcheck.timeout missing-right"),
     ),
-    _field("a restart policy", '    restart: "no"', "    restart: on-failure", "migrate restart differs"),
+    _field(
+        "a restart policy",
+        "    env_file: [env/db.env]",
+        "    restart: always\n    env_file: [env/db.env]",
+        "db restart differs",
+    ),
     _field("a word of a command", '[gunicorn, --workers, "4"', '[gunicorn, --workers, "8"', "api command differs"),
     _field("a command's queue", "--queues default,mail", "--queues default", "worker command differs"),
     _field("an entrypoint", 'entrypoint: ["true"]', 'entrypoint: ["true", "x"]', "migrate entrypoint differs"),
@@ -238,8 +241,8 @@ _FIELDS = (
     _field(
         "a mount more",
         "- certificates:/etc/certificates",
-        "- certificates:/etc/certificates\n      - /srv/x:/x",
-        "proxy volumes./x missing-left",
+        "- certificates:/etc/certificates\n      - ./extra:/extra",
+        "proxy volumes./extra missing-left",
     ),
     _field("a label", "team: payments", "team: checkout", "api labels.team differs"),
     _field(
@@ -271,7 +274,10 @@ _FIELDS = (
     ),
     _field("a volume's driver", "index: {}", "index: {driver: local}", "(project) volumes.index.driver missing-left"),
     _field(
-        "a container name", "    user:", "    container_name: the-api\n    user:", "api container_name missing-left"
+        "a container name",
+        "    user:",
+        "    container_name: shop-test-the-api\n    user:",
+        "api container_name missing-left",
     ),
     _field(
         "a variable of a service", "RENDER_MODE: static", "RENDER_MODE: dynamic", "web environment.RENDER_MODE differs"
@@ -279,10 +285,10 @@ _FIELDS = (
     _field("a variable more", "HEAP: 256m", 'HEAP: 256m, DEBUG: "1"', "search environment.DEBUG missing-left"),
     _field("a build argument", "NODE_ENV: production", "NODE_ENV: staging", "web build.args.NODE_ENV differs"),
     _field(
-        "a dependency's condition",
+        "a dependency that is not required",
         "cache: {condition: service_started}",
-        "cache: {condition: service_healthy}",
-        "api depends_on.cache.condition differs",
+        "cache: {condition: service_started, required: false}",
+        "api depends_on.cache.required differs",
     ),
     _field("a profile", "    init: true", "    init: true\n    profiles: [jobs]", "scheduler profiles missing-left"),
     _field("a limit of files", "soft: 4096", "soft: 2048", "proxy ulimits.nofile.soft differs"),
@@ -366,7 +372,7 @@ _EQUAL = (
             "      - {type: bind, source: ./proxy/nginx.conf, target: /etc/nginx/nginx.conf, read_only: true}\n",
         ),
     ),
-    _equal("another unit", replaced(_COMPOSE, "start_period: 10s", "start_period: 10000ms")),
+    _equal("another unit", replaced(_COMPOSE, "timeout: 5s # of the network as well", "timeout: 5000ms")),
     _equal("a field that Compose ignores", replaced(_COMPOSE, "x-usual:", "x-note: {of: nobody}\n\nx-usual:")),
 )
 

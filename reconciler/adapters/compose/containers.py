@@ -66,7 +66,7 @@ async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] |
             for container in facts
             if (_labels(container).get(_ONE_OFF_LABEL) or "").lower() != "true"
         ]
-        return tuple(sorted(containers, key=lambda it: (it.directory, it.container.service, it.container.state)))
+        return tuple(sorted(containers, key=lambda it: (it.directory, *_order(it.container))))
     except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError):
         return None
 
@@ -175,5 +175,9 @@ def _cpus(limits: Mapping[str, Any]) -> float:
 
 def containers_of(labelled: Iterable[Labelled]) -> tuple[FoundContainer, ...]:
     """The containers alone, sorted by service."""
-    containers = (container.container for container in labelled)
-    return tuple(sorted(containers, key=lambda container: (container.service, container.state)))
+    return tuple(sorted((each.container for each in labelled), key=_order))
+
+
+def _order(container: FoundContainer) -> tuple[str, str]:
+    """By service, the first of several first."""
+    return container.service, container.fields.get("container_name", "")

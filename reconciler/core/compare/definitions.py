@@ -45,8 +45,10 @@ _DEFINED_BY: Mapping[str, tuple[str, ...]] = {
     "cpus": ("cpus", "deploy"),
     "containers": ("scale", "deploy"),
     "restart": ("restart", "deploy"),
+    "container": ("profiles", "scale"),
+    "health": ("healthcheck",),
     "mounts": ("volumes", "configs", "secrets", "tmpfs"),
-    "aliases": ("networks",),
+    "aliases": ("networks", "container_name"),
 }
 
 
@@ -194,8 +196,7 @@ def _facts(
     different: bool,
 ) -> Iterator[Fact]:
     if left is None or right is None:
-        presence = ["" if side is None else "yes" for side in (left, right)]
-        yield Fact("definition", *presence, Status.MISSING_LEFT if left is None else Status.MISSING_RIGHT)
+        yield _one_sided("definition", "yes", Status.MISSING_LEFT if left is None else Status.MISSING_RIGHT)
         return
     one_sided_files: dict[str, Status] = {}
     for name in sorted(left.keys() | right.keys()):
@@ -213,8 +214,12 @@ def _facts(
         risk = risk_of(variable) if variable else Risk.MEDIUM
         yield Fact(name, _shown(name, ours, theirs, hidden), _shown(name, theirs, ours, hidden), status, risk, reason)
     for file, status in one_sided_files.items():
-        presence = ["", "used"] if status is Status.MISSING_LEFT else ["used", ""]
-        yield Fact(f"env_file {file}", *presence, status)
+        yield _one_sided(f"env_file {file}", "used", status)
+
+
+def _one_sided(name: str, text: str, status: Status) -> Fact:
+    left, right = ("", text) if status is Status.MISSING_LEFT else (text, "")
+    return Fact(name, left, right, status)
 
 
 def _only_in(left: str | None) -> Status:
@@ -289,10 +294,19 @@ def _counterpart(result: ServiceResult, others: Sequence[ServiceResult]) -> Serv
 
 
 def _consequence(fact: Fact, definition: ServiceResult | None) -> Fact:
-    if definition is None or fact.status is not Status.DIFFERS or fact.name in ("state", "health"):
-        return fact
     field = re.split(r"[ .]", fact.name)[0]
+    if definition is None or not _may_follow(fact):
+        return fact
     changed = {re.split(r"[ .]", each.name)[0] for each in definition.facts if each.status is not Status.SAME}
     if changed.isdisjoint(_DEFINED_BY.get(field, (field,))):
         return fact
     return replace(fact, informational=True, reason="its Compose definition differs")
+
+
+def _may_follow(fact: Fact) -> bool:
+    """Whether the fact of a container may follow from a definition: not from one that wants the same on both sides."""
+    if fact.name == "health":
+        return "" in (fact.left, fact.right)  # one side has no health check
+    if fact.name == "container":
+        return fact.status in _LACKS and "" in (fact.left, fact.right)  # one side is to have none
+    return fact.status is Status.DIFFERS and fact.name != "state"
