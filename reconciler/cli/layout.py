@@ -17,13 +17,12 @@ from typing import Any, TextIO
 
 from rich.cells import cell_len
 
-from reconciler.core.text import printable
+from reconciler.core.text import absolute, ago, duration, epoch_seconds, printable
 
 GAP = "   "
 _NARROWEST = 40
 _LEAST_COLUMN = 36  # characters; a sentence with less room goes below its item instead
 _MOST_KEYS = 20
-_LITTLE = 2.0  # seconds
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "magenta": 35, "cyan": 36}
 _STYLED = re.compile(r"\x1b\[[0-9;]*m")
 # A word; a command in backticks counts as one, so that it can be copied, and so does a short parenthesis.
@@ -167,7 +166,7 @@ class Page:
 
     def ago(self, instant: str | None) -> str:
         """Such as ``2 min ago``; in a pipe the instant."""
-        return absolute(instant) if self.now is None else self._relative(instant)
+        return ago(instant, self.now)
 
     def clock(self, instant: str | None) -> str:
         """Such as ``08:19Z``, with the date if it is another day; in a pipe the instant."""
@@ -178,21 +177,13 @@ class Page:
 
     def exact(self, instant: str | None) -> str:
         """The instant, for copying; on a terminal also ``2 min ago`` or ``in 5 min``."""
-        return absolute(instant) if self.now is None else f"{absolute(instant)} ({self._relative(instant)})"
+        return absolute(instant) if self.now is None else f"{absolute(instant)} ({ago(instant, self.now)})"
 
     def since(self, instant: str | None) -> str:
         """Such as ``for 3 h``; in a pipe ``since`` the instant."""
         if self.now is None or not instant:
             return f"since {absolute(instant)}"
-        return f"for {_duration(max(0.0, self.now - _seconds(instant)))}"
-
-    def _relative(self, instant: str | None) -> str:
-        if not instant or self.now is None:
-            return absolute(instant)
-        seconds = self.now - _seconds(instant)
-        if seconds < 0:
-            return f"in {_duration(_LITTLE - seconds)}"
-        return f"{_duration(seconds)} ago" if seconds >= _LITTLE else "just now"
+        return f"for {duration(max(0.0, self.now - epoch_seconds(instant)))}"
 
 
 def page_on(stream: TextIO, *, verbose: bool = False) -> Page:
@@ -218,19 +209,9 @@ def foreign(data: Any) -> Any:
     return [foreign(value) for value in data] if isinstance(data, list | tuple) else data
 
 
-def absolute(instant: str | None) -> str:
-    """Given ISO 8601 in UTC, return it as people read it."""
-    return instant.replace("T", " ").replace("+00:00", "Z") if instant else "never"
-
-
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Such as ``1 file`` and ``2 files``."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
-
-
-def by_name(author: str) -> str:
-    """The name of a git author, without the address."""
-    return author.partition(" <")[0]
 
 
 def _column_starts(items: Sequence[Item], indent: int) -> list[int]:
@@ -245,15 +226,3 @@ def _column_starts(items: Sequence[Item], indent: int) -> list[int]:
 
 def _padded(line: str, width: int) -> str:
     return line + " " * (width - length(line))
-
-
-def _seconds(instant: str) -> float:
-    moment = datetime.fromisoformat(instant)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _duration(seconds: float) -> str:
-    for limit, unit, name in ((60, 1, "s"), (3600, 60, "min"), (48 * 3600, 3600, "h"), (float("inf"), 86400, "days")):
-        if seconds < limit:
-            return f"{int(seconds // unit)} {name}"
-    raise AssertionError

@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from reconciler.cli.changes import (
-    Data,
-    Said,
-    Tense,
-    action_items,
-    change_items,
-    count_sentence,
-    files_removed,
-    headline,
-    is_orphan,
-    reason_lines,
-    waiting_removed,
-)
+from reconciler.cli.changes import action_items, change_items, count_sentence, headline, reason_lines
 from reconciler.cli.layout import Page
+from reconciler.core.change_words import Data, Said, Tense, files_removed, is_orphan, waiting_removed
 from reconciler.core.errors import with_id
 
 _RETRY = "Run it again once that is fixed; a running daemon retries within 5 minutes."

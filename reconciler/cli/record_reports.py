@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from reconciler.cli.changes import Data, files_removed
-from reconciler.cli.layout import Detail, Item, Page, absolute, by_name, counted
+from reconciler.cli.layout import Detail, Item, Page, counted
+from reconciler.core.change_words import Data, done_to_file, files_removed
 from reconciler.core.errors import with_id
+from reconciler.core.text import absolute, author_name
 
 _MOST_FILES = 10
 _LEVELS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -19,27 +20,17 @@ def history_report(runs: Sequence[Data], page: Page) -> Iterator[str]:
 
 def _run(run: Data, page: Page) -> Item:
     revision = run["revision"]
-    author = by_name(revision["author"])
+    author = author_name(revision["author"])
     head = f"{revision['commit'][:12]} by {author}" if author else revision["commit"][:12]
     cells = (page.style("bold", absolute(run["started_at"])), page.state(run["result"]), head)
     details: list[Detail] = [page.style("dim", f"{run['environment']}, {run['trigger']}, run {run['run']}")]
     for change in run["changes"]:
         keys = [part for parts in page.keys(change) for part in parts]
-        details.append((f"{change['source']} ({_kind(change)})", *keys))
+        details.append((f"{change['source']} ({done_to_file(change)})", *keys))
     details += [f"{action['service']} ({action['action']}): {action['reason']}" for action in run["actions"]]
     if reason := files_removed(run["reason"]):
         details.append(with_id(reason, run["error_id"]))
     return Item(cells, tuple(details))
-
-
-def _kind(change: Data) -> str:
-    """What was done to a file, or why; of a restored one that nobody edited it."""
-    if change["kind"] in ("drift", "conflict") and change["restored_from"]:
-        return f"was restored from backup {change['restored_from']}"
-    if change["kind"] in ("orphan", "not_ours"):
-        return "deleted"
-    renamed = f", renamed from {change['renamed_from']}" if change["renamed_from"] else ""
-    return f"{change['kind'].replace('_', ' ')}{renamed}"
 
 
 def backups_report(backups: Sequence[Data], page: Page) -> Iterator[str]:

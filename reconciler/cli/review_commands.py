@@ -42,6 +42,10 @@ def check(
     server: Annotated[
         list[str] | None, typer.Option("--server", help="A server configuration to check as well (may be repeated).")
     ] = None,
+    retired: Annotated[
+        list[str] | None,
+        typer.Option("--retired", help="Also find what still names this key, provider or host (may be repeated)."),
+    ] = None,
     allow_warnings: Annotated[
         bool, typer.Option("--allow-warnings", help="Exit 0 if there are only warnings.")
     ] = False,
@@ -56,7 +60,7 @@ def check(
     from reconciler.cli.layout import page_on
 
     with render.counted("decrypting") as progress:
-        report = check_environments(path, environment or [], server or [], age_key_file, progress)
+        report = check_environments(path, environment or [], server or [], age_key_file, progress, retired or [])
     if form is CheckForm.TEXT and not as_json:
         render.write_lines(reports.check_report(report, page_on(sys.stdout)))
     else:

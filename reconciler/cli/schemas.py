@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reconciler.app.checks.exemptions import CheckFile
+from reconciler.app.checks.check_settings import CheckFile
 from reconciler.app.config.schema import DIALECT, FILES, contract_schema, json_schema, schema_id
 from reconciler.cli.answer_models import SERVER_ANSWERS
 from reconciler.cli.clone_answer_models import CLONE_ANSWERS

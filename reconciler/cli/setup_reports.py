@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from reconciler.cli import render
-from reconciler.cli.changes import Data
 from reconciler.cli.layout import Item, Page, counted
+from reconciler.core.change_words import Data
 from reconciler.core.text import line_ranges, listed
 
 if TYPE_CHECKING:

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reconciler.cli.changes import (
-    Data,
-    Said,
-    Tense,
-    change_item,
-    count_sentence,
-    headline,
-    reason_lines,
-    revision_text,
-)
+from reconciler.cli.changes import change_item, count_sentence, headline, reason_lines, revision_text
 from reconciler.cli.layout import Item, Page, counted
 from reconciler.cli.plan_reports import closing_lines, note_lines, pause_sentence, separated, warning_lines
+from reconciler.core.change_words import Data, Said, Tense
 
 _NO_DAEMON = "The daemon is not running; this is how the live files are now."
 

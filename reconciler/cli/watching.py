@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any, NoReturn
 
 from reconciler.cli import record_reports, render, status_reports
-from reconciler.cli.changes import Data
 from reconciler.cli.layout import Page, counted, foreign, page_on
+from reconciler.core.change_words import Data
 from reconciler.core.errors import ReconcilerError, with_id
 from reconciler.core.model.answers import versioned
 

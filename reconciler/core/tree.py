@@ -19,7 +19,8 @@ class Tree:
     ("a symbolic link", "larger than 5 MiB"). ``above`` are the .sops.yaml files of the parent directories, nearest
     first, by path ("../.sops.yaml"). ``unheld`` says for files that git does not hold why it does not. ``earlier`` has
     those earlier versions of a file in git that are as long as what it holds, should that be a file of its own.
-    ``before`` has changed files as they were in git, where that was asked for.
+    ``before`` has changed files as they were in git, and ``around`` the text of some files of the repository outside of
+    the directory ("../compose.yaml"), where that was asked for.
     """
 
     files: Mapping[str, bytes] = field(repr=False)
@@ -28,6 +29,7 @@ class Tree:
     unheld: Mapping[str, str] = field(default_factory=dict)
     earlier: Mapping[str, Sequence[bytes]] = field(default_factory=dict, repr=False)
     before: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    around: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def directories(self) -> tuple[str, ...]:
         """The names of the directories directly below, sorted."""

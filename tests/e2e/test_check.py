@@ -463,6 +463,61 @@ def an_unclosed_quote_in_a_plain_env_file(site: Site) -> None:
     site.write("production/flags.env", FLAGS + 'MOTD="hello\n')
 
 
+# retired names
+
+
+def really_in_git(site: Site) -> None:
+    """What git ignores stays out."""
+    (site.root / ".git").rmdir()
+    site.git("init", "--quiet", "--initial-branch=main", "--template=")
+    site.git("add", "--all")
+    site.git("commit", "--quiet", "-m", "Change")
+
+
+@mistake(
+    rules.RETIRED_NAME, "production/worker.env", 3, "names API_TOKEN, which is retired: the queue asks for none now",
+    (rules.RETIRED_NAME, "staging/worker.env", 3, "names API_TOKEN, which is retired"),
+    (rules.RETIRED_NAME, "env.example", 13, "names API_TOKEN"),
+)  # fmt: skip
+def a_key_that_is_retired(site: Site) -> None:
+    """Another one, whose name holds it, is not."""
+    site.write("check.yaml", "retired:\n  - {name: API_TOKEN, reason: the queue asks for none now}\n")
+    site.replace("env.example", "API_TOKEN=", "API_TOKEN=\n# MY_API_TOKEN=\n# API_TOKEN_2=")
+    really_in_git(site)
+
+
+@mistake(
+    rules.RETIRED_NAME, "production/worker.env", 2, "the value of QUEUE names something that is retired",
+    (rules.RETIRED_NAME, "production/worker.env", 1, "a value or comment that is encrypted names gradient"),
+    (rules.RETIRED_NAME, "production/nginx.conf", 2, "names gradient, which is retired"),
+    (rules.RETIRED_NAME, P, 2, "names gradient"),
+    (rules.RETIRED_NAME, "contracts/api.yaml", 10, "names gradient"),
+    (rules.RETIRED_NAME, "../compose.yaml", 2, "names gradient"),
+    (rules.RETIRED_NAME, "../.github/workflows/deploy.yml", 1, "names gradient"),
+    (rules.RETIRED_NAME, "../docs/gradient.md", 1, "its path names gradient"),
+    key=True,
+)  # fmt: skip
+def a_provider_that_is_retired(site: Site) -> None:
+    """In every kind of file; not in one that git ignores, in binary data, nor as a part of a word."""
+    site.write("check.yaml", "retired: [gradient]\n")
+    text = "# the queue of gradient\nQUEUE=https://api.gradient.example.org\nWORKERS=4\nAPI_TOKEN=invented-token-1\n"
+    site.encrypt("production/worker.env", text)
+    site.write("production/nginx.conf", "server { listen 80; }\nupstream gradient { server 127.0.0.1:81; }\n")
+    site.replace(P, "  app:\n", "  app: # Gradient's\n", 1)
+    site.replace("contracts/api.yaml", "  ADMIN_HASH: {", "  ADMIN_HASH: {description: for GRADIENT_ADMIN, ")
+    for path, content in {
+        "../compose.yaml": "services:\n  gradient: {image: app}\n",
+        "../.github/workflows/deploy.yml": "run: deploy --to=gradient\n",
+        "../docs/gradient.md": "Nothing.\n",
+        "../docs/ignored.md": "gradient\n",
+        "../docs/words.md": "linear gradients, agradient\n",
+        "../docs/picture.bin": b"\0gradient\n",
+        "../.gitignore": "ignored.md\n",
+    }.items():
+        site.write(path, content)
+    really_in_git(site)
+
+
 # parity
 
 
@@ -507,6 +562,21 @@ def a_key_that_the_same_file_of_another_name_lacks(site: Site) -> None:
         site.remove(f"{environment}/worker.env")
     site.replace("env.example", EXAMPLE.partition("# files: worker.env")[2].partition("# files: flags")[0], "\n")
     site.replace("env.example", "# files: worker.env\n", "")
+
+
+@mistake(
+    rules.EXAMPLE_CONTRACT, "env.example", 4, "LOG_LEVEL must be one of debug, info, warning, error",
+    (rules.EXAMPLE_CONTRACT, "env.example", 8, "NEVER is not allowed"),
+    (rules.EXAMPLE_CONTRACT, "env.example", 5, "SESSION_SECRET is optional here, but contracts/api.yaml:3 requires it"),
+    (rules.EXAMPLE_CONTRACT, "env.example", 1, "PUBLIC_URL is missing; contracts/api.yaml:3 requires it"),
+    (rules.EXAMPLE_KEY_UNKNOWN, "production/api.env", 2, "PUBLIC_URL"),
+    (rules.EXAMPLE_KEY_UNKNOWN, "staging/api.env", 2, "PUBLIC_URL"),
+)  # fmt: skip
+def an_example_that_its_contract_refuses(site: Site) -> None:
+    """A wrong default, a key that is not allowed although switched off, and two that are required."""
+    text = EXAMPLE.replace("LOG_LEVEL=info", "LOG_LEVEL=chatty").replace("PUBLIC_URL=https://example.org\n", "\n")
+    text = text.replace("SESSION_SECRET=", "# SESSION_SECRET=").replace("OPTIONAL=\n", "# NEVER=1\nOPTIONAL=\n")
+    site.write("env.example", text)
 
 
 @mistake(rules.ENV_UNREADABLE, "env.example", 3, "")
@@ -555,19 +625,22 @@ def a_contract_that_does_not_exist(site: Site) -> None:
 
 
 @mistake(rules.CONTRACT_REQUIRED, "production/api.env", 1, "REQUIRED_KEY is missing; contracts/api.yaml:3 requires it",
-         (rules.CONTRACT_REQUIRED, "staging/api.env", 1, "REQUIRED_KEY"))  # fmt: skip
+         (rules.CONTRACT_REQUIRED, "staging/api.env", 1, "REQUIRED_KEY"),
+         (rules.EXAMPLE_CONTRACT, "env.example", 1, "REQUIRED_KEY is missing"))  # fmt: skip
 def a_key_that_the_contract_requires(site: Site) -> None:
     site.replace("contracts/api.yaml", "required: [", "required: [REQUIRED_KEY, ")
 
 
 @mistake(rules.CONTRACT_FORBIDDEN, "production/api.env", 7, "OPTIONAL is not allowed (`additionalProperties`",
-         (rules.CONTRACT_FORBIDDEN, "staging/api.env", 7, "OPTIONAL"))  # fmt: skip
+         (rules.CONTRACT_FORBIDDEN, "staging/api.env", 7, "OPTIONAL"),
+         (rules.EXAMPLE_CONTRACT, "env.example", 8, "OPTIONAL is not allowed"))  # fmt: skip
 def a_key_that_the_contract_does_not_know(site: Site) -> None:
     site.replace("contracts/api.yaml", "  OPTIONAL: {type: string}\n", "")
 
 
 @mistake(rules.CONTRACT_FORBIDDEN, "production/api.env", 7, "OPTIONAL is not allowed (`false`",
-         (rules.CONTRACT_FORBIDDEN, "staging/api.env", 7, "OPTIONAL"))  # fmt: skip
+         (rules.CONTRACT_FORBIDDEN, "staging/api.env", 7, "OPTIONAL"),
+         (rules.EXAMPLE_CONTRACT, "env.example", 8, "OPTIONAL is not allowed"))  # fmt: skip
 def a_key_that_the_contract_forbids(site: Site) -> None:
     site.replace("contracts/api.yaml", "OPTIONAL: {type: string}", "OPTIONAL: false")
 

@@ -249,6 +249,33 @@ def an_example_without_groups(site: Site) -> None:
 
 
 @clean
+def keys_that_an_example_calls_optional(site: Site) -> None:
+    """One environment lacks them, the other has them, whether they are marked or switched off."""
+    text = EXAMPLE.replace("WORKERS=4", "WORKERS=4 # optional\n# QUEUE_2=later\n#QUEUE_3=")
+    site.write("env.example", text)
+    site.encrypt("production/worker.env", "QUEUE=jobs\nQUEUE_2=x\nAPI_TOKEN=invented-token-production\n")
+
+
+@clean
+def a_default_that_one_environment_refuses(site: Site) -> None:
+    site.write("contracts/quiet.yaml", "properties: {LOG_LEVEL: {enum: [error]}}\n")
+    site.replace(P, "schema: contracts/api.yaml", "schema: [contracts/api.yaml, contracts/quiet.yaml]")
+    site.encrypt("production/api.env", API.format(environment="production").replace("=info", "=error"))
+
+
+@clean
+def defaults_that_are_stand_ins(site: Site) -> None:
+    text = EXAMPLE.replace("SESSION_SECRET=", "SESSION_SECRET=short").replace("LOG_LEVEL=info", "LOG_LEVEL=changeme")
+    site.write("env.example", text)
+
+
+@clean
+def what_resembles_a_retired_name(site: Site) -> None:
+    site.write("check.yaml", "retired: [ORKERS, api-token, sessio]\n")
+    site.commit()
+
+
+@clean
 def no_example(site: Site) -> None:
     site.remove("env.example")
 

@@ -70,6 +70,19 @@ def test_warnings_alone_can_be_allowed(site: Site) -> None:
     assert (done.returncode, "source-unused" in done.stdout) == (0, True)
 
 
+def test_what_still_names_something_retired(site: Site) -> None:
+    site.commit()
+    done = check(site, "--retired", "queue", "--retired", "flags.env", "--allow-warnings", "--json")
+    findings = read_answer("check", done.stdout)["findings"]
+    assert {finding["rule"] for finding in findings} == {"retired-name"}
+    assert ("envs/staging/worker.env", 1) in {(finding["path"], finding["line"]) for finding in findings}
+    assert done.returncode == 0
+
+    done = check(site, "--retired", "a b")
+    assert done.returncode == 1
+    assert done.stderr.startswith("reconciler: --retired: a b is not a name. Give a key, provider or host of 3 to 200 letters")
+
+
 def test_errors_are_never_allowed(broken: Site) -> None:
     assert check(broken, "--allow-warnings").returncode == 2
 
@@ -129,7 +142,7 @@ def test_an_error_cannot_write_to_the_terminal(site: Site) -> None:
 
 
 def test_an_environment_of_files_that_git_holds_is_fine(site: Site) -> None:
-    site.git("init", "--quiet", "--template=")
+    site.commit()
     site.git("add", "--all")
     assert check(site).returncode == 0, "added is enough: a hook checks before the commit"
 
@@ -151,7 +164,7 @@ def test_an_environment_of_files_that_git_holds_is_fine(site: Site) -> None:
 def test_what_git_does_not_hold_is_an_error_with_the_reason(
     site: Site, hidden: str, path: str, place: str, says: str
 ) -> None:
-    site.git("init", "--quiet", "--template=")
+    site.commit()
     directory, _, name = path.rpartition("/")
     reason = f"it is not added to git: `git add envs/{path}`"
     if hidden == "ignored":

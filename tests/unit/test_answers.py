@@ -24,8 +24,8 @@ from reconciler.cli import (
     setup_reports,
     status_reports,
 )
-from reconciler.cli.changes import Said
 from reconciler.cli.layout import Item, Page, foreign, length, page_on
+from reconciler.core.change_words import Said
 from tests.support import answers
 
 SNAPSHOTS = Path(__file__).parents[1] / "data" / "answers"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reconciler.app.checks.exemptions import CheckFile, read_exemptions
+from reconciler.app.checks.check_settings import CheckFile, read_check_settings
 from reconciler.app.config.contract import read_contract
 from reconciler.core.checks import rules
 from reconciler.core.contract import FORMATS, notes
@@ -40,9 +40,13 @@ def test_the_exemption_of_the_page_can_be_used() -> None:
     (text,) = (
         block for block in re.findall(r"^```yaml\n(.+?)^```$", PAGE, re.MULTILINE | re.DOTALL) if "exempt" in block
     )
-    exemptions, findings = read_exemptions(Tree({"check.yaml": text.encode()}))
-    assert findings == []
-    assert len(exemptions.exemptions) == len(CheckFile.model_validate(yaml.safe_load(text), strict=False).exempt) == 1
+    settings = read_check_settings(Tree({"check.yaml": text.encode()}))
+    assert settings.findings == ()
+    assert (
+        len(settings.exemptions.exemptions)
+        == len(CheckFile.model_validate(yaml.safe_load(text), strict=False).exempt)
+        == 1
+    )
 
 
 def test_the_page_names_every_format_that_is_checked() -> None:

@@ -98,6 +98,15 @@ def test_every_field_is_read() -> None:
     assert (host.jump.key_file, host.jump.known_hosts_file) == ("/etc/reconciler/hop", "/etc/reconciler/hop.known")
     assert (config.local, config.rollout.max_unavailable) == (False, 2)
     assert list(config.units) == ["production@web-3", "production-eu@web-2", "production-eu@web-3"]
+    releases, machines = config.comparisons["releases"], config.comparisons["machines"]
+    assert (releases.left, releases.right, releases.interval) == ("git:staging", "git:production", 300.0)
+    assert (releases.same_environment, releases.ssh_key_file, releases.known_hosts_file) == (None, None, None)
+    assert (machines.left, machines.right) == ("live:production-eu@web-2", "ssh://deploy@10.0.0.9:2222/opt/app")
+    assert (machines.interval, machines.same_environment) == (900.0, True)
+    assert (machines.ssh_key_file, machines.known_hosts_file) == (
+        "/etc/reconciler/compare",
+        "/etc/reconciler/compare.known",
+    )
 
 
 def test_the_full_file_leaves_no_field_out() -> None:
@@ -125,7 +134,7 @@ def test_defaults(load: Load) -> None:
     assert (config.rollback.git, config.rollback.max_per_day) == ("push", 3)
     assert (config.rollback.ssh_key_file, config.rollback.signing_key_file) == (None, None)
     assert config.author == f"reconciler <reconciler@{socket.gethostname()}>"
-    assert (config.checks, config.hosts) == ({}, {})
+    assert (config.checks, config.hosts, config.comparisons) == ({}, {}, {})
     assert (config.local, config.rollout.max_unavailable) == (True, 1)
     assert list(config.units) == ["production"]
 
@@ -168,6 +177,45 @@ def test_an_environment_that_would_be_on_no_host_is_refused(load: Load) -> None:
 def test_a_machine_that_is_not_a_host_and_has_none_is_refused(load: Load) -> None:
     with pytest.raises(ConfigError, match="local: is false, and there are no hosts"):
         load(MINIMAL + "local: false\n")
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [
+        (
+            "live:prodution",
+            "live:prodution is not one of the server's environments and hosts; accepted: live:production",
+        ),
+        ("live:staging@web-2", "live:staging@web-2 is not one of the server's environments and hosts"),
+        ("git:production", "comparisons.pair.right: is the left side itself"),
+        ("git:production@v1", "is not a side to compare; accepted: git:ENVIRONMENT"),
+        ("file:/opt/app", "is not a side to compare"),
+        ("ssh://deploy:s3cret@web-1/opt/app", "is not a side to compare"),
+        ("ssh://deploy@web-1:99999/opt", "has an invalid host or port"),
+        ("ssh://deploy@web-1/opt/../etc", "is not a side to compare"),
+    ],
+    ids=[
+        "an environment that is not followed",
+        "a host of another environment",
+        "the other side",
+        "a revision",
+        "a file of this machine",
+        "a password",
+        "a port",
+        "a path that goes up",
+    ],
+)
+def test_sides_that_the_daemon_cannot_compare_are_refused(load: Load, left: str, message: str) -> None:
+    pair = f"comparisons: {{pair: {{left: '{left}', right: 'git:production'}}}}\n"
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
+        load(MINIMAL.replace("environment: production\n", HOSTS) + pair)
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize("side", ["live:staging", "live:production@web-2", "ssh://[fe80::1]", "ssh://web-1/opt/app/"])
+def test_sides_that_the_daemon_can_compare(load: Load, side: str) -> None:
+    pair = f"comparisons: {{pair: {{left: '{side}', right: 'git:production'}}}}\n"
+    assert load(MINIMAL.replace("environment: production\n", HOSTS) + pair).comparisons["pair"].left == side
 
 
 @pytest.mark.parametrize(
@@ -923,3 +971,13 @@ def test_the_examples_of_the_page_fit_the_schemas(which: Which, text: str) -> No
 def test_the_least_server_file_of_the_page_is_read(load: Load) -> None:
     (text,) = re.findall(r"^```yaml server\n(.+?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
     assert load(text).allowed_paths == ("/opt/app",)
+
+
+def test_the_example_of_comparisons_is_read(load: Load) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
+    (text,) = re.findall(r"^```yaml comparisons\n(.+?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    pairs = load(MINIMAL.replace("environment: production\n", HOSTS) + text).comparisons
+    assert [(pair.right, pair.interval) for pair in pairs.values()] == [
+        ("git:production", 900.0),
+        ("live:production@web-2", 3600.0),
+    ]

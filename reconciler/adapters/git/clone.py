@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -140,6 +141,19 @@ class Clone:
             full[path]: [blob for identity in identities if isinstance(blob := blobs.get(identity), bytes)]
             for path, identities in fit.items()
         }
+
+    async def naming(self, directory: str, words: Sequence[str]) -> dict[str, str]:
+        """The files of the whole working tree that hold one of the words, in any case, or have it in their path. None
+        of those that git ignores. By their path relative to ``directory``."""
+        patterns = [argument for word in words for argument in ("-e", word)]
+        arguments = ("-I", "--untracked", "--files-with-matches", "-z", "--ignore-case", "--fixed-strings")
+        holding = await self._git("grep", *arguments, *patterns, accepted=(0, 1))
+        listed = await self._git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        lower = [word.lower().encode() for word in words]
+        called = [name for name in listed.split(b"\0") if any(word in name.lower() for word in lower)]
+        (prefix,) = self._from_top(directory, ["."])
+        names = [os.fsdecode(name) for name in sorted({*holding.split(b"\0"), *called}) if name]
+        return {posixpath.relpath(f"/{name}", f"/{prefix}"): f"{self.top}/{name}" for name in names}
 
     def _from_top(self, directory: str, paths: Iterable[str]) -> dict[str, str]:
         prefix = os.path.relpath(os.path.realpath(directory), self.top)

@@ -13,6 +13,7 @@ from reconciler.core.sops.patterns import MAX_BYTES
 from reconciler.core.tree import MAX_FILES, MAX_TOTAL, Tree
 
 _DEEPEST = 32
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SKIPPED = frozenset({".git"})
 _KINDS = (
     (stat.S_ISLNK, "a symbolic link"),
@@ -39,6 +40,19 @@ def read_tree(directory: str) -> Tree:
     finally:
         os.close(top)
     return Tree(reader.files, reader.odd, dict(_above(os.path.realpath(directory))))
+
+
+def read_text_file(path: str) -> str | None:
+    """The text of a regular file of at most MAX_BYTES, "" for binary data; None for anything else, and for what cannot
+    be read."""
+    try:
+        with open(os.open(path, _FLAGS), "rb") as file:
+            data = file.read(MAX_BYTES + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+    except OSError:
+        return None
+    if data is None or len(data) > MAX_BYTES:
+        return None
+    return "" if b"\0" in data else data.decode("utf-8", "replace")
 
 
 class _Reader:
@@ -79,8 +93,7 @@ class _Reader:
             self.odd[path] = f"not readable ({_why(error)})"
 
     def _read_file(self, directory: int, name: str, path: str) -> None:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(name, flags, dir_fd=directory), "rb") as file:
+        with open(os.open(name, _FLAGS, dir_fd=directory), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "it was replaced")
             data = file.read(MAX_BYTES + 1)

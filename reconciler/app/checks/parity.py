@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 
-from reconciler.app.checks.survey import Environment, Source, Survey, secrets_in_plain
+from reconciler.app.checks.examples import Example, examples_of, read_example, sources_of
+from reconciler.app.checks.survey import Environment, Source, Survey
 from reconciler.app.config.manifest import outlines
 from reconciler.core.checks import line_lint, rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.compare.pairing import belong_together, neutral_name, pair
 from reconciler.core.compare.types import SEALED, SideFile
-from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
-from reconciler.core.model.targets import Parser
-from reconciler.core.secrets.plaintext import looks_real
 from reconciler.core.text import key_name, printable
-
-_GENERAL = frozenset({"env.example", ".env.example", "env.template", ".env.template"})
-_ENDINGS = (".example", ".template")
-_GROUP = re.compile(r"^# files: (.+)$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class _Example:
-    """``keys`` by the name of the file they belong to ("" for any), each with its line; ``groups`` has the line of
-    each ``# files:`` by the names in it."""
-
-    path: str
-    keys: Mapping[str, Mapping[str, int]]
-    groups: Mapping[str, int] = field(default_factory=dict)
 
 
 def check_parity(survey: Survey) -> Iterator[Finding]:
@@ -38,62 +20,31 @@ def check_parity(survey: Survey) -> Iterator[Finding]:
     reported: set[tuple[str, str]] = set()
     yield from _groups_of_no_file(survey)
     for environment in survey.environments:
-        for path, data in _examples(survey, environment):
-            example, problems = _read(path, data)
+        for path, data in examples_of(survey, environment):
+            example, problems = read_example(path, data)
             yield from problems
             for finding, key in _compare(environment, example):
                 reported.add((finding.path, key))
                 yield finding
+            for name, keys in example.keys.items():  # what a file may lack, it may lack beside another
+                optional = [key for key in keys if key in example.optional]
+                reported |= {(source.path, key) for source in sources_of(environment, name) for key in optional}
     yield from _between(survey, reported)
 
 
 # --- examples ---
 
 
-def _examples(survey: Survey, environment: Environment) -> Iterator[tuple[str, bytes]]:
-    """Example files beside the environments, and beside the sources of this one."""
-    for path, data in survey.tree.files.items():
-        base, directory = posixpath.basename(path), posixpath.dirname(path)
-        inside = directory == environment.name or directory.startswith(f"{environment.name}/")
-        if (base in _GENERAL and directory in ("", environment.name)) or (
-            base.endswith(_ENDINGS) and (directory == "" or inside) and base not in _GENERAL
-        ):
-            yield path, data
-
-
-def _read(path: str, data: bytes) -> tuple[_Example, list[Finding]]:
-    base = posixpath.basename(path)
-    text = data.decode("utf-8", "surrogateescape")
-    try:
-        entries = parse_env_file(data)
-    except EnvFileError as error:
-        finding = Finding(rules.ENV_UNREADABLE, path, error.line, str(error).partition(": ")[2])
-        return _Example(path, {}), [finding]
-    problems = [finding for finding in line_lint.lint_entries(path, entries) if finding.rule is rules.KEY_NAME]
-    entries = tuple(entry for entry in entries if not line_lint.may_be_a_value(entry.key, entry.template))
-    problems += secrets_in_plain(path, entries, looks_real)
-    if base not in _GENERAL:
-        source = base.removesuffix(".example").removesuffix(".template")
-        return _Example(path, {source: {entry.key: entry.line for entry in entries}}), problems
-    groups = [(text.count("\n", 0, match.start()) + 1, match[1].split()) for match in _GROUP.finditer(text)]
-    keys: dict[str, dict[str, int]] = {name: {} for _, names in groups for name in names} or {"": {}}
-    for entry in entries:
-        names = next((names for line, names in reversed(groups) if line < entry.line), [""])
-        for name in names:
-            keys.setdefault(name, {})[entry.key] = entry.line
-    return _Example(path, keys, {name: line for line, names in reversed(groups) for name in names}), problems
-
-
-def _compare(environment: Environment, example: _Example) -> Iterator[tuple[Finding, str]]:
+def _compare(environment: Environment, example: Example) -> Iterator[tuple[Finding, str]]:
     """Each finding with its key. A key above the first ``# files:`` is missing if no file has it, and allowed in
     all."""
-    readable = [source for source in environment.sources if source.outline and source.parser is not Parser.OPAQUE]
     anywhere = example.keys.get("", {})
     for name, expected in example.keys.items():
-        sources = [source for source in readable if not name or name in (source.name, posixpath.basename(source.name))]
+        sources = sources_of(environment, name)
         known = [source for source in sources if source.keys is not None]
         if known and known == sources:
-            yield from _missing(environment, example.path, expected, known)
+            needed = {key: line for key, line in expected.items() if key not in example.optional}
+            yield from _missing(environment, example.path, needed, known)
         if name or not example.groups:
             yield from _unknown(example.path, {**anywhere, **expected}, known)
 
@@ -123,8 +74,8 @@ def _unknown(example: str, expected: Mapping[str, int], sources: list[Source]) -
 
 def _groups_of_no_file(survey: Survey) -> Iterator[Finding]:
     """Names after ``# files:`` that are no source in any environment (or in the environment of the example)."""
-    for path in {path: None for environment in survey.environments for path, _ in _examples(survey, environment)}:
-        example, _ = _read(path, survey.tree.files[path])
+    for path in {path: None for environment in survey.environments for path, _ in examples_of(survey, environment)}:
+        example, _ = read_example(path, survey.tree.files[path])
         directory = posixpath.dirname(path)
         names = {
             name

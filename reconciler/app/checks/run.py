@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from reconciler.app.checks.check_settings import CheckSettings, read_check_settings
 from reconciler.app.checks.contracts import check_contracts, open_book
-from reconciler.app.checks.exemptions import read_exemptions
+from reconciler.app.checks.examples import check_examples
 from reconciler.app.checks.health_timeouts import check_health_timeouts
 from reconciler.app.checks.parity import check_parity
 from reconciler.app.checks.plain_files import check_plain_files
 from reconciler.app.checks.project_files import check_project_files
 from reconciler.app.checks.recipients import check_copies, check_recipients
+from reconciler.app.checks.retired import check_retired
 from reconciler.app.checks.survey import Source, Survey, sentence, survey_environments
 from reconciler.app.checks.values import (
     Opened,
@@ -26,6 +28,7 @@ from reconciler.app.checks.values import (
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.wiring.tools import Tools
 from reconciler.core.checks import rules
+from reconciler.core.checks.retired import RetiredNames
 from reconciler.core.checks.rules import Finding, Severity
 from reconciler.core.errors import BadCiphertextError, KeyUnavailableError, RefusedError, SourceError
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
@@ -61,9 +64,11 @@ async def check_tree(
     only: Sequence[str] = (),
     servers: Mapping[str, Sequence[ServerConfig]] | None = None,
     before: Iterable[Finding] = (),
+    settings: CheckSettings | None = None,
 ) -> CheckReport:
     """Apply every rule to ``tree``, found at ``prefix``. ``only`` limits the report to these environments; ``before``
-    are findings from elsewhere. Raises RefusedError for an unknown environment, DecryptFailedError.
+    are findings from elsewhere; ``settings`` are those of the tree's check.yaml unless given.
+    Raises RefusedError for an unknown environment, DecryptFailedError.
     """
     surveyed = survey_environments(tree, prefix, parse_yaml=tools.parse_yaml, servers=servers)
     names = tuple(environment.name for environment in surveyed.environments)
@@ -75,8 +80,8 @@ async def check_tree(
     if not names:
         hint = "Name the directory of the environments: `reconciler check PATH`"
         raise RefusedError("has no directory with an environment.yaml", where=prefix, hint=hint)
-    exemptions, about_exemptions = read_exemptions(tree)
-    findings = [*before, *surveyed.findings, *about_exemptions, *_keyless(surveyed)]
+    settings = settings or read_check_settings(tree)
+    findings = [*before, *surveyed.findings, *settings.findings, *_keyless(surveyed)]
     findings += check_project_files(surveyed, servers or {}, tools.parse_yaml)
     findings += check_health_timeouts(surveyed, tools.parse_yaml)
     book = open_book(surveyed)
@@ -88,13 +93,15 @@ async def check_tree(
     notes = book.notes_of(surveyed.sources)
     findings += check_shared_secrets(opened, notes, Digester(secrets.token_bytes(DIGEST_KEY_BYTES)))
     findings += check_differences(opened, notes)
-    remaining = exemptions.apply(findings, whole=not only, sealed=values.sealed)
+    findings += check_retired(surveyed, RetiredNames(settings.retired), opened, values.plaintexts)
+    findings += await check_examples(surveyed, book, tools.contracts)
+    remaining = settings.exemptions.apply(findings, whole=not only, sealed=values.sealed)
     return CheckReport(
         findings=tuple(_presented(surveyed, remaining, only)),
         environments=tuple(only) or names,
         files=sum(1 for _ in surveyed.sources),
         values=len(opened),
-        key_opens_nothing=bool(tools.opener and values.sealed and not values.decrypted),
+        key_opens_nothing=bool(tools.opener and values.sealed and not values.plaintexts),
     )
 
 
@@ -107,12 +114,13 @@ def _keyless(surveyed: Survey) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The sources with known values, the findings about these values, and the paths of sources that no key opened."""
+    """The sources with known values, the findings about these values, the paths of sources that no key opened, and by
+    path what was decrypted."""
 
     opened: list[Opened]
     findings: list[Finding]
     sealed: frozenset[str]
-    decrypted: int
+    plaintexts: Mapping[str, bytes] = field(repr=False)
 
 
 async def open_all(surveyed: Survey, tools: Tools, paths: Collection[str] | None = None) -> Values:
@@ -134,7 +142,7 @@ async def open_all(surveyed: Survey, tools: Tools, paths: Collection[str] | None
         opened=sorted(opened, key=lambda content: order[content.source.path]),
         findings=findings,
         sealed=frozenset(source.path for source in selected if source.path not in known),
-        decrypted=len(decrypted),
+        plaintexts={source.path: data for source, data in decrypted},
     )
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field
 
+from reconciler.app.config.comparisons import ComparisonSettings, comparisons_make_sense
 from reconciler.app.config.models import Items, OneOrMany, Section, read_sections
 from reconciler.app.config.probes import ProbeFields
 from reconciler.app.config.scalars import (
@@ -109,6 +110,9 @@ class ServerConfig(Section):
     probes: dict[Name, ProbeFields] = Field(
         default_factory=dict, description="What `reconciler compare` asks both sides besides files and containers."
     )
+    comparisons: dict[Name, ComparisonSettings] = Field(
+        default_factory=dict, description="Which sides the daemon keeps comparing, by a name of your own."
+    )
     local: bool = Field(
         default=True,
         description="Whether this machine is itself a host of its environments; false if it only manages others.",
@@ -169,6 +173,7 @@ def load_server_config(path: str) -> ServerConfig:
         yield from _hosts_make_sense(document)
         yield from _within_reach_of_git(document.data, os.path.abspath(path))
         yield from _reverts_are_signed(document)
+        yield from comparisons_make_sense(_section(document.data, "comparisons"), _units(document.data))
 
     return read_sections(ServerConfig, content, file=path, error=ConfigError, rules=rules)
 
@@ -201,8 +206,7 @@ def _reverts_are_signed(document: Document) -> Iterator[Problem]:
 def _hosts_make_sense(document: Document) -> Iterator[Problem]:
     """Mistakes about hosts that depend on the rest of the file."""
     data, hosts = document.data, _section(document.data, "hosts")
-    known = data.get("environment")
-    known = [known] if isinstance(known, str) else known if isinstance(known, list) else []
+    known = _environments_of(data, ())
     for name, host in hosts.items():
         if name == data.get("host"):
             yield Problem(("hosts", name), "is this machine itself", "the names of other machines")
@@ -216,6 +220,15 @@ def _hosts_make_sense(document: Document) -> Iterator[Problem]:
             yield Problem(("local",), f"is false, and {shown(str(environment))} has no hosts", "true, or a host for it")
     if data.get("local") is False and not hosts:
         yield Problem(("local",), "is false, and there are no hosts: nothing would be managed", "true, or some hosts")
+
+
+def _units(data: Mapping[str, Any]) -> list[str]:
+    """As ``ServerConfig.units``, of a file that may have mistakes."""
+    known = _environments_of(data, ())
+    here = known if data.get("local", True) is not False else ()
+    hosts = _section(data, "hosts").items()
+    there = [on_host(str(environment), name) for name, host in hosts for environment in _environments_of(host, known)]
+    return [*map(str, here), *there]
 
 
 def _environments_of(host: object, default: Collection[object]) -> Collection[object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from reconciler.app.checks.exemptions import CheckFile
+from reconciler.app.checks.check_settings import CheckFile
 from reconciler.app.config.schema import contract_schema, json_schema
 
 DIRECTORY = ".schema"

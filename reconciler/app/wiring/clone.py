@@ -14,7 +14,7 @@ from reconciler.adapters.compose.containers import labelled as containers
 from reconciler.adapters.compose.inventory import take_inventory
 from reconciler.adapters.git.clone import Clone
 from reconciler.adapters.git.clone_writer import CloneWriter
-from reconciler.adapters.git.work_tree import read_tree
+from reconciler.adapters.git.work_tree import read_text_file, read_tree
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.local.machine import LocalMachine, SshMachine
@@ -47,6 +47,7 @@ __all__ = [
     "containers",
     "default_key_file",
     "edit_text",
+    "files_around",
     "is_here",
     "key_sources",
     "machine",
@@ -135,6 +136,18 @@ async def read_tree_of_clone(directory: str, *, with_before: bool = False) -> Tr
         if with_before:
             tree = replace(tree, before=await clone.before(directory, held))
     return tree
+
+
+async def files_around(directory: str, words: Sequence[str]) -> dict[str, str]:
+    """The text of the repository's files outside of ``directory`` (paths are relative to it) that hold one of the
+    words, in any case. None without a repository."""
+    try:
+        clone = Clone(directory)
+    except RefusedError:
+        return {}
+    paths = await clone.naming(directory, words) if words and not clone.bare else {}
+    outside = {name: path for name, path in paths.items() if name.startswith("../")}
+    return {name: text for name, path in outside.items() if (text := read_text_file(path)) is not None}
 
 
 def tools(keys: KeySources | None, progress: CountProgress) -> Tools:

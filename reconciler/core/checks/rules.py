@@ -96,7 +96,10 @@ SHARED_SECRET = _error("shared-secret", "two environments use the same secret", 
 EXAMPLE_KEY_MISSING = _error("example-key-missing", "a key of the example is missing in an environment")
 EXAMPLE_KEY_UNKNOWN = _warning("example-key-unknown", "an environment has a key that the example lacks")
 EXAMPLE_FILE_UNKNOWN = _warning("example-file-unknown", "an example names a file that is not a target's source")
+EXAMPLE_CONTRACT = _error("example-contract", "an example has a default or a key that its contract refuses")
 ENVIRONMENT_PARITY = _warning("environment-parity", "a key is missing in one environment but exists in another")
+
+RETIRED_NAME = _warning("retired-name", "something still names a retired key, provider or host")
 
 # --- contracts ---
 CONTRACT_INVALID = _error("contract-invalid", "a contract cannot be read or is not a JSON Schema")

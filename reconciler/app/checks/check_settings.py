@@ -1,19 +1,20 @@
-"""check.yaml: rules that are off for some paths, with reasons."""
+"""check.yaml: rules that are off for some paths, with reasons, and names that are retired."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
 from reconciler.app.checks.survey import CHECK_SETTINGS
-from reconciler.app.config.models import Items, Section, validate
+from reconciler.app.config.models import Items, Section, Short, validate
 from reconciler.app.config.scalars import Form
 from reconciler.app.config.strict_yaml import Document, UnreadableError, read_document
 from reconciler.core.checks import rules
+from reconciler.core.checks.retired import RetiredName
 from reconciler.core.checks.rules import Finding
 from reconciler.core.tree import Tree
 
@@ -27,6 +28,11 @@ _GLOB = Form(
     "a path below this directory, such as staging/api.env; * stands for anything, also for /",
     r"^(?![/])[^\x00-\x1f\x7f\\]{1,200}$",
 )
+RETIRED_NAME = Form(
+    "a name",
+    "a key, provider or host of 3 to 200 letters, digits and . _ -",
+    r"^[A-Za-z0-9](?:[A-Za-z0-9._-]{1,198})[A-Za-z0-9]$",
+)
 _REASON = Form("a reason", "a sentence of at least 10 characters", r"^.{10,500}$", quote=False)
 
 
@@ -38,13 +44,23 @@ class Exemption(Section):
     reason: Annotated[str, _REASON] = Field(description="The reason.")
 
 
+class Retired(Section):
+    """A key, provider or host that nothing in the repository should name any more."""
+
+    name: Annotated[str, RETIRED_NAME] = Field(description="The name.")
+    reason: Annotated[str, _REASON] | None = Field(default=None, description="Why, or what replaces it.")
+
+
 class CheckFile(Section):
-    """Exemptions from the rules of `reconciler check`."""
+    """Exemptions from the rules of `reconciler check`, and retired names."""
 
     model_config = ConfigDict(title="check.yaml")
 
     # Not `off`, which is false in YAML 1.1.
     exempt: Annotated[tuple[Exemption, ...], Items()] = Field(default=(), description="Rules that are off, by path.")
+    retired: Annotated[tuple[Annotated[Retired, Short("name", RETIRED_NAME, empty=False)], ...], Items()] = Field(
+        default=(), description="Keys, providers and hosts that nothing should name any more."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +110,43 @@ def _may_apply(exemption: Exemption, sealed: Collection[str]) -> bool:
     return rule.keyed and any(fnmatchcase(path, exemption.path) for path in sealed)
 
 
-def read_exemptions(tree: Tree) -> tuple[Exemptions, list[Finding]]:
-    """Read check.yaml; if it is invalid, nothing is exempt and the findings say why."""
+@dataclass(frozen=True, slots=True)
+class CheckSettings:
+    """check.yaml as read; ``findings`` are the mistakes in it, without which nothing of it would count."""
+
+    exemptions: Exemptions = Exemptions()
+    retired: tuple[RetiredName, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    def beside(self, given: CheckSettings) -> CheckSettings:
+        """With the retired names of the command, which come without a reason unless the file has one."""
+        known = {retired.name.casefold() for retired in self.retired}
+        more = tuple(retired for retired in given.retired if retired.name.casefold() not in known)
+        return replace(self, retired=self.retired + more)
+
+
+def read_check_settings(tree: Tree) -> CheckSettings:
+    """Read check.yaml; if it is invalid, nothing is exempt or retired, and the findings say why."""
     if CHECK_SETTINGS in tree.odd:
-        return Exemptions(), [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, 1, f"is {tree.odd[CHECK_SETTINGS]}")]
+        return _unusable([(1, f"is {tree.odd[CHECK_SETTINGS]}")])
     if CHECK_SETTINGS not in tree.files:
-        return Exemptions(), []
+        return CheckSettings()
     try:
         document = read_document(tree.files[CHECK_SETTINGS], CHECK_SETTINGS)
     except UnreadableError as error:
-        return Exemptions(), [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, 1, str(error))]
+        return _unusable([(1, str(error))])
     settings, problems = validate(CheckFile, document)
-    sentences = document.sentences([*document.problems, *problems])
-    findings = [Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, text) for line, text in sentences]
+    unusable = _unusable(document.sentences([*document.problems, *problems]))
     if settings is None:
-        return Exemptions(), findings
-    return _known(settings, document, findings), findings
+        return unusable
+    findings = list(unusable.findings)
+    retired = tuple(RetiredName(name.name, name.reason or "") for name in settings.retired)
+    return CheckSettings(_known(settings, document, findings), retired, tuple(findings))
+
+
+def _unusable(sentences: Iterable[tuple[int, str]]) -> CheckSettings:
+    findings = (Finding(rules.CHECK_SETTINGS, CHECK_SETTINGS, line, text) for line, text in sentences)
+    return CheckSettings(findings=tuple(findings))
 
 
 def _known(settings: CheckFile, document: Document, findings: list[Finding]) -> Exemptions:
