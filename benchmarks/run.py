@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the package and tests/support
 
-from benchmarks import checks, compare, daemon, drift, failures, history, hosts, reconciliations, services
+from benchmarks import checks, compare, daemon, drift, failures, history, hosts, pages, reconciliations, services
 from benchmarks.figures import Figure, machine, skipped, table
 from benchmarks.scratch import TARGETS, make_server
 from tests.support.git_remote import make_git_remote
@@ -61,6 +61,7 @@ def measure(scratch: Path, kills: int) -> Iterator[Figure]:
     yield from start_of_the_command()
     yield from checks.measure(scratch / "checks")
     yield from compare.measure(scratch / "compare")
+    yield from pages.measure()
     server = make_server(scratch / "files")
     yield from asyncio.run(reconciliations.parts(server))
     yield from asyncio.run(reconciliations.first(server))

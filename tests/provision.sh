@@ -16,12 +16,16 @@ readonly compose_plugin=/usr/libexec/docker/cli-plugins/docker-compose
 readonly tools=/usr/local/lib/reconciler-tests
 readonly newest=$tools/newest
 readonly newest_python=$tools/python
+# What judges whether pages can be used by everybody: one file, of the npm package axe-core.
+readonly axe=$tools/axe.min.js
+readonly axe_version=4.14.1
+readonly axe_sha512=1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5
 readonly image_base=$tools/debian-13.tar
 # What deploy/docker/Dockerfile installs: the base has it already, so that a test's build needs no network.
 readonly image_packages=ca-certificates,docker-cli,docker-compose,git,openssh-client,python3,python3-venv
 readonly policy=/usr/sbin/policy-rc.d
 readonly policy_mark='# temporary, by reconciler tests/provision.sh'
-readonly components=(engine compose sshd busybox prometheus alertmanager chromium strace gpg git venv shells systemd python base)
+readonly components=(engine compose sshd busybox prometheus alertmanager chromium axe strace gpg git venv shells systemd python base)
 
 declare -rA label=(
     [engine]='docker engine'
@@ -31,6 +35,7 @@ declare -rA label=(
     [prometheus]='prometheus and promtool'
     [alertmanager]='alertmanager and amtool'
     [chromium]='chromium'
+    [axe]='axe-core'
     [strace]='strace'
     [gpg]='gnupg'
     [git]='git'
@@ -48,6 +53,7 @@ declare -rA packages=(
     [prometheus]='prometheus'
     [alertmanager]='prometheus-alertmanager'
     [chromium]='chromium'
+    [axe]='npm'
     [strace]='strace'
     [gpg]='gnupg'
     [git]='git'
@@ -78,6 +84,7 @@ present() { # COMPONENT
         # Not as this machine's process 1: the tests run it in namespaces.
         systemd) [[ -x /lib/systemd/systemd ]] && has systemctl && has unshare && has nsenter ;;
         python) "$newest_python/bin/python" -c 'import ssl, sqlite3' >/dev/null 2>&1 ;;
+        axe) [[ $(head -n 1 "$axe" 2>/dev/null) == "/*! axe v$axe_version" ]] ;;
         base) [[ -s $image_base && $(cat "$image_base.packages" 2>/dev/null) == "$image_packages" ]] ;;
         venv) python3 -c 'import ensurepip, venv' >/dev/null 2>&1 ;;
         *) has "$1" ;;
@@ -120,6 +127,9 @@ install_component() { # COMPONENT
     elif [[ $1 == python ]]; then
         echo "${label[$1]}: unpacking that of Debian sid"
         install_newest_python
+    elif [[ $1 == axe ]]; then
+        echo "${label[$1]}: fetching axe-core $axe_version with npm"
+        fetch_axe
     elif [[ $1 == base ]]; then
         echo "${label[$1]}: a Debian 13, made with debootstrap (a minute or more)"
         make_image_base
@@ -165,6 +175,14 @@ install_newest_python() {
         "$newest_python/usr/bin/$version"
     ln -s "../usr/bin/$version" "$newest_python/bin/python"
     "$newest_python/bin/python" --version
+}
+
+fetch_axe() {
+    has npm || install_packages npm || return 1
+    (cd "$scratch" && npm pack --silent "axe-core@$axe_version" >/dev/null) || return 1
+    echo "$axe_sha512  $scratch/axe-core-$axe_version.tgz" | sha512sum --check --quiet || return 1
+    tar --extract --gzip --file="$scratch/axe-core-$axe_version.tgz" --directory="$scratch" package/axe.min.js
+    install -D -m 644 "$scratch/package/axe.min.js" "$axe"
 }
 
 # The archive that `docker import` makes an image of. Without package sources: what it lacks, no build can add.
@@ -279,7 +297,7 @@ debian_codename() { release VERSION_CODENAME; }
 can_install() { [[ $EUID -eq 0 && $(release ID) == debian ]]; }
 
 how_to_get() { # COMPONENT
-    if [[ $1 == python || $1 == base ]]; then
+    if [[ $1 == python || $1 == base || $1 == axe ]]; then
         echo "'make provision' makes it, on Debian as root"
     elif [[ $(release ID) != debian ]]; then
         echo "install what Debian has as: ${packages[$1]}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.core.errors import EngineUnavailableError, ManifestError, ReconcilerError
 from reconciler.core.model.plans import Aspect
+from reconciler.core.model.requests import SecretAges
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Manifest, Stack
 from reconciler.engine.guests import OF_NO_STACK
@@ -67,8 +68,7 @@ class Memory:
     ``git_warning`` is what the last poll met, and is kept until the next one. ``containers`` are the container ids by
     stack, as of ``stacks_observed_at``, ``files`` the live files as they were then (see ``fingerprints``);
     ``services_seen_at`` is when services were last looked at, whatever came of it, and ``engine_away`` why that failed;
-    ``notes`` by stack, from when it was last looked at. ``ages_published`` is the subtree whose secret ages the metrics
-    have.
+    ``notes`` by stack, from when it was last looked at. ``ages`` are those that the metrics have.
     """
 
     claims: Claims
@@ -82,7 +82,7 @@ class Memory:
     services_seen_at: float = NEVER
     engine_away: EngineUnavailableError | None = None
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    ages_published: str = ""
+    ages: SecretAges | None = None
     ages_retried_at: float = NEVER
     leftovers_cleared: bool = False
 

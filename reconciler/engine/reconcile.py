@@ -20,7 +20,7 @@ from reconciler.core.errors import (
 )
 from reconciler.core.model.compose import ServiceHealth
 from reconciler.core.model.records import EnvironmentRecord
-from reconciler.core.model.requests import ReconcileRequest, RequestKind
+from reconciler.core.model.requests import ReconcileRequest, RequestKind, SecretAges
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Activity, Outcome, Phase, Result, Run
 from reconciler.core.model.targets import OnFailure, Stack
@@ -45,7 +45,7 @@ from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared, prepare
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
-from reconciler.engine.secret_age import publish_ages
+from reconciler.engine.secret_age import keep_ages_published
 from reconciler.engine.stack_health import health_now, observe_stacks
 from reconciler.engine.stack_planning import permissions_of
 from reconciler.engine.target_revision import accepted_head, target_revision
@@ -78,7 +78,7 @@ class Reconciler:
             await reconciliation.look_at_services()
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
             self._publish_record()
-            await self._publish_ages()
+            await keep_ages_published(self._ports, self._memory)
         return _with_warnings(outcome, reconciliation.warnings)
 
     async def revert(self, outcome: Outcome) -> Outcome:
@@ -114,6 +114,11 @@ class Reconciler:
         return frozenset(target.path for target in desired.manifest.targets) if desired else frozenset()
 
     @property
+    def secret_ages(self) -> SecretAges | None:
+        """How old the secrets are, as last read; None before that."""
+        return self._memory.ages
+
+    @property
     def stack_directories(self) -> frozenset[str]:
         """The directories of the stacks of the last desired revision."""
         desired = self._memory.desired
@@ -124,21 +129,6 @@ class Reconciler:
             ports = self._ports
             ports.metrics.remembered(ports.store.environment(self.environment), ports.clock.now())
             ports.metrics.applied(self.environment, ports.store.applied(self.environment).values())
-
-    async def _publish_ages(self) -> None:
-        """Publish how old the secrets are, once per desired revision; last, so that it can neither delay nor fail the
-        reconciliation."""
-        memory, now = self._memory, self._ports.clock.monotonic()
-        desired = memory.desired
-        if desired is None or desired.revision.subtree == memory.ages_published or now < memory.ages_retried_at:
-            return
-        try:
-            with phase(self._ports, Phase.AGE, "reading how old the secrets are"):
-                await publish_ages(self._ports, desired)
-        except ReconcilerError:  # `reconciler age` reports it
-            memory.retry_ages(now)
-        else:
-            memory.ages_published = desired.revision.subtree
 
 
 @dataclass(slots=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from reconciler.core.model.requests import KeyAge, TargetAge
+from reconciler.core.errors import ReconcilerError
+from reconciler.core.model.requests import KeyAge, SecretAges, TargetAge
 from reconciler.core.model.revisions import Blob, Revision
+from reconciler.core.model.runs import Phase
 from reconciler.core.model.targets import Format, Target
 from reconciler.core.ports import Ports
 from reconciler.core.sops.ciphertext import IV_CHARACTERS, EncryptedEntry
+from reconciler.engine.memory import Memory
 from reconciler.engine.observe import Desired, read_manifest, read_source
+from reconciler.engine.phases import phase
 
 
 async def secret_ages(ports: Ports, environment: str, revision: Revision) -> tuple[TargetAge, ...]:
@@ -24,7 +28,21 @@ async def secret_ages(ports: Ports, environment: str, revision: Revision) -> tup
     return await _ages_of(ports, revision, encrypted, blobs)
 
 
-async def publish_ages(ports: Ports, desired: Desired) -> None:
+async def keep_ages_published(ports: Ports, memory: Memory) -> None:
+    """Publish how old the secrets of the desired revision are, and keep it in ``memory``, once per subtree: at the end
+    of a reconciliation, which it can neither delay nor fail."""
+    desired, now = memory.desired, ports.clock.monotonic()
+    known = memory.ages.revision.subtree if memory.ages else ""
+    if desired is None or desired.revision.subtree == known or now < memory.ages_retried_at:
+        return
+    try:
+        with phase(ports, Phase.AGE, "reading how old the secrets are"):
+            memory.ages = SecretAges(desired.revision, await _publish_ages(ports, desired))
+    except ReconcilerError:  # `reconciler age` reports it
+        memory.retry_ages(now)
+
+
+async def _publish_ages(ports: Ports, desired: Desired) -> tuple[TargetAge, ...]:
     """Publish the age of each target's oldest secret. Raises as ``secret_ages`` does."""
     targets = desired.manifest.targets
     encrypted = [target for target in targets if target.encrypted]
@@ -32,6 +50,7 @@ async def publish_ages(ports: Ports, desired: Desired) -> None:
     oldest = {age.target.id: age.oldest for age in ages}
     for target in targets:
         ports.metrics.rotated(target.environment, target.id, oldest.get(target.id))
+    return ages
 
 
 async def _ages_of(

@@ -27,6 +27,8 @@ REMEDIES = {
 TOOLS = Path("/usr/local/lib/reconciler-tests")
 NEWEST_PYTHON = TOOLS / "python" / "bin" / "python"
 IMAGE_BASE = TOOLS / "debian-13.tar"
+# The script that judges whether a page can be used by everybody.
+AXE = TOOLS / "axe.min.js"
 # sshd and the like are not on every user's PATH.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
@@ -87,7 +89,7 @@ CHECKS: dict[str, Callable[[], str | None]] = {
     "docker": _docker,
     "sshd": lambda: _programs("sshd", "ssh", "ssh-keygen"),
     "prometheus": lambda: _programs("prometheus", "promtool", "prometheus-alertmanager", "amtool"),
-    "browser": lambda: _programs("chromium"),
+    "browser": lambda: _programs("chromium") or (None if AXE.exists() else "axe-core was not fetched"),
     "root": _root,
     "systemd": _systemd,
     "python": _python,

@@ -22,6 +22,7 @@ from reconciler.app.daemon.connections import HEADERS, Listener, bind_tcp, bind_
 from reconciler.app.daemon.http_guard import control_guard, public_guard
 from reconciler.app.daemon.logs import RepeatedWarnings, get_logger
 from reconciler.app.daemon.loop import Daemon
+from reconciler.app.daemon.pages import page_routes
 from reconciler.app.daemon.request_queue import NotServedError
 from reconciler.app.daemon.requester import requester_of
 from reconciler.app.daemon.requests import Turn, list_runs
@@ -41,7 +42,8 @@ _SERVICES = 2.0  # seconds for the engines to say how services are: who asks for
 class Views:
     """What the handlers use: the daemon, its memory, the text of a scrape, and ``serve``, which serves a request.
 
-    ``announced`` takes the status that the webhook answers with.
+    ``announced`` takes the status that the webhook answers with. ``host`` and ``repository_url`` are the server
+    configuration's, for the pages.
     """
 
     daemon: Daemon
@@ -50,6 +52,8 @@ class Views:
     serve: Callable[[Request, Turn, Progress], Coroutine[Any, Any, Any]]
     webhook_secret: bytes | None = field(default=None, repr=False)
     announced: Callable[[int], None] = lambda _: None
+    host: str = ""
+    repository_url: str = ""
 
     async def status(self) -> dict[str, Any]:
         environments = await asyncio.gather(*(self._environment(name) for name in self.daemon.environments))
@@ -240,6 +244,7 @@ def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings
 
     app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
     app.add_routes([web.get("/api/v1/status", show_status), web.post("/webhook", webhook)])
+    app.add_routes(page_routes(source))
     return app
 
 

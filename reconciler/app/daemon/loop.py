@@ -144,6 +144,10 @@ class Daemon:
         last = max(self.last_tick, *(activity.step_at for activity in self._activities))
         return self._clock.monotonic() - last < _LONGEST_STEP
 
+    def now(self) -> float:
+        """Seconds since the epoch, by the daemon's clock."""
+        return self._clock.now()
+
     def stop(self) -> None:
         self._stopping = True
         self._wake.set()

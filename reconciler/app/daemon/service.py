@@ -187,6 +187,8 @@ class _Service:
                 functools.partial(requests.serve, built, daemon.reconcile),
                 _webhook_secret(config),
                 announced=built.metrics.announced,
+                host=config.host,
+                repository_url=config.repository.url,
             )
             async with self._views.provide(views):
                 self._running = True

@@ -6,13 +6,15 @@ import base64
 import functools
 import hashlib
 import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
 
-from reconciler.core.text import absolute, ago, author_name, printable
+from reconciler.core.text import absolute, ago, author_name, duration, epoch_seconds, printable
 
 _TEMPLATES = resources.files(__package__ or "") / "templates"
 _LONGEST_NAME = 160  # characters of a name, a subject or an author
@@ -74,11 +76,14 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters.update(
         absolute=absolute,
+        anchor=_anchor,
         ago=ago,
         author_name=author_name,
+        clock=_clock,
         marked=_marked,
         name=_name,
         state_kind=_state_kind,
+        took=_took,
         words=_words,
     )
     return environment
@@ -100,11 +105,14 @@ def _name(text: str) -> str:
 
 
 def _marked(text: str) -> Markup:
-    """A sentence, with what is in backticks as code."""
+    """A sentence, with what is in backticks as code that breaks between words only."""
     parts = _COMMAND.split(str(_harmless(text)))
-    return Markup().join(
-        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
-    )
+    return Markup().join(_code(part) if number % 2 else escape(part) for number, part in enumerate(parts))
+
+
+def _code(command: str) -> Markup:
+    words = [Markup("<span>{}</span>").format(word) for word in command.split(" ")]
+    return Markup("<code>{}</code>").format(Markup(" ").join(words))
 
 
 def _words(state: str) -> str:
@@ -113,3 +121,18 @@ def _words(state: str) -> str:
 
 def _state_kind(state: str) -> str:
     return _KINDS.get(state.replace(" ", "_"), "bad")
+
+
+def _anchor(name: str) -> str:
+    """What the section of an environment is called in an address."""
+    return "at-" + re.sub(r"[^A-Za-z0-9_.@-]", "-", name)
+
+
+def _clock(instant: str, now: float) -> str:
+    """An instant (ISO 8601 in UTC) of today without its date."""
+    today = datetime.fromtimestamp(now, UTC).date().isoformat()
+    return absolute(instant).removeprefix(today).strip()
+
+
+def _took(run: Mapping[str, Any]) -> str:
+    return duration(epoch_seconds(run["finished_at"]) - epoch_seconds(run["started_at"]))

@@ -130,3 +130,11 @@ class TargetAge:
     @property
     def oldest(self) -> float | None:
         return min((key.at for key in self.keys if key.at is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretAges:
+    """How old the secrets of an environment are at a revision."""
+
+    revision: Revision
+    targets: tuple[TargetAge, ...]

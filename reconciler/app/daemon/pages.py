@@ -1,0 +1,97 @@
+"""The daemon's read-only pages: what the API says, as HTML that needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from reconciler.app.daemon import serialize
+from reconciler.app.daemon.requests import list_runs
+from reconciler.app.pages.forge_links import commit_address
+from reconciler.app.pages.html import asset, content_policy, render_html
+from reconciler.app.pages.overview import overview_facts, run_facts, secrets_facts
+from reconciler.core.model.targets import environment_of
+
+if TYPE_CHECKING:
+    from reconciler.app.daemon.http import CurrentViews, Views
+
+_LAST_RUNS = 20
+_KNOWN_RUNS = 1000  # the newest ones that have a page
+_OLD = 90  # days after which a secret is old, as in the alert
+_SCRIPT = "refresh.js"
+
+
+def page_routes(source: CurrentViews) -> list[web.RouteDef]:
+    """The pages, of the daemon that runs."""
+
+    async def overview(_: web.Request) -> web.Response:
+        async with source.use() as views:
+            status = await views.status()
+            runs = list_runs(views.store, views.daemon.reconcilers, {"environments": [], "limit": _LAST_RUNS})
+            return _page(views, "overview.html", "/", **overview_facts(status, runs))
+
+    async def run(request: web.Request) -> web.Response:
+        async with source.use() as views:
+            identity = request.match_info["run"]
+            known = next((run for run in views.store.runs(limit=_KNOWN_RUNS) if run.id == identity), None)
+            if known is None:
+                text = "It is older than the history, or no run has that id. `reconciler history` lists them."
+                return _page(views, "message.html", "", status=404, heading="No such run", text=text)
+            return _page(views, "run.html", "", run=run_facts(serialize.serialize_run(known)))
+
+    async def secrets(_: web.Request) -> web.Response:
+        async with source.use() as views:
+            return _page(views, "secrets.html", "/secrets", oldest_days=_OLD, **secrets_facts(_ages(views)))
+
+    async def comparison(_: web.Request) -> web.Response:
+        async with source.use() as views:
+            return _page(views, "comparison.html", "/comparison", pairs=[])
+
+    return [
+        web.get("/", overview),
+        web.get("/runs/{run}", run),
+        web.get("/secrets", secrets),
+        web.get("/comparison", comparison),
+    ]
+
+
+def _ages(views: Views) -> list[dict[str, Any]]:
+    """The ages that the daemon has read; by environment, as they are the same on every host."""
+    now, ages = views.daemon.now(), {}
+    for unit, reconciler in views.daemon.reconcilers.items():
+        name, known = environment_of(unit), reconciler.secret_ages
+        if known is not None:
+            ages[name] = serialize.serialize_ages(name, known.revision, known.targets, now - _OLD * 86400)
+        else:
+            ages.setdefault(name, {"environment": name, "revision": None, "targets": []})
+    return list(ages.values())
+
+
+def _page(views: Views, template: str, here: str, *, status: int = 200, **facts: Any) -> web.Response:
+    now = views.daemon.now()
+    text = render_html(
+        template,
+        script=_SCRIPT,
+        here=here,
+        host=views.host,
+        now=now,
+        at=serialize.format_instant(now),
+        link=functools.partial(commit_address, views.repository_url),
+        **facts,
+    )
+    return web.Response(status=status, text=text, content_type="text/html", charset="utf-8", headers=_headers())
+
+
+@functools.cache
+def _headers() -> dict[str, str]:
+    policy = content_policy(asset(_SCRIPT), "connect-src 'self'", "img-src data:", "frame-ancestors 'none'")
+    return {
+        "Content-Security-Policy": policy,
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "X-Frame-Options": "DENY",
+    }

@@ -1,0 +1,163 @@
+"""What needs a person, of what the daemon knows of an environment: the worst first, each with its next step. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from reconciler.core.change_words import Data, Said, cause_of, is_orphan, reason_of, rest_of_reason
+from reconciler.core.errors import with_id
+from reconciler.core.text import absolute
+
+BAD, WAITS, KNOWN = "bad", "mid", "info"
+_ORDER = (BAD, WAITS, KNOWN)
+_FIX = "Fix it with a new commit."
+_RETRIES = "The daemon retries within 5 minutes; `reconciler doctor` checks every component."
+_ENDED_BADLY = {
+    "stalled": (BAD, f"{_FIX} Until then nothing of this revision is written."),
+    "failed": (BAD, _RETRIES),
+    "rolled_back": (BAD, _FIX),
+    "rolling_back": (WAITS, "Wait: the services are still starting on their old values."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One thing that needs a person, or that one has caused (``kind``: bad, mid or info): the state in a ``word``,
+    ``where`` it is, ``reason`` (lines), the ``next`` steps, since when, and the targets or services it is about."""
+
+    kind: str
+    word: str
+    where: str
+    reason: str = ""
+    next: tuple[str, ...] = ()
+    since: str | None = None
+    items: tuple[Data, ...] = ()
+
+
+def attention_of(environments: Sequence[Data]) -> list[Attention]:
+    """All of it, of what GET /api/v1/status says of the environments, the worst first."""
+    every = [entry for environment in environments for entry in _attention_of(environment, Said())]
+    return sorted(every, key=lambda entry: _ORDER.index(entry.kind))
+
+
+def _attention_of(environment: Data, said: Said) -> Iterator[Attention]:
+    yield from _ended(environment, said)
+    yield from _quarantined(environment, said)
+    yield from _engine(environment, said)
+    yield from _services(environment)
+    for line in said.unsaid(environment["warning"] or "").split("\n"):
+        if line and not (environment["quarantine"] and " is quarantined: " in line):
+            yield Attention(WAITS, "warning", environment["environment"], line)
+    yield from _targets(environment)
+    yield from _standing(environment)
+
+
+def _ended(environment: Data, said: Said) -> Iterator[Attention]:
+    """How the last reconciliation ended, and the stacks that are suspended since."""
+    name, result, since = environment["environment"], environment["result"], environment["since"]
+    if result is None:
+        yield Attention(KNOWN, "not reconciled yet", name, next=("Wait: the first reconciliation has not ended.",))
+    suspended = environment["suspended"]
+    retry = (f"Fix what the reason names, then run `reconciler retry -e {name}`.",)
+    if result == "rollback_failed":
+        reason = with_id(said.unsaid(reason_of(environment)), environment["error_id"])
+        yield Attention(BAD, result, name, reason, retry, since)
+    elif result in _ENDED_BADLY and not (result == "rolled_back" and environment["quarantine"]):
+        kind, step = _ENDED_BADLY[result]
+        if result == "failed" and not environment["retry"]:
+            step = _FIX
+        reason = with_id(said.unsaid(reason_of(environment)), environment["error_id"])
+        yield Attention(kind, result, name, reason, (step,), since)
+    for stack, reason in suspended.items():
+        where = f"{name}/{stack}" if stack else f"{name}, files of no stack"
+        if unsaid := said.unsaid(reason):
+            yield Attention(BAD, "suspended", where, unsaid, retry)
+
+
+def _quarantined(environment: Data, said: Said) -> Iterator[Attention]:
+    quarantine, name = environment["quarantine"], environment["environment"]
+    if quarantine is None:
+        return
+    rolled_back = environment["result"] == "rolled_back"
+    reason = with_id(reason_of(environment), environment["error_id"]) if rolled_back else quarantine["reason"]
+    lines = [said.unsaid(reason)]
+    if revert := quarantine["revert"]:
+        lines.append(f"Revert in git ({revert['state']}): {revert['reason'] or 'no more is known'}")
+    word, where = "rolled_back" if rolled_back else "quarantined", f"{name} at {quarantine['revision']['commit'][:12]}"
+    step = f"Fix it with a new commit, or run `reconciler retry -e {name}` to apply this revision again."
+    yield Attention(BAD, word, where, "\n".join(filter(None, lines)), (step,), quarantine["since"])
+
+
+def _engine(environment: Data, said: Said) -> Iterator[Attention]:
+    name, away = environment["environment"], said.unsaid(environment.get("engine_away") or "")
+    unknown = said.unsaid(environment.get("services_unknown") or "")
+    if away:
+        step = "Start the Docker engine there. Drift of files is still corrected; new content waits."
+        yield Attention(BAD, "engine away", name, away, (step,))
+    elif unknown:
+        step = "`reconciler doctor` checks whether the Docker engine answers."
+        yield Attention(WAITS, "services unknown", name, unknown, (step,))
+
+
+def _services(environment: Data) -> Iterator[Attention]:
+    services = [service for service in environment.get("services", ()) if not service["healthy"]]
+    down = [service for service in services if not service.get("acknowledged")]
+    if down:
+        names = " ".join(dict.fromkeys(service["service"] for service in down[:5]))
+        step = f"Read why: `docker compose logs --tail 50 {names}` in the stack's directory."
+        yield Attention(BAD, "unhealthy", environment["environment"], next=(step,), items=tuple(map(_service, down)))
+
+
+def _service(service: Data) -> Data:
+    reason = f": {service['reason']}" if service.get("reason") else ""
+    return {"name": f"{service['stack']}/{service['service']}", "text": f"{service['state']}{reason}", "keys": None}
+
+
+def _targets(environment: Data) -> Iterator[Attention]:
+    """Targets that wait for somebody, those in the same situation together."""
+    changes = environment["after"]["changes"] if environment["after"] else ()
+    held, edited, orphans = [], [], []
+    for change in changes:
+        if change["effect"] == "hold":
+            if change["error_id"] != "paused" and (change["stack"] or "") not in environment["suspended"]:
+                held.append(change)
+        elif is_orphan(change):
+            orphans.append(change)
+        elif change["effect"] == "report":
+            edited.append(change)
+    for word, kind, members, step in (
+        ("held", WAITS, held, ""),
+        ("drifted", WAITS, edited, "Bring the edit to git with `reconciler adopt TARGET`, or undo it on the server."),
+        (
+            "orphan",
+            KNOWN,
+            orphans,
+            "`reconciler forget TARGET` ends it; with `--delete` its file goes, after a backup.",
+        ),
+    ):
+        if members:
+            first = members[0]["target"]
+            steps = (step.replace("TARGET", first),) if step else ()  # what is held says what to do itself
+            yield Attention(kind, word, environment["environment"], next=steps, items=tuple(map(_target, members)))
+
+
+def _target(change: Data) -> Data:
+    rest = f"{change['path']} stays" if is_orphan(change) else rest_of_reason(change)
+    text = "; ".join(filter(None, (cause_of(change), rest)))
+    keys = change["keys"] if any(change["keys"].values()) else None
+    return {"name": change["target"], "text": with_id(text, change["error_id"]), "keys": keys}
+
+
+def _standing(environment: Data) -> Iterator[Attention]:
+    """What an operator has ordered, until it ends."""
+    name = environment["environment"]
+    if pin := environment["pin"]:
+        where = f"{name} at {pin['revision']['commit'][:12]}"
+        step = f"`reconciler unpin -e {name}` follows the branch again."
+        yield Attention(KNOWN, "pinned", where, pin["reason"], (step,), pin["since"])
+    for pause in environment["pauses"]:
+        scope = pause["scope"]
+        command = f"`reconciler resume {scope}`" if scope else f"`reconciler resume --all -e {name}`"
+        step = f"It ends by itself {absolute(pause['until'])}; {command} ends it now."
+        yield Attention(KNOWN, "paused", scope or name, pause["reason"], (step,), pause["since"])
