@@ -80,7 +80,9 @@ def test_what_still_names_something_retired(site: Site) -> None:
 
     done = check(site, "--retired", "a b")
     assert done.returncode == 1
-    assert done.stderr.startswith("reconciler: --retired: a b is not a name. Give a key, provider or host of 3 to 200 letters")
+    assert done.stderr.startswith(
+        "reconciler: --retired: a b is not a name. Give a key, provider or host of 3 to 200 letters"
+    )
 
 
 def test_errors_are_never_allowed(broken: Site) -> None:

@@ -8,8 +8,9 @@ import faulthandler
 import functools
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sized
+from collections.abc import AsyncIterator, Callable, Sequence, Sized
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.daemon import logs, requests
@@ -22,7 +23,11 @@ from reconciler.app.daemon.systemd import ServiceManager, ServiceReports
 from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError, RefusedError
 from reconciler.core.model.runs import Activity
+from reconciler.core.ports.observer import Observer
 from reconciler.engine.target_revision import ask_git
+
+if TYPE_CHECKING:
+    from reconciler.app.daemon.comparisons import Comparisons
 
 _FOLLOW_AGAIN = 60.0  # seconds
 _START_AGAIN = 10.0  # seconds
@@ -58,6 +63,7 @@ class _Service:
         self._next: ServerConfig | None = None
         self._stopping = asyncio.Event()
         self._daemon: Daemon | None = None
+        self._comparisons: Comparisons | None = None
         self._running = False
         self._kept: Exception | None = None
         self._waiting: list[asyncio.Future[None]] = []
@@ -170,12 +176,22 @@ class _Service:
         event, reason = "not reloaded, the former configuration stays", str(error)
         self._logger.error(event, reason=reason, error_id="reload-failed", exc_info=defect)
 
+    def _compare(self, built: Runtime, config: ServerConfig) -> None:
+        """Have the comparisons of the configuration made; results of the former daemon stay until then."""
+        former, self._comparisons = self._comparisons, None
+        if config.comparisons:  # imported here: the daemon of a server without any does not pay for their memory
+            from reconciler.app.daemon.comparisons import comparisons_of
+
+            self._comparisons = comparisons_of(config, built, former)
+
     async def _serve(self, interfaces: Interfaces, config: ServerConfig, event: str) -> None:
         """Run a daemon until it is stopped, or a reload is due."""
         bound = await interfaces.listen(config.http)
         async with runtime(config) as built:
             watch = open_watch(config, self._logger.warning)
-            daemon = _daemon_of(built, config, watch)
+            self._compare(built, config)
+            observers = (*built.observers, *((self._comparisons,) if self._comparisons else ()))
+            daemon = _daemon_of(built, config, watch, observers)
             if self._daemon:
                 known = self._daemon.last_outcomes.items()
                 daemon.last_outcomes = {unit: last for unit, last in known if unit in built.reconcilers}
@@ -199,7 +215,7 @@ class _Service:
                     daemon.stop()
                 else:
                     self._in_use()
-                async with _watching(built, watch, daemon):
+                async with _watching(built, watch, daemon, observers):
                     await daemon.run()
 
 
@@ -207,7 +223,7 @@ def _stops() -> RefusedError:
     return RefusedError("the daemon is stopping", hint="Its next start takes the configuration as it is then")
 
 
-def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Daemon:
+def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching, observers: Sequence[Observer]) -> Daemon:
     # It is neither a part of what an operator waits for, nor a step of the loop's.
     quiet = replace(built.ports, progress=lambda _: None, activity=Activity())
     return Daemon(
@@ -221,12 +237,14 @@ def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Dae
         watch=watch,
         on_progress=built.relay.listen,
         requested=built.ports.activity,
-        observers=built.observers,
+        observers=observers,
     )
 
 
 @contextlib.asynccontextmanager
-async def _watching(built: Runtime, watch: FileWatching, daemon: Daemon) -> AsyncIterator[None]:
+async def _watching(
+    built: Runtime, watch: FileWatching, daemon: Daemon, observers: Sequence[Observer]
+) -> AsyncIterator[None]:
     """While inside, changes of live files and containers wake the daemon, and observers report its outcomes."""
     tasks = [
         asyncio.create_task(watch.run(lambda: daemon.look_soon("watch"))),
@@ -234,7 +252,7 @@ async def _watching(built: Runtime, watch: FileWatching, daemon: Daemon) -> Asyn
             asyncio.create_task(_follow_engine(built, unit, lambda: daemon.look_soon("engine")))
             for unit in built.engines
         ),
-        *(asyncio.create_task(observer.run()) for observer in built.observers),
+        *(asyncio.create_task(observer.run()) for observer in observers),
     ]
     try:
         yield

@@ -135,23 +135,30 @@ def _backups_dir(config: ServerConfig) -> str:
     return os.path.join(config.state_dir, "backups")
 
 
-async def manifest_at_head(config: ServerConfig, environment: str) -> Manifest:
-    """The manifest of an environment as the remote has it now, resolved for this server.
+async def manifest_at_head(config: ServerConfig, environment: str, host: str = "") -> Manifest:
+    """The manifest of an environment as the remote has it now, resolved for this server, or for one of its hosts.
 
     Raises RefusedError where this server follows no such environment, GitUnreachableError, ManifestError.
     """
     if environment not in config.environment:
         known = f"It follows: {', '.join(config.environment)}"
         raise RefusedError(f"this server does not follow an environment {environment}", hint=known)
-    prepare_state_dir(config.state_dir)
-    mirror = _mirror(config)
-    commit = await mirror.head()
-    await mirror.fetch(commit)
+    commit, mirror = await fetch_head(config), _mirror(config)
     path = posixpath.normpath(posixpath.join(config.repository.path, environment, "environment.yaml"))
     blob = await mirror.read(commit, path)
     if blob is None:
         raise ManifestError("does not exist", where=path, hint="Name another environment")
-    return read_manifest(blob.data, environment=environment, file=path, server=config)
+    server = config.model_copy(update={"host": host}) if host else config
+    return read_manifest(blob.data, environment=environment, file=path, server=server)
+
+
+async def fetch_head(config: ServerConfig) -> str:
+    """Bring the branch's head into the mirror; return its commit id. Raises ConfigError, GitUnreachableError."""
+    prepare_state_dir(config.state_dir)
+    mirror = _mirror(config)
+    commit = await mirror.head()
+    await mirror.fetch(commit)
+    return commit
 
 
 def _mirror(config: ServerConfig) -> GitMirror:
@@ -194,11 +201,12 @@ async def runtime(config: ServerConfig, keys: KeySources | None = None) -> Async
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
-            sops = Sops(keys or _key_sources(config), binary=config.decryption.sops_binary)
+            sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary)
             yield await _built(config, sops, store, stack)
 
 
-def _key_sources(config: ServerConfig) -> KeySources:
+def key_sources(config: ServerConfig) -> KeySources:
+    """Where the server's own identities are."""
     decryption = config.decryption
     files = (decryption.age_key_file,) if decryption.age_key_file else ()
     return KeySources(files, command=decryption.age_key_command or (), strict=True)
@@ -291,7 +299,7 @@ class HostPorts:
         from reconciler.adapters.ssh.connection import SshConnection
         from reconciler.adapters.ssh.files import SshHost
 
-        connection = SshConnection(_address(host), name)
+        connection = SshConnection(ssh_address(host), name)
         self._stack.push_async_callback(connection.close)
         socket = os.path.join(self._socket_directory(), f"{len(self._built)}.sock")
         connection.tunnel(socket, host.docker_socket)
@@ -320,7 +328,8 @@ class HostPorts:
         return self._sockets
 
 
-def _address(server: SshServer) -> SshAddress:
+def ssh_address(server: SshServer) -> SshAddress:
+    """How a machine of the server configuration is reached."""
     jump = server.jump if isinstance(server, HostSettings) else None
     return SshAddress(
         host=server.address,
@@ -328,7 +337,7 @@ def _address(server: SshServer) -> SshAddress:
         user=server.user,
         key_file=server.key_file,
         known_hosts_file=server.known_hosts_file,
-        jump=_address(jump) if jump else None,
+        jump=ssh_address(jump) if jump else None,
     )
 
 
