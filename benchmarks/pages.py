@@ -22,7 +22,14 @@ def overview(targets: int) -> str:
     status = answers.status(answers.state("drifted", answers.plan(*changes), services=services))
     runs = [answers.HISTORY[number % len(answers.HISTORY)] for number in range(20)]
     at = "2026-11-29T08:00:00+00:00"
-    known = {"here": "/", "host": "web-1", "now": answers.NOW, "at": at, "link": lambda commit: f"https://x/{commit}"}
+    known = {
+        "here": "",
+        "root": "./",
+        "host": "web-1",
+        "now": answers.NOW,
+        "at": at,
+        "link": lambda commit: f"https://x/{commit}",
+    }
     return render_html("overview.html", script="refresh.js", **known, **overview_facts(status, runs))
 
 

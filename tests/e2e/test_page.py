@@ -113,7 +113,12 @@ async def test_a_daemons_page_is_whole_without_a_script_and_refreshes_itself_wit
         await page.ask("Emulation.setScriptExecutionDisabled", value=True)
         await page.open(site)
         plain = await page.evaluate("document.querySelector('main').textContent")
-        for expected in ("1 thing needs a person", "<script>x=1</script> first", "Ada Example", "14 targets in sync"):
+        for expected in (
+            "1 thing needs an operator",
+            "<script>x=1</script> first",
+            "Ada Example",
+            "14 targets in sync",
+        ):
             assert expected in plain
         assert "reconciler adopt production/file-03.conf" in " ".join(plain.split())
         await page.ask("Emulation.setScriptExecutionDisabled", value=False)

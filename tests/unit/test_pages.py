@@ -17,7 +17,7 @@ from reconciler.app.pages.html import render_html, stylesheet
 from reconciler.app.pages.overview import overview_facts, run_facts
 from tests.support import answers
 
-KNOWN = {"here": "/", "host": "web-1", "now": answers.NOW, "at": answers.at("29T08:00:00")}
+KNOWN = {"here": "", "root": "./", "host": "web-1", "now": answers.NOW, "at": answers.at("29T08:00:00")}
 HOSTILE = "<script>x=1</script>\u202eevil\x00\x1b[31m\"'`" + "A" * 10_000
 
 
@@ -111,7 +111,7 @@ def test_the_worst_comes_first_and_what_is_known_anyway_last() -> None:
     order = [text.index(word) for word in ("engine away engine_away", "held held_back", "pinned", "orphan")]
     assert order[:2] == sorted(order[:2])
     assert max(order[:2]) < min(order[2:])
-    assert "2 things need a person" in text
+    assert "2 things need an operator" in text
 
 
 def test_a_reason_is_said_once() -> None:
@@ -120,7 +120,7 @@ def test_a_reason_is_said_once() -> None:
 
 
 def test_where_all_is_well_it_says_so() -> None:
-    assert words(page(answers.STATUSES["in_sync"])).count("Nothing needs a person") == 1
+    assert words(page(answers.STATUSES["in_sync"])).count("Nothing needs an operator") == 1
     assert "No runs yet" in words(page(answers.STATUSES["in_sync"]))
 
 
@@ -131,7 +131,7 @@ def test_drift_and_runs_are_named_by_key_and_link_to_the_forge() -> None:
         assert expected in text
     links = [value for _, attrs in parser.tags for name, value in attrs if name == "href" and value]
     assert f"https://github.com/acme/config/commit/{'02fdac92abcd'.ljust(40, '0')}" in links
-    assert "/runs/8bc1d2e3" in links
+    assert "./runs/8bc1d2e3" in links
 
 
 def hostile(data: Any) -> Any:

@@ -30,7 +30,7 @@ def page_routes(source: CurrentViews) -> list[web.RouteDef]:
         async with source.use() as views:
             status = await views.status()
             runs = list_runs(views.store, views.daemon.reconcilers, {"environments": [], "limit": _LAST_RUNS})
-            return _page(views, "overview.html", "/", **overview_facts(status, runs))
+            return _page(views, "overview.html", "", **overview_facts(status, runs))
 
     async def run(request: web.Request) -> web.Response:
         async with source.use() as views:
@@ -38,16 +38,16 @@ def page_routes(source: CurrentViews) -> list[web.RouteDef]:
             known = next((run for run in views.store.runs(limit=_KNOWN_RUNS) if run.id == identity), None)
             if known is None:
                 text = "It is older than the history, or no run has that id. `reconciler history` lists them."
-                return _page(views, "message.html", "", status=404, heading="No such run", text=text)
-            return _page(views, "run.html", "", run=run_facts(serialize.serialize_run(known)))
+                return _page(views, "message.html", "runs/", status=404, heading="No such run", text=text)
+            return _page(views, "run.html", "runs/", run=run_facts(serialize.serialize_run(known)))
 
     async def secrets(_: web.Request) -> web.Response:
         async with source.use() as views:
-            return _page(views, "secrets.html", "/secrets", oldest_days=_OLD, **secrets_facts(_ages(views)))
+            return _page(views, "secrets.html", "secrets", oldest_days=_OLD, **secrets_facts(_ages(views)))
 
     async def comparison(_: web.Request) -> web.Response:
         async with source.use() as views:
-            return _page(views, "comparison.html", "/comparison", pairs=[])
+            return _page(views, "comparison.html", "comparison", pairs=[])
 
     return [
         web.get("/", overview),
@@ -70,11 +70,13 @@ def _ages(views: Views) -> list[dict[str, Any]]:
 
 
 def _page(views: Views, template: str, here: str, *, status: int = 200, **facts: Any) -> web.Response:
+    """The page ``here``. Its links are relative: a reverse proxy may serve the pages below a path of its own."""
     now = views.daemon.now()
     text = render_html(
         template,
         script=_SCRIPT,
         here=here,
+        root="../" if "/" in here else "./",
         host=views.host,
         now=now,
         at=serialize.format_instant(now),

@@ -1,4 +1,4 @@
-"""What needs a person, of what the daemon knows of an environment: the worst first, each with its next step. Pure."""
+"""What needs an operator in what the daemon knows of an environment: the worst first, each with its next step. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ENDED_BADLY = {
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """One thing that needs a person, or that one has caused (``kind``: bad, mid or info): the state in a ``word``,
+    """One thing that needs an operator, or that an operator has caused (``kind``: bad, mid or info): the state in a ``word``,
     ``where`` it is, ``reason`` (lines), the ``next`` steps, since when, and the targets or services it is about."""
 
     kind: str
