@@ -19,6 +19,7 @@ from reconciler.cli import (
     global_options,
     operator_commands,
     review_commands,
+    server_review,
     setup_commands,
 )
 from reconciler.cli.exit_codes import ERROR, INTERRUPTED
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.callback()(global_options.options)
 app.add_typer(daemon_commands.commands)
 app.add_typer(operator_commands.commands)
+app.add_typer(server_review.commands)
 app.add_typer(review_commands.commands)
 app.add_typer(edit_commands.commands)
 app.add_typer(setup_commands.commands)

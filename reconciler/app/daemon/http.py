@@ -43,7 +43,7 @@ class Views:
     """What the handlers use: the daemon, its memory, the text of a scrape, and ``serve``, which serves a request.
 
     ``announced`` takes the status that the webhook answers with. ``host`` and ``repository_url`` are the server
-    configuration's, for the pages.
+    configuration's, for the pages; ``comparisons`` returns its pairs of sides with their last results.
     """
 
     daemon: Daemon
@@ -54,6 +54,7 @@ class Views:
     announced: Callable[[int], None] = lambda _: None
     host: str = ""
     repository_url: str = ""
+    comparisons: Callable[[], list[dict[str, Any]]] = list
 
     async def status(self) -> dict[str, Any]:
         environments = await asyncio.gather(*(self._environment(name) for name in self.daemon.environments))
@@ -272,6 +273,8 @@ def _control(source: CurrentViews, reload: Callable[[Progress], Coroutine[Any, A
         async with source.use() as views:
             if request["kind"] == "history":
                 return list_runs(views.store, views.daemon.reconcilers, request)
+            if request["kind"] == "comparisons":
+                return views.comparisons()
             return await views.status()
 
     app.add_routes([web.post(REQUEST_PATH, serve)])

@@ -205,6 +205,7 @@ class _Service:
                 announced=built.metrics.announced,
                 host=config.host,
                 repository_url=config.repository.url,
+                comparisons=self._comparisons.serialize if self._comparisons else list,
             )
             async with self._views.provide(views):
                 self._running = True

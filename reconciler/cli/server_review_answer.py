@@ -1,0 +1,85 @@
+"""The shape of the JSON answer of `review`, for `reconciler schema`. Nothing is built from these models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from reconciler.cli.answer_models import DaemonData, EnvironmentAgeData, EnvironmentData, Instant, JsonAnswer, KeysData
+from reconciler.cli.clone_answer_models import CheckReportData
+
+
+class AttentionItemData(BaseModel):
+    name: str
+    text: str
+    keys: KeysData | None
+
+
+class AttentionData(BaseModel):
+    """What needs an operator. ``kind``: bad is broken, mid waits or differs, info was caused by an operator; ``word``
+    is the state, ``next`` are the next steps."""
+
+    kind: Literal["bad", "mid", "info"]
+    word: str
+    where: str
+    reason: str
+    next: list[str]
+    since: Instant | None
+    items: list[AttentionItemData]
+
+
+class FailedPartData(BaseModel):
+    """A part of the review that could not be looked at."""
+
+    part: Literal["status", "comparisons", "age", "check"]
+    error: str
+
+
+class ReviewedDifferenceData(BaseModel):
+    """``left`` and ``right`` say what is on each side, "" where nothing tells; never a value."""
+
+    class_: str = Field(alias="class")
+    kind: Literal["key", "file", "service", "definition", "probe", "problem"]
+    name: str
+    where: str
+    risk: str
+    left: str
+    right: str
+    note: str
+    unexplained: bool
+
+
+class ReviewedPairData(BaseModel):
+    """A pair of sides of the server configuration and its last comparison; ``at`` is null before the first."""
+
+    name: str
+    left: str
+    right: str
+    interval: float
+    at: Instant | None
+    commit: str | None
+    error: str
+    error_id: str
+    failing_since: Instant | None
+    verdict: str
+    unexplained: int
+    counts: dict[str, int]
+    differences: list[ReviewedDifferenceData]
+    limits: list[str]
+
+
+class ReviewAnswer(JsonAnswer):
+    """`review`. ``attention`` has the worst first; ``check`` is null if it could not be looked at."""
+
+    host: str
+    at: Instant
+    summary: str
+    attention: list[AttentionData]
+    failures: list[FailedPartData]
+    daemon: DaemonData | None
+    environments: list[EnvironmentData]
+    comparisons: list[ReviewedPairData]
+    check: CheckReportData | None
+    max_age: str
+    ages: list[EnvironmentAgeData]
