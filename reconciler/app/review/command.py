@@ -23,7 +23,7 @@ from reconciler.core.errors import KeyUnavailableError, ReconcilerError, Refused
 from reconciler.core.text import printable
 
 _Result = TypeVar("_Result")
-_NO_VALUES = "check: names only, without values"
+_NO_VALUES = "Names only, without values"
 
 
 def review_server(config_file: str, max_age: str, seconds: float, progress: Progress) -> Review:

@@ -21,7 +21,7 @@ class Review:
     """What the parts of a review say; a part that could not be looked at is None and has its reason in ``failures``.
 
     ``status``, ``comparisons``, ``ages`` are as the daemon answers, ``at`` is an instant (ISO 8601 in UTC), ``max_age``
-    as typed ("" for any). ``failures`` has the message by the part's name. ``notes`` say what was only partly looked at.
+    as typed. ``failures`` has messages by the part's name; ``notes`` say what was only partly looked at.
     """
 
     host: str
@@ -106,7 +106,7 @@ def _class(difference: Data, pair: Data) -> str:
         "failed": "in a bad state",
         "problem": "could not be compared",
     }
-    word = words.get(difference["class"], difference["class"])
+    word = words.get(difference["class"], str(difference["class"]))
     return f"{word}; {difference['note']}" if difference["note"] and difference["class"] != "same-secret" else word
 
 
