@@ -284,11 +284,20 @@ class SqliteStore:
                 do("DELETE FROM applied WHERE environment = ? AND path = ?", (run.environment, path))
             do(*upsert_environment(record))
 
-    def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
+    def run(self, identity: str) -> Run | None:
+        row = self._one(f"{_SELECT_RUN} WHERE id = ?", identity)
+        with self._decoding():
+            return run_from_row(row) if row else None
+
+    def runs(
+        self, environment: str | Collection[str] | None = None, limit: int = 20, before: str | None = None
+    ) -> tuple[Run, ...]:
         names = [environment] if isinstance(environment, str) else environment
         marks = ", ".join("?" * len(names or ()))
-        among = f"WHERE environment IN ({marks})" if names is not None else ""
-        rows = self._all(f"{_SELECT_RUN} {among} ORDER BY number DESC LIMIT ?", *(names or ()), limit)
+        among = f"environment IN ({marks})" if names is not None else "TRUE"
+        older = "number < (SELECT number FROM run WHERE id = ?)" if before is not None else "TRUE"
+        values = (*(names or ()), *([before] if before is not None else ()), limit)
+        rows = self._all(f"{_SELECT_RUN} WHERE {among} AND {older} ORDER BY number DESC LIMIT ?", *values)
         with self._decoding():
             return tuple(run_from_row(row) for row in rows)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from reconciler.cli.answer_models import JsonAnswer, KeysData
+from reconciler.app.daemon.answer_models import JsonAnswer, KeysData, KnownSecretsData
 from reconciler.core.checks.rules import Severity
 from reconciler.core.compare.risk import Risk
 from reconciler.core.compare.types import Remark, Status
@@ -279,11 +279,40 @@ class ImportAnswer(JsonAnswer):
     verification: VerificationData | None
 
 
+class RecipientData(BaseModel):
+    """``rules`` are the path_regex of the rules that name the key; ``unlisted`` files are for it against their rule,
+    ``lacking`` are not although their rule says so."""
+
+    name: str
+    key: str
+    rules: list[str]
+    files: int
+    unlisted: list[str]
+    lacking: list[str]
+
+
+class RecipientsAnswer(JsonAnswer):
+    """`recipients`: who can read, or (with ``action``) the commit that changes it. ``known`` is what somebody who was
+    removed knows."""
+
+    recipients: list[RecipientData] | None = None
+    action: Literal["add", "remove"] | None = None
+    name: str | None = None
+    key: str | None = None
+    rules: list[str] | None = None
+    files: list[str] | None = None
+    continued: int | None = None
+    branch: str | None = None
+    commit: str | None = None
+    known: KnownSecretsData | None = None
+
+
 CLONE_ANSWERS: dict[str, type[JsonAnswer]] = {
     "check": CheckAnswer,
     "diff": DiffAnswer,
     "compare": CompareAnswer,
     **dict.fromkeys(("set", "edit"), EditAnswer),
+    "recipients": RecipientsAnswer,
     "init": InitAnswer,
     "import": ImportAnswer,
 }

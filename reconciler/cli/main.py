@@ -18,6 +18,7 @@ from reconciler.cli import (
     exit_codes,
     global_options,
     operator_commands,
+    recipient_commands,
     review_commands,
     server_review,
     setup_commands,
@@ -41,6 +42,7 @@ app.add_typer(operator_commands.commands)
 app.add_typer(server_review.commands)
 app.add_typer(review_commands.commands)
 app.add_typer(edit_commands.commands)
+app.add_typer(recipient_commands.commands)
 app.add_typer(setup_commands.commands)
 
 # What typer raises for arguments it cannot read; by itself it would exit with 2, which here means something else.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -12,13 +12,22 @@ from reconciler.cli import completion
 from reconciler.cli.exit_codes import (
     ERROR,
     IN_SYNC,
+    PENDING,
     age_exit_code,
     outcome_exit_code,
     plan_exit_code,
     status_exit_code,
     worst,
 )
-from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile, Environment, Json, OneEnvironment, Verbose
+from reconciler.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigFile,
+    Environment,
+    EnvironmentsPath,
+    Json,
+    OneEnvironment,
+    Verbose,
+)
 from reconciler.core.errors import RefusedError
 
 commands = typer.Typer()
@@ -376,21 +385,41 @@ def age(
     max_age: Annotated[
         str | None, typer.Option("--max-age", metavar="90d", help="Older secrets are too old: 12h, 90d.")
     ] = None,
+    known_to: Annotated[
+        str | None,
+        typer.Option("--known-to", metavar="NAME", help="In this clone: what a recipient, or a former one, knows."),
+    ] = None,
+    path: EnvironmentsPath = "envs",
     as_json: Json = False,
 ) -> None:
     """Show since when each secret has had its value, by git's history; needs no key and reads no value.
 
-    Exits 0, 2 if --max-age finds older ones (it names them), 1 on errors.
+    With --known-to, in a clone: the secrets that somebody could once read and that were not replaced since. Exits 0, 2
+    if --max-age finds older ones (it names them) or somebody still knows one, 1 on errors.
     """
     from reconciler.app.config.scalars import parse_duration
     from reconciler.app.daemon.commands import read_secret_ages
     from reconciler.cli import record_reports, render
 
+    if known_to is not None:
+        _known_to(known_to, path, as_json=as_json)
     limit = None if max_age is None else parse_duration(max_age, where="--max-age")
     with render.progress() as progress:
         ages = read_secret_ages(config, environment, limit, progress)
     render.answer(ages, lambda ages, page: record_reports.age_report(ages, max_age or "", page), as_json=as_json)
     raise typer.Exit(age_exit_code(ages))
+
+
+def _known_to(name: str, path: str, *, as_json: bool) -> NoReturn:
+    import asyncio
+
+    from reconciler.app.recipients.known_secrets import known_secrets
+    from reconciler.cli import recipient_reports, render
+
+    known = asyncio.run(known_secrets(path, name))
+    data = {"known": recipient_reports.known_data(known), "environments": []}
+    render.answer(data, lambda data, page: recipient_reports.known_report(data["known"], page), as_json=as_json)
+    raise typer.Exit(PENDING if known.secrets else IN_SYNC)
 
 
 @commands.command(short_help="check every component and say what to do")

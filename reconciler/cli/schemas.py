@@ -1,4 +1,4 @@
-"""The JSON Schemas that `reconciler schema` prints: of the files and of the answers."""
+"""The JSON Schemas that `reconciler schema` prints: of the files, of the answers and of the API."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from reconciler.app.checks.check_settings import CheckFile
 from reconciler.app.config.schema import DIALECT, FILES, contract_schema, json_schema, schema_id
-from reconciler.cli.answer_models import SERVER_ANSWERS, JsonAnswer
+from reconciler.app.daemon.answer_models import SERVER_ANSWERS, JsonAnswer
 from reconciler.cli.clone_answer_models import CLONE_ANSWERS
 from reconciler.cli.server_review_answer import ReviewAnswer
 from reconciler.core.errors import RefusedError
@@ -15,11 +15,18 @@ from reconciler.core.model.answers import SCHEMA
 ANSWERS: dict[str, type[JsonAnswer]] = {**SERVER_ANSWERS, **CLONE_ANSWERS, "review": ReviewAnswer}
 """The answer of each command that has --json."""
 
-NAMES = (*FILES, "check.yaml", "contract", *ANSWERS)
+OPENAPI = "openapi"
+"""The description of the daemon's API."""
+
+NAMES = (*FILES, "check.yaml", "contract", *ANSWERS, OPENAPI)
 
 
 def schema_of(name: str) -> dict[str, Any]:
-    """Given one of NAMES, return its JSON Schema. Raises RefusedError."""
+    """Given one of NAMES, return its JSON Schema, or what the daemon serves at /openapi.json. Raises RefusedError."""
+    if name == OPENAPI:
+        from reconciler.app.daemon.openapi import openapi
+
+        return openapi()
     if name == "contract":
         return contract_schema()
     if name == "check.yaml":

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from reconciler.cli.answer_models import DaemonData, EnvironmentAgeData, EnvironmentData, Instant, JsonAnswer, KeysData
+from reconciler.app.daemon.answer_models import (
+    DaemonData,
+    EnvironmentAgeData,
+    EnvironmentData,
+    Instant,
+    JsonAnswer,
+    KeysData,
+)
 from reconciler.cli.clone_answer_models import CheckReportData
 
 
@@ -36,39 +43,6 @@ class FailedPartData(BaseModel):
     error: str
 
 
-class ReviewedDifferenceData(BaseModel):
-    """``left`` and ``right`` say what is on each side, "" where nothing tells; never a value."""
-
-    class_: str = Field(alias="class")
-    kind: Literal["key", "file", "service", "definition", "probe", "problem"]
-    name: str
-    where: str
-    risk: str
-    left: str
-    right: str
-    note: str
-    unexplained: bool
-
-
-class ReviewedPairData(BaseModel):
-    """A pair of sides of the server configuration and its last comparison; ``at`` is null before the first."""
-
-    name: str
-    left: str
-    right: str
-    interval: float
-    at: Instant | None
-    commit: str | None
-    error: str
-    error_id: str
-    failing_since: Instant | None
-    verdict: str
-    unexplained: int
-    counts: dict[str, int]
-    differences: list[ReviewedDifferenceData]
-    limits: list[str]
-
-
 class ReviewAnswer(JsonAnswer):
     """`review`. ``attention`` has the worst first; ``check`` is null if it could not be looked at."""
 
@@ -79,7 +53,7 @@ class ReviewAnswer(JsonAnswer):
     failures: list[FailedPartData]
     daemon: DaemonData | None
     environments: list[EnvironmentData]
-    comparisons: list[ReviewedPairData]
+    comparisons: list[ComparedPairData]
     check: CheckReportData | None
     max_age: str
     ages: list[EnvironmentAgeData]

@@ -140,12 +140,13 @@ def schema(
         str,
         typer.Argument(
             metavar="NAME",
-            help="A file: server, manifest, check.yaml, contract or expected; or a command, for its --json.",
+            help="A file: server, manifest, check.yaml, contract or expected; a command, for its --json; or openapi.",
             autocompletion=_schema_names,
         ),
     ],
 ) -> None:
-    """Print the JSON Schema (2020-12) of a configuration file, for editors, or of what a command prints with --json.
+    """Print the JSON Schema (2020-12) of a configuration file, for editors, or of what a command prints with --json;
+    for openapi, the description of the daemon's API (OpenAPI 3.1).
 
     Exits 0, or 1 for an unknown name.
     """

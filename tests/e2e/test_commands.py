@@ -249,14 +249,22 @@ def test_doctor_finds_every_broken_component_and_says_what_to_do(settled: Server
     settled.settings["allowed_paths"].append(str(tmp_path / "missing"))
     settled.settings["repository"]["url"] = str(tmp_path / "gone.git")
     settled.settings["checks"] = {"lint": ["no-such-program", "{file}"]}
+    (tmp_path / "token").write_text("short")
+    (tmp_path / "token").chmod(0o600)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    settled.settings["http"] = {"listen": f"unix:{tmp_path}/open/http.sock", "token_file": str(tmp_path / "token")}
 
     done = settled.cli("doctor", "--json")
 
     assert done.returncode == 1
     bad = [finding for finding in read_answer("doctor", done.stdout) if finding["level"] == "error"]
-    assert {finding["component"] for finding in bad} == {"age key", "allowed path", "git remote", "check lint"}
+    components = {finding["component"] for finding in bad}
+    assert components == {"age key", "allowed path", "git remote", "check lint", "http", "http token"}
     advice = {finding["component"]: finding["advice"] for finding in bad}
     assert advice["age key"] == f"`chmod 0600 {key}`"
+    assert advice["http"].startswith(f"`chmod go-w {tmp_path}/open`")
+    assert advice["http token"] == "Write a new one: `openssl rand -hex 32` [http-token]"
     assert advice["allowed path"].startswith(f"`mkdir -p {tmp_path}/missing`")
     assert all(advice.values())
     table = settled.cli("doctor")

@@ -54,13 +54,19 @@ def lives(server: Server, data: bytes) -> None:
 
 
 def test_a_mistake_keeps_the_former_configuration_and_says_so(settled: Server) -> None:
+    token = settled.root / "token"
+    token.touch(0o600)
+    token.write_text("0123456789abcdef0123456789abcdef\n")
     with settled.daemon() as daemon:
         correct = settled.config.read_text()
         for text, says in (
             ("drfit: 1", "drfit"),
             ("state_dir: /nonexistent/state", "state_dir"),
             ("webhook: {secret_file: /nonexistent/secret}", "cannot read the webhook secret"),
-            ("http: {listen: '192.0.2.1:1'}", "192.0.2.1"),
+            ("http: {listen: '192.0.2.1:1'}", "no http.token_file; accepted: a token_file"),
+            ("http: {listen: '0:0'}", "lets other machines connect (0.0.0.0), and there is no http.token_file"),
+            (f"http: {{listen: '192.0.2.1:1', token_file: {token}}}", "192.0.2.1:1: cannot listen"),
+            ("http: {listen: '0.0.0.0:0', token_file: /nonexistent/token}", "cannot read the token"),
             ("http: {listen: 'no-such-host.invalid:1'}", "no-such-host.invalid"),
             ("environment: [production, production]", "environment"),
         ):

@@ -105,10 +105,15 @@ def test_it_is_started_once_it_has_looked_and_a_reload_answers(machine: Machine,
     configure(machine, server, **gate, environment=["production", "staging"])
     machine.run("systemctl", "reload", "reconciler")
     assert "reloaded" in [line["event"] for line in machine.journal()]
+    http = {"listen": "unix:/run/reconciler/http.sock", "socket_group": "daemon"}
+    configure(machine, server, **gate, http=http)
+    machine.run("systemctl", "reload", "reconciler")
+    assert machine.run("stat", "--format=%a %G %n", "/run/reconciler/http.sock").split()[:2] == ["660", "daemon"]
     for changes, reason in (
         ({"drfit": 1}, "drfit: is not a known field"),
         ({"webhook": {"secret_file": "/nonexistent"}}, "/nonexistent: cannot read the webhook secret"),
-        ({"http": {"listen": "192.0.2.1:1"}}, "192.0.2.1:1: cannot listen"),
+        ({"http": {"listen": "192.0.2.1:1"}}, "lets other machines connect, and there is no http.token_file"),
+        ({"http": {"listen": "unix:/run/none/http.sock"}}, "unix:/run/none/http.sock: cannot listen"),
     ):
         configure(machine, server, **changes)
         assert "Job for reconciler.service failed" in machine.run("systemctl", "reload", "reconciler", check=False)

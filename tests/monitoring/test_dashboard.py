@@ -26,6 +26,7 @@ ROWS = ["Overview", "Drift", "Delivery", "Health and rollbacks", "Source and cry
 VARIABLES = {"$host": ".*", "$environment": ".*", "$__rate_interval": "1m", "$__range": "5m"}
 
 TOKEN = b"the webhook's own token"
+HTTP_TOKEN = "the-token-of-the-http-server"
 
 
 # --- structure -------------------------------------------------------------------------------------------------------
@@ -96,11 +97,14 @@ def watched(stack_server: Callable[..., tuple[Server, ComposeProject]], tmp_path
     server.settings["drift"]["interval"] = "1s"
     server.settings["webhook"] = {"secret_file": str(tmp_path / "token")}
     (tmp_path / "token").write_bytes(TOKEN)
+    (tmp_path / "http-token").touch(0o600)
+    (tmp_path / "http-token").write_text(HTTP_TOKEN)
+    server.settings["http"]["token_file"] = str(tmp_path / "http-token")
     manifest = server.manifest({"api.env": None, "notes.env": {"on_drift": "report"}})
     server.commit({"api.env": b"MODE=good\n", "notes.env": b"N=1\n"}, manifest)
     assert server.sync()["result"] == "applied"
     project.up()
-    with server.daemon() as daemon, prometheus(tmp_path / "prometheus", daemon.port) as watching:
+    with server.daemon() as daemon, prometheus(tmp_path / "prometheus", daemon.port, token=HTTP_TOKEN) as watching:
         eventually(lambda: watching.samples('reconciler_last_result{result="in_sync"} == 1'), timeout=30)
         server.commit({"api.env": b"MODE=better\n"})
         assert daemon.post("/webhook", b"", {"X-Gitlab-Token": TOKEN.decode()})[0] == 202

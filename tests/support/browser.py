@@ -30,6 +30,7 @@ class Page:
     messages: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     _last: int = 0
+    _loaded: bool = False
 
     async def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Give an order and return its result; events that come before it are noted."""
@@ -48,15 +49,18 @@ class Page:
             self.messages.append(parameters["entry"]["text"])
         elif message["method"] == "Runtime.exceptionThrown":
             self.messages.append(json.dumps(parameters["exceptionDetails"]))
+        elif message["method"] == "Page.loadEventFired":
+            self._loaded = True
         elif message["method"] == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
 
     async def open(self, url: str) -> None:
         for domain in ("Log", "Runtime", "Network", "Page"):
             await self.ask(f"{domain}.enable")
+        self._loaded = False
         await self.ask("Page.navigate", url=url)
-        done = "new Promise(done => document.readyState === 'complete' ? done(1) : addEventListener('load', done))"
-        await self.evaluate(done)
+        while not self._loaded:
+            self._note(json.loads(await self.socket.receive_str(timeout=STARTING)))
 
     async def evaluate(self, script: str) -> Any:
         """The value of a JavaScript expression in the page."""

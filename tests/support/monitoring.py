@@ -106,16 +106,20 @@ def prometheus(
     alertmanager: int | None = None,
     runbook: str = "",
     relabel: Sequence[Mapping[str, Any]] = (),
+    token: str = "",
 ) -> Iterator[Prometheus]:
     """A Prometheus that scrapes the daemons on the ports ``scraped``, with the shipped files at short intervals.
 
-    ``runbook`` is the address set in the rules; ``relabel`` changes alerts on their way to the Alertmanager.
+    ``token`` is what it sends them. ``runbook`` is the address set in the rules; ``relabel`` changes alerts on
+    their way to the Alertmanager.
     """
     directory.mkdir()
     binary = program("prometheus")
     assert binary is not None
     (directory / "rules.yml").write_text(_quick_rules(directory, runbook))
-    (directory / "prometheus.yml").write_text(yaml.safe_dump(_quick_config(scraped, alertmanager, relabel)))
+    (directory / "prometheus.yml").write_text(
+        yaml.safe_dump(_quick_config(directory, scraped, alertmanager, relabel, token))
+    )
     port = free_port()
     arguments = (f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data")
     listen = f"--web.listen-address=127.0.0.1:{port}"
@@ -124,10 +128,14 @@ def prometheus(
 
 
 def _quick_config(
-    scraped: Sequence[int], alertmanager: int | None, relabel: Sequence[Mapping[str, Any]]
+    directory: Path, scraped: Sequence[int], alertmanager: int | None, relabel: Sequence[Mapping[str, Any]], token: str
 ) -> dict[str, Any]:
     """The shipped example with other addresses and intervals."""
-    config: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+    example = (DEPLOY / "prometheus/prometheus.yml").read_text()
+    if token:  # as an operator does
+        (directory / "reconciler-token").write_text(token)
+        example = example.replace("# authorization:", "authorization:")
+    config: dict[str, Any] = yaml.safe_load(example)
     config["global"] |= {"scrape_interval": INTERVAL, "scrape_timeout": INTERVAL, "evaluation_interval": INTERVAL}
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{port}" for port in scraped]
     if alertmanager is None:

@@ -80,6 +80,8 @@ def test_every_field_is_read() -> None:
     assert config.drift.on_drift is OnDrift.REPORT
     assert config.http.listen == ("::1", 9465)
     assert config.http.allowed_hosts == ("reconciler.example.org", "10.0.0.4")
+    assert (config.http.socket_group, config.http.public_metrics) == ("www-data", True)
+    assert config.http.token_file == "/etc/reconciler/http-token"
     assert config.webhook
     assert config.webhook.secret_file == "/etc/reconciler/webhook"
     assert config.rollback.git == "off"
@@ -130,6 +132,7 @@ def test_defaults(load: Load) -> None:
     assert (config.backups.keep, config.backups.max_age) == (50, 90 * 86400.0)
     assert (config.drift.interval, config.drift.on_drift) == (60.0, OnDrift.RESTORE)
     assert config.http.listen == ("127.0.0.1", 9464)
+    assert (config.http.socket_group, config.http.token_file, config.http.public_metrics) == (None, None, False)
     assert config.webhook is None
     assert (config.rollback.git, config.rollback.max_per_day) == ("push", 3)
     assert (config.rollback.ssh_key_file, config.rollback.signing_key_file) == (None, None)
@@ -300,11 +303,41 @@ def test_no_other_variable_and_no_other_place_is_expanded(
 
 
 @pytest.mark.parametrize(
-    ("listen", "read"),
-    [("0.0.0.0:80", ("0.0.0.0", 80)), ("localhost:0", ("localhost", 0)), ("'[::]:9464'", ("::", 9464))],
+    ("listen", "read", "shown"),
+    [
+        ("0.0.0.0:80", ("0.0.0.0", 80), "0.0.0.0:80"),
+        ("localhost:0", ("localhost", 0), "localhost:0"),
+        ("'[::]:9464'", ("::", 9464), "[::]:9464"),
+        ("unix:/run//reconciler/./http.sock", ("/run/reconciler/http.sock",), "unix:/run/reconciler/http.sock"),
+    ],
 )
-def test_listen_addresses(load: Load, listen: str, read: tuple[str, int]) -> None:
-    assert load(f"{MINIMAL}http: {{listen: {listen}}}").http.listen == read
+def test_listen_addresses(load: Load, listen: str, read: tuple[str, ...], shown: str) -> None:
+    config = load(f"{MINIMAL}http: {{listen: {listen}, token_file: /etc/reconciler/http-token}}")
+    assert (config.http.listen, str(config.http.listen)) == (read, shown)
+
+
+@pytest.mark.parametrize(
+    ("listen", "refused"),
+    [
+        ("0.0.0.0:9464", True),
+        ("[::]:9464", True),
+        ("10.0.0.5:9464", True),
+        ("[::ffff:10.0.0.5]:9464", True),
+        ("127.1.2.3:9464", False),
+        ("[::1]:9464", False),
+        ("[::ffff:127.0.0.1]:9464", False),
+        ("web-1:9464", False),  # only the daemon knows: see test_http_access.py
+        ("unix:/run/reconciler/http.sock", False),
+    ],
+)
+def test_nobody_listens_to_other_machines_without_a_token(load: Load, listen: str, refused: bool) -> None:
+    text = f"{MINIMAL}http: {{listen: '{listen}'}}"
+    if not refused:
+        assert load(text).http.token_file is None
+        return
+    with pytest.raises(ConfigError, match=r"http\.listen: lets other machines connect.*; accepted: a tok") as error:
+        load(text)
+    assert error.value.id == "http-token-missing"
 
 
 def test_the_config_cannot_be_changed(load: Load) -> None:
@@ -417,6 +450,14 @@ BAD_VALUES = [
         "listen IPv6",
         "http: {listen: '[::x]:1'}",
         'http.listen: "[::x]:1" is not an address to listen at; accepted: host:',
+    ),
+    ("listen relative socket", "http: {listen: 'unix:http.sock'}", '"unix:http.sock" is not an address to listen at'),
+    ("listen at a directory", "http: {listen: 'unix:/run/'}", '"unix:/run/" is not an address to listen at'),
+    ("listen upwards", "http: {listen: 'unix:/run/../etc/x'}", '"unix:/run/../etc/x" is not an address to listen at'),
+    (
+        "listen long socket",
+        f"http: {{listen: 'unix:/{'a' * 107}'}}",
+        "http.listen: is longer than the 107 bytes of a socket's path",
     ),
     ("listen bad IPv6", "http: {listen: '[1::2::3]:1'}", "accepted: host:port, such as 127.0.0.1:9464 or [::1]:9464"),
     (
@@ -590,6 +631,8 @@ def test_all_errors_are_reported_together_in_the_order_of_the_file(load: Load) -
             "decryption: {age_key_command: [/opt/app/keys]}", "decryption.age_key_command[0]", id="a key's program"
         ),
         pytest.param("webhook: {secret_file: /opt/app/secret}", "webhook.secret_file", id="a secret"),
+        pytest.param("http: {token_file: /opt/app/token}", "http.token_file", id="the token"),
+        pytest.param("http: {listen: 'unix:/opt/app/http.sock'}", "http.listen", id="a socket"),
         pytest.param("checks: {a: [/opt/app/check, '{file}']}", "checks.a[0]", id="a check's program"),
         pytest.param(
             "hosts: {b: {address: c, user: d, key_file: /opt/app/k, known_hosts_file: /etc/k}}",
@@ -833,7 +876,7 @@ def test_the_schema_accepts_what_is_read(name: str) -> None:
 
 # Mistakes that need two fields, or a look at what a pattern matched; and to JSON Schema 5.0 is a whole number.
 BEYOND_SHAPE = {"eleven years", "listen port", "listen bad IPv6", "check without file", "check runs the file"}
-BEYOND_SHAPE |= {"environment twice", "signers missing", "everything allowed", "fraction"}
+BEYOND_SHAPE |= {"listen long socket", "environment twice", "signers missing", "everything allowed", "fraction"}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 import structlog
 
-from reconciler.app.config.scalars import Address
+from reconciler.app.config.listening import Address
 from reconciler.app.config.sections import Http
 from reconciler.app.daemon import connections, http_guard, logs, webhook
 from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_interfaces
@@ -160,7 +160,8 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serving:
         async with serve_interfaces(
             source, reload=no_reload, control_socket=path, descriptors=descriptors
         ) as interfaces:
-            port = await interfaces.listen(Http().model_copy(update={"listen": Address("127.0.0.1", 0)}))
+            where = await interfaces.listen(Http().model_copy(update={"listen": Address("127.0.0.1", 0)}))
+            port = int(where.rpartition(":")[2])
             async with source.provide(views):
                 site = Site(interfaces, port, path, views)
                 yield site

@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from reconciler.adapters import process
-from reconciler.adapters.git.command import git_environment, sanitized
+from reconciler.adapters.git.command import git_environment, log_command, sanitized
+from reconciler.adapters.git.history import blobs_of_log, portions, take_in
 from reconciler.adapters.git.objects import LFS_POINTERS, DamagedError, RefusedObject, parse_batch
 from reconciler.core.errors import OutsideError, RefusedError
 from reconciler.core.model.revisions import Blob
@@ -157,6 +158,30 @@ class Clone:
         (prefix,) = self._from_top(directory, ["."])
         names = [os.fsdecode(name) for name in sorted({*holding.split(b"\0"), *called}) if name]
         return {posixpath.relpath(f"/{name}", f"/{prefix}"): f"{self.top}/{name}" for name in names}
+
+    async def values_of(self, head: str, recipient: str) -> tuple[dict[str, float], frozenset[str]]:
+        """When each encrypted value of the history of ``head`` first appeared (epoch seconds, by the beginning of its
+        iv), and which of them were ever in a file for the public key ``recipient``. Raises RefusedError for a shallow
+        clone, which knows too little."""
+        if (await self._git("rev-parse", "--is-shallow-repository")).strip() == b"true":
+            hint = "Fetch the rest: `git fetch --unshallow`"
+            raise RefusedError("is a shallow clone, without the whole history", where=self.top, hint=hint)
+        blobs = blobs_of_log(await self._git(*log_command(head, None, "")[1:]))
+        sizes = await self._git("cat-file", "--batch-check", stdin=b"".join(name + b"\n" for name in blobs))
+        first_seen: dict[str, float] = {}
+        known: dict[str, float] = {}
+        for portion in portions(sizes):
+            names = b"".join(name + b"\n" for name in portion)
+            files = await self._git("cat-file", "--batch", stdin=names, most=MAX_TOTAL)
+            take_in(files, blobs, first_seen)
+            take_in(files, blobs, known, holding=recipient.encode())
+        return first_seen, frozenset(known)
+
+    async def trailers(self, head: str, name: str) -> list[str]:
+        """The values of a trailer in the commits up to ``head``, newest first."""
+        form = f"--format=%(trailers:key={name},valueonly,unfold)"
+        lines = (await self._git("log", form, f"--grep=^{name}: ", head)).decode(errors="replace").splitlines()
+        return [line for line in lines if line]
 
     def _from_top(self, directory: str, paths: Iterable[str]) -> dict[str, str]:
         prefix = os.path.relpath(os.path.realpath(directory), self.top)

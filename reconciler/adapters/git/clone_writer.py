@@ -34,6 +34,7 @@ _KEPT = frozenset(
 )
 _PERSONAL = ("GIT_AUTHOR_", "GIT_COMMITTER_", "GIT_CONFIG_")
 _NOTHING = "0" * 40
+_UNFINISHED = "refs/reconciler/unfinished"
 _SHORTHAND = re.compile(r"([\w.-]+@[\w.-]+):(?!//)(.+)")  # git@host:path
 
 
@@ -41,7 +42,7 @@ class CloneWriter:
     """The repository whose working tree begins at ``top``."""
 
     def __init__(self, top: str) -> None:
-        self._top = top
+        self.top = top
         # The user's settings decide who commits and how that is signed; we decide where the repository is.
         self._environment = {
             name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_PERSONAL)
@@ -118,7 +119,7 @@ class CloneWriter:
         if not done.ok:
             hint = 'Tell git who you are: `git config --global user.name "…"` and user.email'
             hint += ", or see why signing fails: `git commit --allow-empty`" if signs else ""
-            raise RefusedError(f"git cannot commit{_said(done)}", where=self._top, hint=hint)
+            raise RefusedError(f"git cannot commit{_said(done)}", where=self.top, hint=hint)
         return done.stdout.decode().strip()
 
     async def is_replaceable(self, branch: str, commit: str | None) -> bool:
@@ -136,16 +137,26 @@ class CloneWriter:
         done = await self._ask("update-ref", f"refs/heads/{branch}", commit, before)
         if not done.ok:
             hint = "Merge it, or remove it with `git branch -D`"
-            raise RefusedError(f"the branch {branch} cannot be created{_said(done)}", where=self._top, hint=hint)
+            raise RefusedError(f"the branch {branch} cannot be created{_said(done)}", where=self.top, hint=hint)
 
     async def remove_branch(self, branch: str, commit: str) -> None:
         """Remove the branch if it still is at the commit."""
         await self._git("update-ref", "-d", f"refs/heads/{branch}", commit)
 
+    async def unfinished(self, name: str) -> str | None:
+        """The commit of unfinished work that ``keep_unfinished`` has kept."""
+        done = await self._ask("rev-parse", "--verify", "--quiet", f"{_UNFINISHED}/{name}^{{commit}}")
+        return done.stdout.decode().strip() or None
+
+    async def keep_unfinished(self, name: str, commit: str | None) -> None:
+        """Keep a commit on no branch, to continue from it after an interruption; None: forget it."""
+        reference = f"{_UNFINISHED}/{name}"
+        await self._git("update-ref", *([reference, commit] if commit else ["-d", reference]))
+
     async def _git(self, *arguments: str, stdin: bytes | None = None, more: Mapping[str, str] | None = None) -> bytes:
         done = await self._ask(*arguments, stdin=stdin, more=more)
         if not done.ok:
-            raise OutsideError(f"`git {arguments[0]}` failed{_said(done)}", where=self._top, hint="See `git status`")
+            raise OutsideError(f"`git {arguments[0]}` failed{_said(done)}", where=self.top, hint="See `git status`")
         return done.stdout
 
     async def _ask(
@@ -153,7 +164,7 @@ class CloneWriter:
     ) -> process.Completed:
         env = {**self._environment, **(more or {})}
         try:
-            return await process.run(["git", *arguments], env=env, limits=_LIMITS, stdin=stdin, cwd=self._top)
+            return await process.run(["git", *arguments], env=env, limits=_LIMITS, stdin=stdin, cwd=self.top)
         except process.MissingProgramError:
             raise OutsideError("git is not installed", hint="`apt-get install git`") from None
 

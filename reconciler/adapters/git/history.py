@@ -37,13 +37,13 @@ async def first_appearances(git: GitRunner, commit: str, since: str | None, dire
     RefusedError for a history that is too long.
     """
     log = await _ask(git, log_command(commit, since, directory), LOG)
-    blobs = await asyncio.to_thread(_blobs, log)
+    blobs = await asyncio.to_thread(blobs_of_log, log)
     sizes = await _ask(git, ["git", "cat-file", "--batch-check"], LOG, blobs)
     first_seen: dict[str, float] = {}
-    for portion in _portions(sizes):
+    for portion in portions(sizes):
         room = AT_ONCE + LARGEST_OBJECT + len(portion) * process.KIB
         files = await _ask(git, ["git", "cat-file", "--batch"], room, portion)
-        await asyncio.to_thread(_take_in, files, blobs, first_seen)
+        await asyncio.to_thread(take_in, files, blobs, first_seen)
     return first_seen
 
 
@@ -62,7 +62,7 @@ async def _ask(
     return completed.stdout
 
 
-def _blobs(log: bytes) -> dict[bytes, float]:
+def blobs_of_log(log: bytes) -> dict[bytes, float]:
     """Given the log, return the earliest date at which each file content was written, by object id."""
     earliest: dict[bytes, float] = {}
     at = 0.0
@@ -75,7 +75,7 @@ def _blobs(log: bytes) -> dict[bytes, float]:
     return earliest
 
 
-def _portions(sizes: bytes) -> Iterator[list[bytes]]:
+def portions(sizes: bytes) -> Iterator[list[bytes]]:
     """Groups of files to read together, without submodules and files too large to be one of our sources."""
     portion: list[bytes] = []
     total = 0
@@ -92,13 +92,15 @@ def _portions(sizes: bytes) -> Iterator[list[bytes]]:
         yield portion
 
 
-def _take_in(files: bytes, blobs: Mapping[bytes, float], first_seen: dict[str, float]) -> None:
-    """Record when each iv in the files, as ``git cat-file --batch`` printed them, first appeared."""
+def take_in(files: bytes, blobs: Mapping[bytes, float], first_seen: dict[str, float], *, holding: bytes = b"") -> None:
+    """Record when each iv in the files, as ``git cat-file --batch`` printed them, first appeared; of those files only
+    that hold some bytes."""
     position = 0
     while (end := files.find(b"\n", position)) >= 0:
         name, _, size = files[position:end].split()
         at, start = blobs[name], end + 1
         position = start + int(size) + 1
-        for iv in ivs(files[start : position - 1]):
+        data = files[start : position - 1]
+        for iv in ivs(data) if holding in data else ():
             if at < first_seen.get(iv, float("inf")):
                 first_seen[iv] = at

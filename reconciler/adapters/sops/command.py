@@ -33,6 +33,17 @@ def edit_arguments(file_format: Format, path: str) -> list[str]:
     return ["--config", "/dev/null", "edit", "--input-type", file_format, "--output-type", file_format, path]
 
 
+def update_keys_arguments(file_format: Format, path: str, rules: str) -> list[str]:
+    """Arguments that make the keys of the file at ``path`` those of the configuration file ``rules``."""
+    return ["--config", rules, "updatekeys", "--yes", "--input-type", file_format, path]
+
+
+def rotate_arguments(file_format: Format, path: str) -> list[str]:
+    """Arguments that give the file at ``path`` a new data key."""
+    types = ["--input-type", file_format, "--output-type", file_format]
+    return ["--config", "/dev/null", "rotate", "--in-place", *types, path]
+
+
 def sops_environment() -> dict[str, str]:
     """All that sops may see beside our identities: no HOME, so no user's keys, and no address of a key service."""
     return {

@@ -24,7 +24,9 @@ from reconciler.adapters.sops.command import (
     decrypt_arguments,
     edit_arguments,
     encrypt_arguments,
+    rotate_arguments,
     sops_environment,
+    update_keys_arguments,
 )
 from reconciler.adapters.sops.exit_codes import crashed, decrypt_error, exit_reason, sops_failure
 from reconciler.adapters.sops.identities import Identity
@@ -213,6 +215,38 @@ class Sops:
             problem = f"it is for {listed(checked.metadata.others)} as well, and a server encrypts for age keys only"
             raise RefusedError(problem, where=name, hint=hint)
         return await self.encrypt(name, content, checked.metadata.age, file_format=checked.format)
+
+    async def rekey(self, name: str, data: bytes, recipients: Sequence[str], *, rotate: bool) -> bytes:
+        """Make the age recipients of a source these; ``rotate`` also gives it a new data key, which those who had the
+        former one do not know. Values, comments and their ivs stay.
+
+        Raises RefusedError where that is impossible, and as ``amend`` does.
+        """
+        checked = self.read(name, data)
+        if checked.metadata.others and (rotate or checked.format is not Format.DOTENV):
+            hint = "Change it with sops itself: `sops updatekeys`, `sops rotate --in-place`"
+            raise RefusedError(f"it is for {listed(checked.metadata.others)} as well", where=name, hint=hint)
+        await self._refuse_named_plugins(name, recipients)
+        ours = await self._keys_for(name, checked)
+        rules = json.dumps({"creation_rules": [{"age": ",".join(recipients)}]}).encode()
+        with _in_memory(self._copy(name, data, checked)) as file, _in_memory(rules) as config:
+            steps = (
+                []
+                if set(recipients) == set(checked.metadata.age)
+                else [update_keys_arguments(checked.format, file.path, config.path)]
+            )
+            steps += [rotate_arguments(checked.format, file.path)] if rotate else []
+            for arguments in steps:
+                done = await self._run(*arguments, keys=ours)
+                if not done.ok:
+                    raise decrypt_error(name, checked, ours.public, done)
+            changed = file.content()
+        if checked.metadata.others:
+            changed = with_other_keys(data, changed)
+        after = self.read(name, changed)
+        if set(after.metadata.age) != set(recipients):
+            raise RefusedError("sops did not write the keys that were asked for", where=name, hint=_CHECK_BINARY)
+        return changed
 
     async def _refuse_named_plugins(self, name: str, recipients: Sequence[str]) -> None:
         """To encrypt, sops starts the plugin that a recipient names: git must not choose which. Raises RefusedError."""

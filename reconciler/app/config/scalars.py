@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import enum
-import ipaddress
 import posixpath
 import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -149,13 +148,6 @@ def decided_elsewhere(default: Any, description: str) -> Any:
     return Field(default=default, json_schema_extra=without_default, description=description)
 
 
-class Address(NamedTuple):
-    """Where to listen. An IPv6 ``host`` is without brackets here."""
-
-    host: str
-    port: int
-
-
 def _seconds(text: str) -> float:
     seconds = int(text[:-1]) * _SECONDS[text[-1]]
     if seconds > _LONGEST:
@@ -174,15 +166,6 @@ def http_url(text: str) -> str:
     except ValueError:
         raise ValueError("has an invalid host or port") from None
     return text
-
-
-def _address(text: str) -> Address:
-    host, _, port = text.rpartition(":")
-    if int(port) > 65535:
-        raise ValueError("has a port above 65535")
-    if host.startswith("["):
-        host = str(ipaddress.IPv6Address(host[1:-1]))
-    return Address(host, int(port))
 
 
 def _limited(path: str) -> str:
@@ -287,12 +270,6 @@ DIRECTORY_IN_GIT = Form(
     "a path such as envs, or '.', without '..' and without a leading / or -",
     rf"^(?![/-]){_UP}{_CLEAN}+$",
     _in_repository,
-)
-LISTEN = Form(
-    "an address to listen at",
-    "host:port, such as 127.0.0.1:9464 or [::1]:9464",
-    r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$",
-    _address,
 )
 PROGRAM = Form("a program", "a name on PATH, or an absolute path", r"^([A-Za-z0-9][A-Za-z0-9._-]*|/.+)$")
 URL = Form("an address", "ssh://…, https://… or an absolute path", r"^[^\x00-\x1f\x7f]+$", quote=False)

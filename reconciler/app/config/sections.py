@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
+from reconciler.app.config.listening import LISTEN, Address, SocketFile
 from reconciler.app.config.models import Items, OneOrMany, Section
 from reconciler.app.config.scalars import (
     ABSOLUTE_FILE,
@@ -16,13 +17,11 @@ from reconciler.app.config.scalars import (
     BRANCH,
     DIRECTORY_IN_GIT,
     DURATION,
-    LISTEN,
     NAME,
     PROGRAM,
     URL,
     AbsoluteFile,
     AbsolutePath,
-    Address,
     Choice,
     Duration,
     Host,
@@ -116,13 +115,24 @@ class Drift(Section):
 
 
 class Http(Section):
-    """The daemon's HTTP server: metrics, health, status, webhook."""
+    """The daemon's HTTP server: pages, API, metrics, health, webhook (docs/http.md)."""
 
-    listen: Annotated[Address, LISTEN] = written(
+    listen: Annotated[Address | SocketFile, LISTEN] = written(
         "127.0.0.1:9464",
         LISTEN,
-        "Where to listen. Loopback by default, because nothing there asks for a password. Port 0 takes any free port.",
+        "Where to listen: an address, or unix: and the path of a socket for a reverse proxy on this machine. Beyond "
+        "loopback only with token_file. Port 0 takes any free port.",
     )
+    socket_group: Person | None = Field(
+        default=None,
+        description="The group that may connect to a unix: socket, which has mode 0660. Default: the daemon's own.",
+    )
+    token_file: OwnFile | None = Field(
+        default=None,
+        description="A file with the token (0600, 20 characters or more) that everything but /healthz, /readyz and "
+        "/webhook then needs: as a bearer token, or to log in at /login. It is read again for each request.",
+    )
+    public_metrics: bool = Field(default=False, description="Whether /metrics needs no token.")
     allowed_hosts: Annotated[tuple[Host, ...], Items()] = Field(
         default=(),
         description="Names and addresses, without ports, by which clients may ask for it (the Host header), beside "

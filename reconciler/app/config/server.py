@@ -9,8 +9,10 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from reconciler.app.config.comparisons import ComparisonSettings, comparisons_make_sense
+from reconciler.app.config.listening import LISTEN, UNIX
 from reconciler.app.config.models import Items, OneOrMany, Section, read_sections
 from reconciler.app.config.probes import ProbeFields
 from reconciler.app.config.scalars import (
@@ -173,6 +175,7 @@ def load_server_config(path: str) -> ServerConfig:
         yield from _hosts_make_sense(document)
         yield from _within_reach_of_git(document.data, os.path.abspath(path))
         yield from _reverts_are_signed(document)
+        yield from _strangers_need_a_token(document.data)
         yield from comparisons_make_sense(_section(document.data, "comparisons"), _units(document.data))
 
     return read_sections(ServerConfig, content, file=path, error=ConfigError, rules=rules)
@@ -201,6 +204,19 @@ def _reverts_are_signed(document: Document) -> Iterator[Problem]:
         problem = "is missing, and repository.verify with rollback.git: push needs it"
         line = document.line(("rollback",) if rollback else ("repository", "verify"))
         yield Problem(("rollback", "signing_key_file"), problem, "an absolute path", line)
+
+
+def _strangers_need_a_token(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """An address that other machines reach. What a name stands for is only known when the daemon listens."""
+    http = _section(data, "http")
+    try:
+        listen = LISTEN.read(http.get("listen"))
+    except PydanticCustomError:  # reported with the mistakes of shape
+        return
+    if listen.beyond_loopback and http.get("token_file") is None:
+        problem = "lets other machines connect, and there is no http.token_file"
+        accepted = "a token_file beside it, 127.0.0.1:9464, or unix:/run/reconciler/http.sock for a proxy"
+        yield Problem(("http", "listen"), problem, accepted, id="http-token-missing")
 
 
 def _hosts_make_sense(document: Document) -> Iterator[Problem]:
@@ -253,6 +269,8 @@ def _own_files(data: Mapping[str, Any], prefix: FieldPath = ()) -> Iterator[tupl
             yield (*field, 0), _clean(value[0])
         elif _is_path(value) and (name.endswith("_file") or field in _OWN_PATHS):
             yield field, _clean(value)
+        elif field == ("http", "listen") and isinstance(value, str) and value.startswith(UNIX):
+            yield field, _clean(value.removeprefix(UNIX))
 
 
 def _is_command(prefix: FieldPath, name: str) -> bool:

@@ -17,6 +17,7 @@ from typing import cast
 
 from aiohttp import web
 
+from reconciler.app.config.listening import is_loopback
 from reconciler.app.daemon.logs import RepeatedWarnings
 
 HEADERS = {"Server": "reconciler", "X-Content-Type-Options": "nosniff"}
@@ -37,7 +38,6 @@ _GRACE = 120.0  # seconds after that until it is cut: it was idle, or its client
 _LINGER = 2.0  # seconds in which the rest of a body is read and discarded, so that its sender sees the answer
 _READ_AHEAD = 16 * 1024  # bytes of a body that are kept while nobody reads them
 _WITHOUT_DESCRIPTORS = 1.0  # seconds until the next accept
-_BACKLOG = 128
 
 
 def raise_descriptor_limit() -> int:
@@ -57,38 +57,6 @@ def connection_caps(descriptors: int) -> tuple[int, int]:
     """Given the limit of descriptors, return how many clients HTTP and the control socket may have."""
     room = max(_FEWEST_CONNECTIONS, min(_MOST_CONNECTIONS, descriptors - _RESERVE))
     return room * 2 // 3, room // 3
-
-
-async def bind_tcp(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets for every address of ``host``. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in dict.fromkeys(found):
-            sockets.append(socket.create_server(address, family=family, backlog=_BACKLOG))
-    except BaseException:
-        for bound in sockets:
-            bound.close()
-        raise
-    return sockets
-
-
-def bind_unix(path: str) -> list[socket.socket]:
-    """A listening socket for this user only, in the place of one that is left over. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old = os.umask(0o177)
-    try:
-        listening.bind(path)
-        listening.listen(_BACKLOG)
-    except BaseException:
-        listening.close()
-        raise
-    finally:
-        os.umask(old)
-    return [listening]
 
 
 class Connection(web.RequestHandler):
@@ -119,7 +87,12 @@ class Connection(web.RequestHandler):
     @property
     def peer(self) -> str:
         address = self.peername
-        return str(address[0]) if isinstance(address, tuple) else "control socket"
+        return str(address[0]) if isinstance(address, tuple) else self._listener.name
+
+    @property
+    def from_this_machine(self) -> bool:
+        """Whether the client is here: its process, or a proxy's."""
+        return not isinstance(self.peername, tuple) or is_loopback(self.peer)
 
     @property
     def outlived(self) -> bool:
@@ -204,11 +177,14 @@ class Listener:
     """Accepts clients for ``server``, at most ``cap`` at the same time.
 
     A new one takes the place of the one that has been idle longest. If all are busy, the longest busy one goes where
-    ``busy_may_go``; else the new one is refused.
+    ``busy_may_go``; else the new one is refused. ``name`` is what a client without an address is called.
     """
 
-    def __init__(self, server: web.Server, cap: int, warnings: RepeatedWarnings, *, busy_may_go: bool) -> None:
+    def __init__(
+        self, server: web.Server, cap: int, warnings: RepeatedWarnings, *, busy_may_go: bool, name: str
+    ) -> None:
         self.warnings = warnings
+        self.name = name
         self._loop = asyncio.get_running_loop()
         self._server = server
         self._cap = cap
@@ -218,9 +194,9 @@ class Listener:
         self._opening: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
 
     @property
-    def port(self) -> int:
-        """The TCP port of the first socket."""
-        return int(self._sockets[0].getsockname()[1])
+    def sockets(self) -> Sequence[socket.socket]:
+        """Where clients are accepted."""
+        return self._sockets
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Accept clients at these sockets from now on, and no longer at the former ones."""

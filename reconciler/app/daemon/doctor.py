@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from reconciler.app.config.credentials import CREDENTIALS
-from reconciler.app.config.sections import HostSettings
+from reconciler.app.config.sections import HostSettings, Http
 from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
+from reconciler.app.daemon.http_access import read_token
+from reconciler.app.daemon.listening_sockets import check_http
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
 from reconciler.app.wiring.surroundings import engine_in_use, git_surroundings
 from reconciler.core.decide.private_files import is_exposed
@@ -58,7 +60,7 @@ def examine_server(config_file: str) -> list[DoctorFinding]:
 
 async def _examine(config: ServerConfig) -> list[DoctorFinding]:
     findings = [finding for finding in _files(config) if finding is not None]
-    findings += [_space(config), _backups(config), _daemon(config), *_surroundings(config)]
+    findings += [_space(config), _backups(config), _daemon(config), *_http(config.http), *_surroundings(config)]
     try:
         with scratch_state(config) as scratch:
             try:
@@ -183,6 +185,26 @@ def _daemon(config: ServerConfig) -> DoctorFinding:
         client.connect(path)  # a killed daemon leaves its socket behind, which refuses
         return DoctorFinding("daemon", "ok", f"listens on {path}")
     return DoctorFinding("daemon", "warning", "is not running", "start it: `reconciler run`, or the systemd unit")
+
+
+def _http(http: Http) -> Iterator[DoctorFinding]:
+    """Whether HTTP can be served where it shall be, and to whom."""
+    if http.token_file is not None and not http.token_file.startswith(CREDENTIALS):
+        try:
+            read_token(http.token_file)
+            yield DoctorFinding("http token", "ok", http.token_file)
+        except ReconcilerError as error:
+            yield _failed("http token", error)
+    try:
+        check_http(http)
+        yield DoctorFinding("http", "ok", f"{http.listen}, {'with a' if http.token_file else 'without a'} token")
+    except ReconcilerError as error:
+        yield _failed("http", error)
+    except FileNotFoundError:
+        advice = "the unit's RuntimeDirectory makes /run/reconciler at its start; create another one yourself"
+        yield DoctorFinding("http", "warning", f"{http.listen}: there is no such directory", advice)
+    except OSError as error:
+        yield DoctorFinding("http", "error", f"{http.listen}: {error.strerror or error}", "correct http.listen")
 
 
 def _surroundings(config: ServerConfig) -> Iterator[DoctorFinding]:

@@ -15,11 +15,15 @@ from typing import Any
 
 from aiohttp import web
 
+from reconciler.app.config.listening import Address
 from reconciler.app.config.sections import Http
 from reconciler.app.daemon import serialize
 from reconciler.app.daemon.client import FROM_MEMORY, REQUEST_PATH, Progress, Request
-from reconciler.app.daemon.connections import HEADERS, Listener, bind_tcp, bind_unix, connection_caps
+from reconciler.app.daemon.connections import HEADERS, Listener, connection_caps
+from reconciler.app.daemon.http_access import Access, read_token
+from reconciler.app.daemon.http_api import add_api
 from reconciler.app.daemon.http_guard import control_guard, public_guard
+from reconciler.app.daemon.listening_sockets import HttpSockets, bind_control_socket, bind_http
 from reconciler.app.daemon.logs import RepeatedWarnings, get_logger
 from reconciler.app.daemon.loop import Daemon
 from reconciler.app.daemon.pages import page_routes
@@ -28,7 +32,6 @@ from reconciler.app.daemon.requester import requester_of
 from reconciler.app.daemon.requests import Turn, list_runs
 from reconciler.app.daemon.webhook import ACCEPTED, judge_announcement
 from reconciler.core.errors import OutsideError, ReconcilerError, RefusedError
-from reconciler.core.model.answers import versioned
 from reconciler.core.ports.store import Store
 
 _WITHDRAWAL = 15.0  # seconds for the answers under way to end before a reload goes on without them
@@ -54,11 +57,15 @@ class Views:
     announced: Callable[[int], None] = lambda _: None
     host: str = ""
     repository_url: str = ""
+    http: str = ""
+    """Where HTTP is served."""
     comparisons: Callable[[], list[dict[str, Any]]] = list
+    """The pairs of sides that are compared, each with its last result."""
 
     async def status(self) -> dict[str, Any]:
         environments = await asyncio.gather(*(self._environment(name) for name in self.daemon.environments))
-        return {"daemon": {"running": True, "pid": os.getpid()}, "environments": environments}
+        daemon = {"running": True, "pid": os.getpid(), "http": self.http}
+        return {"daemon": daemon, "environments": environments}
 
     async def _environment(self, name: str) -> dict[str, Any]:
         last, record = self.daemon.last_outcomes.get(name), self.store.environment(name)
@@ -137,33 +144,51 @@ class Interfaces:
 
     def __init__(self, public: web.Server, control: web.Server, descriptors: int, warnings: RepeatedWarnings) -> None:
         caps = connection_caps(descriptors)
-        self._public = Listener(public, caps[0], warnings, busy_may_go=True)
-        self._control = Listener(control, caps[1], warnings, busy_may_go=False)
+        self._public = Listener(public, caps[0], warnings, busy_may_go=True, name="unix socket")
+        self._control = Listener(control, caps[1], warnings, busy_may_go=False, name="control socket")
         self._http: Http | None = None
+        self._sockets = HttpSockets()
+
+    @property
+    def http(self) -> Http:
+        """The settings in use. Nobody is served before there are some."""
+        assert self._http is not None
+        return self._http
 
     def hosts(self) -> tuple[str, ...]:
         """What a Host header may name, beside the local address of the connection."""
-        return (self._http.listen.host, *self._http.allowed_hosts) if self._http else ()
+        listen = self.http.listen
+        return (*([listen.host] if isinstance(listen, Address) else []), *self.http.allowed_hosts)
 
-    async def listen(self, http: Http) -> int:
-        """Serve HTTP at ``http.listen``, and no longer where it was; return the port, which the kernel chooses for 0.
+    async def listen(self, http: Http) -> str:
+        """Serve HTTP at ``http.listen``, and no longer where it was; return where that is, with the port which the
+        kernel chooses for 0.
 
-        Raises RefusedError where the address cannot be used; then the former one stays.
+        Raises RefusedError where that cannot be used, ConfigError for an unusable token; then the former one stays.
         """
-        if self._http is None or http.listen != self._http.listen:
-            host, port = http.listen
-            with _named(f"{host}:{port}", "http.listen"):
-                self._public.listen(await bind_tcp(host, port))
+        if http.token_file is not None:
+            read_token(http.token_file)
+        with _named(str(http.listen), "http.listen"):
+            moves = self._http is None or http.listen != self._http.listen
+            if moves or self._sockets.lost:
+                former, self._sockets = self._sockets, await bind_http(http)
+                self._public.listen(self._sockets.sockets)
+                if moves:
+                    former.remove_file()
+            else:
+                self._sockets.serve(http)
         self._http = http
-        return self._public.port
+        listen = http.listen
+        return str(listen._replace(port=self._sockets.port) if isinstance(listen, Address) else listen)
 
     def listen_for_commands(self, path: str) -> None:
         """Serve the commands of this host at the socket. Raises RefusedError."""
         with _named(path, "state_dir"):
-            self._control.listen(bind_unix(path))
+            self._control.listen([bind_control_socket(path)])
 
     def close(self) -> None:
         self._public.close()
+        self._sockets.remove_file()
         self._control.close()
 
 
@@ -179,9 +204,12 @@ async def serve_interfaces(
     waits for ``source`` is refused. ``reload`` takes the server configuration again. ``descriptors`` is the limit of
     the process. Raises RefusedError."""
     warnings = RepeatedWarnings()
-    public = web.AppRunner(
-        _public(source, lambda: interfaces.hosts(), warnings), access_log=None, shutdown_timeout=_GOODBYE
-    )
+    access = Access(lambda: interfaces.http, warnings)
+    app = web.Application(middlewares=[public_guard(lambda: interfaces.hosts(), warnings), access.guard()])
+    _add_public(app, source)
+    add_api(app, source)
+    app.add_routes([web.get("/login", access.show_login), web.post("/login", access.log_in)])
+    public = web.AppRunner(app, access_log=None, shutdown_timeout=_GOODBYE)
     control = web.AppRunner(_control(source, reload), access_log=None, shutdown_timeout=_GOODBYE)
     await public.setup()
     await control.setup()
@@ -213,9 +241,7 @@ def _named(where: str, setting: str) -> Iterator[None]:
         raise RefusedError(f"cannot listen ({reason})", where=where, hint=hint, id="cannot-listen") from error
 
 
-def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings: RepeatedWarnings) -> web.Application:
-    app = web.Application(middlewares=[public_guard(hosts, warnings)])
-
+def _add_public(app: web.Application, source: CurrentViews) -> None:
     async def metrics(_: web.Request) -> web.Response:
         async with source.use() as views:
             return web.Response(
@@ -231,10 +257,6 @@ def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings
             away = "".join(f"\n{name}: {reason}" for name, reason in views.daemon.engines_away.items())
             return _probe_response(views.daemon.ready, f"ready{away}", f"the first reconciliation has not ended{away}")
 
-    async def show_status(_: web.Request) -> web.Response:
-        async with source.use() as views:
-            return web.json_response(versioned(await views.status()))
-
     async def webhook(request: web.Request) -> web.Response:
         async with source.use() as views:
             status = await judge_announcement(request, views.webhook_secret)
@@ -244,9 +266,8 @@ def _public(source: CurrentViews, hosts: Callable[[], tuple[str, ...]], warnings
             return web.Response(status=status, text=f"{_ANNOUNCED.get(status, _FORGED)}\n")
 
     app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
-    app.add_routes([web.get("/api/v1/status", show_status), web.post("/webhook", webhook)])
+    app.add_routes([web.post("/webhook", webhook)])
     app.add_routes(page_routes(source))
-    return app
 
 
 def _control(source: CurrentViews, reload: Callable[[Progress], Coroutine[Any, Any, None]]) -> web.Application:
@@ -322,19 +343,15 @@ async def _stream(
 def _last_line(task: asyncio.Task[Any]) -> bytes:
     if task.cancelled():
         ended = OutsideError("the daemon ended before this was done")
-        return _line({"error": _error(ended)})
+        return _line({"error": serialize.serialize_error(ended)})
     error = task.exception()
     if error is None:
         return _line({"result": task.result()})
     if isinstance(error, ReconcilerError):
-        return _line({"error": _error(error)})
+        return _line({"error": serialize.serialize_error(error)})
     get_logger().error("a request failed unexpectedly", exc_info=error)
     hint = "The daemon's log has the traceback: `journalctl -u reconciler`"
-    return _line({"error": _error(ReconcilerError("internal error", where="daemon", hint=hint))})
-
-
-def _error(error: ReconcilerError) -> dict[str, str]:
-    return {"what": error.what, "where": error.where, "hint": error.hint, "id": error.id}
+    return _line({"error": serialize.serialize_error(ReconcilerError("internal error", where="daemon", hint=hint))})
 
 
 def _line(data: dict[str, Any]) -> bytes:

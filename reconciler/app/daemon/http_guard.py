@@ -10,9 +10,13 @@ from typing import cast
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from reconciler.app.config.listening import is_loopback
 from reconciler.app.daemon.connections import HEADERS, MALFORMED, Connection
+from reconciler.app.daemon.http_answers import OPENAPI_PATH, is_api, refuse
 from reconciler.app.daemon.logs import RepeatedWarnings
 from reconciler.app.daemon.request_queue import NotServedError
+from reconciler.core.errors import OutsideError, RefusedError
+from reconciler.core.text import printable
 
 _TIME = 10.0  # seconds for the answer, a request's body included, and again for the client to read it
 _LONGEST_NAME = 100  # characters of a Host that are logged
@@ -24,7 +28,7 @@ def is_allowed_host(header: str, local: str, names: Collection[str]) -> bool:
     A page of another site can make a browser connect here (DNS rebinding), but not name us in the Host header.
     """
     host, address = _plain(_without_port(header)), _plain(local)
-    return host in {address, *map(_plain, names)} or (host == "localhost" and _is_loopback(address))
+    return host in {address, *map(_plain, names)} or (host == "localhost" and is_loopback(address))
 
 
 def public_guard(names: Callable[[], Collection[str]], warnings: RepeatedWarnings) -> Middleware:
@@ -54,7 +58,7 @@ def control_guard() -> Middleware:
             try:
                 return await handler(request)
             except web.HTTPException as error:
-                return _refusal(error)
+                return _refusal(error, request)
 
     return guard
 
@@ -64,15 +68,15 @@ def _refuse_host(request: web.Request, names: Collection[str], warnings: Repeate
     if not headers and request.version < (1, 1):  # a health checker; a browser always sends one
         return None
     if len(headers) != 1:
-        return web.Response(status=400, text="exactly one Host header is needed\n")
-    if is_allowed_host(headers[0], _local_address(request), names):
+        return refuse(request, 400, RefusedError("exactly one Host header is needed"))
+    if is_allowed_host(headers[0], local_address(request), names):
         return None
     peer = cast(Connection, request.protocol).peer
     warnings.note(
         "HTTP request for another host", error_id="host-not-served", host=ascii(headers[0][:_LONGEST_NAME]), peer=peer
     )
-    text = "This Host is not served here. Add it to http.allowed_hosts in the server configuration. [host-not-served]\n"
-    return web.Response(status=421, text=text)
+    problem, hint = "This Host is not served here", "Add it to http.allowed_hosts in the server configuration"
+    return refuse(request, 421, RefusedError(problem, hint=f"{hint}.", id="host-not-served"))
 
 
 async def _answer(request: web.Request, handler: Handler, warnings: RepeatedWarnings) -> web.StreamResponse:
@@ -81,21 +85,25 @@ async def _answer(request: web.Request, handler: Handler, warnings: RepeatedWarn
             return await handler(request)
     except TimeoutError:
         warnings.note("HTTP request took too long", path=request.path[:_LONGEST_NAME])
-        return web.Response(status=503, text=f"no answer within {_TIME:g} s\n")
+        return refuse(request, 503, OutsideError(f"no answer within {_TIME:g} s"))
     except web.HTTPException as error:  # no such path or method, or a body that is too large
-        return _refusal(error)
+        return _refusal(error, request)
     except NotServedError:
-        return web.Response(status=503, text="the daemon is stopping\n")
+        return refuse(request, 503, RefusedError("the daemon is stopping"))
     except web.RequestPayloadError as error:
         warnings.note(MALFORMED, peer=cast(Connection, request.protocol).peer, reason=type(error).__name__)
-        return web.Response(status=400, text="malformed request\n")
+        return refuse(request, 400, RefusedError("malformed request"))
     except ConnectionError:  # it has gone in the middle of its body
         return web.Response(status=400)
 
 
-def _refusal(error: web.HTTPException) -> web.Response:
+def _refusal(error: web.HTTPException, request: web.Request) -> web.Response:
     allowed = {name: value for name, value in error.headers.items() if name == "Allow"}
-    return web.Response(status=error.status, text=f"{error.status} {error.reason}\n", headers={**HEADERS, **allowed})
+    reason = RefusedError(f"{error.status} {error.reason}")
+    if is_api(request.path):
+        where, hint = printable(request.path[:_LONGEST_NAME]), f"{OPENAPI_PATH} describes the API"
+        reason = RefusedError(error.reason.lower(), where=where, hint=hint)
+    return refuse(request, error.status, reason, {**HEADERS, **allowed})
 
 
 async def _send(
@@ -113,9 +121,10 @@ async def _send(
         connection.abort()
 
 
-def _local_address(request: web.Request) -> str:
+def local_address(request: web.Request) -> str:
+    """The address that the client has connected to; "localhost" for a unix socket, as proxies call it."""
     name = request.transport.get_extra_info("sockname") if request.transport else None
-    return str(name[0]) if isinstance(name, tuple) else ""
+    return str(name[0]) if isinstance(name, tuple) else "localhost"
 
 
 def _without_port(header: str) -> str:
@@ -133,10 +142,3 @@ def _plain(host: str) -> str:
         return host
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False

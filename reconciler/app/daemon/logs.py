@@ -26,6 +26,7 @@ else:
         del sys.modules["rich"]
 
 _QUIET = 60.0  # seconds between two lines of one repeated warning
+_MOST_KINDS = 50  # of events and clients that are told apart within a minute
 _BAD = (Result.FAILED, Result.STALLED, Result.ROLLING_BACK, Result.ROLLED_BACK, Result.ROLLBACK_FAILED)
 
 
@@ -73,23 +74,26 @@ class RepeatedWarnings:
     """Warnings that clients can cause at will: each is logged at most once a minute, with how often it occurred."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
+        self._counts: dict[tuple[str, str], int] = {}
 
-    def note(self, event: str, *, error_id: str = "http-clients", **example: Any) -> None:
-        """Count the event; its first line is logged immediately, with what describes this ``example``."""
-        if event in self._counts:
-            self._counts[event] += 1
+    def note(self, event: str, *, of: str = "", error_id: str = "http-clients", **example: Any) -> None:
+        """Count the event; its first line is logged immediately, with what describes this ``example``. Events ``of``
+        several clients count separately, as long as they are few."""
+        key = (event, of if len(self._counts) < _MOST_KINDS else "")
+        if key in self._counts:
+            self._counts[key] += 1
         else:
-            self._log(event, 1, {"error_id": error_id, **example})
+            self._log(key, 1, {"error_id": error_id, **example})
 
-    def _log(self, event: str, count: int, example: dict[str, Any]) -> None:
-        get_logger().warning(event, count=count, **example)
-        self._counts[event] = 0
-        asyncio.get_running_loop().call_later(_QUIET, self._after_a_minute, event, example["error_id"])
+    def _log(self, key: tuple[str, str], count: int, example: dict[str, Any]) -> None:
+        get_logger().warning(key[0], count=count, **example)
+        self._counts[key] = 0
+        kept = example if key[1] else {"error_id": example["error_id"]}
+        asyncio.get_running_loop().call_later(_QUIET, self._after_a_minute, key, kept)
 
-    def _after_a_minute(self, event: str, error_id: str) -> None:
-        if count := self._counts.pop(event):
-            self._log(event, count, {"error_id": error_id})
+    def _after_a_minute(self, key: tuple[str, str], example: dict[str, Any]) -> None:
+        if count := self._counts.pop(key):
+            self._log(key, count, example)
 
 
 def log_outcome(outcome: Outcome, trigger: str) -> None:

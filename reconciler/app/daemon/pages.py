@@ -47,7 +47,7 @@ def page_routes(source: CurrentViews) -> list[web.RouteDef]:
 
     async def comparison(_: web.Request) -> web.Response:
         async with source.use() as views:
-            return _page(views, "comparison.html", "comparison", pairs=[])
+            return _page(views, "comparison.html", "comparison", pairs=views.comparisons())
 
     return [
         web.get("/", overview),

@@ -136,7 +136,7 @@ async def serve_without_daemon(built: Runtime, request: Request) -> Any:
     """The same where no daemon runs; also ``status``, which a daemon answers from memory. Raises ReconcilerError."""
     if request["kind"] == "status":
         environments = [await _status_of(built, unit) for unit in built.reconcilers]
-        return {"daemon": {"running": False, "pid": None}, "environments": environments}
+        return {"daemon": {"running": False, "pid": None, "http": ""}, "environments": environments}
 
     async def reconcile(request: ReconcileRequest, environments: Collection[str]) -> tuple[Outcome, ...]:
         only = select_units(built.reconcilers, environments)

@@ -218,6 +218,10 @@ def serialize_activity(activity: Activity) -> dict[str, Any] | None:
     }
 
 
+def serialize_error(error: ReconcilerError) -> dict[str, str]:
+    return {"what": error.what, "where": error.where, "hint": error.hint, "id": error.id}
+
+
 async def serialize_services(reconciler: Reconciler, *, within: float | None = None) -> dict[str, Any]:
     """The services as they are now; where the engine does not answer ``within`` so many seconds, why."""
     try:

@@ -17,6 +17,7 @@ from reconciler.app.daemon import logs, requests
 from reconciler.app.daemon.client import Progress, control_socket
 from reconciler.app.daemon.connections import raise_descriptor_limit
 from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_interfaces
+from reconciler.app.daemon.http_access import read_token
 from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon, FileWatching
 from reconciler.app.daemon.systemd import ServiceManager, ServiceReports
@@ -168,6 +169,8 @@ class _Service:
             hint = "Restart the daemon, or set it back"
             raise ConfigError("a reload cannot change it", where="state_dir", hint=hint)
         _webhook_secret(config)
+        if config.http.token_file is not None:
+            read_token(config.http.token_file)
         return config
 
     def _keep(self, error: Exception) -> None:
@@ -206,12 +209,11 @@ class _Service:
                 host=config.host,
                 repository_url=config.repository.url,
                 comparisons=self._comparisons.serialize if self._comparisons else list,
+                http=bound,
             )
             async with self._views.provide(views):
                 self._running = True
-                self._logger.info(
-                    event, environments=list(daemon.environments), http=f"{config.http.listen.host}:{bound}"
-                )
+                self._logger.info(event, environments=list(daemon.environments), http=bound)
                 if self._stopping.is_set() or self._next:
                     daemon.stop()
                 else:

@@ -23,7 +23,7 @@ _ENDED_BADLY = {
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """One thing that needs an operator, or that an operator has caused (``kind``: bad, mid or info): the state in a ``word``,
+    """One thing that needs an operator (``kind``: bad or mid), or that they know of (info): the state in a ``word``,
     ``where`` it is, ``reason`` (lines), the ``next`` steps, since when, and the targets or services it is about."""
 
     kind: str
@@ -83,7 +83,7 @@ def _quarantined(environment: Data, said: Said) -> Iterator[Attention]:
     reason = with_id(reason_of(environment), environment["error_id"]) if rolled_back else quarantine["reason"]
     lines = [said.unsaid(reason)]
     if revert := quarantine["revert"]:
-        lines.append(f"Revert in git ({revert['state']}): {revert['reason'] or 'no more is known'}")
+        lines.append(revert["reason"] or f"The revert in git is {revert['state']}")
     word, where = "rolled_back" if rolled_back else "quarantined", f"{name} at {quarantine['revision']['commit'][:12]}"
     step = f"Fix it with a new commit, or run `reconciler retry -e {name}` to apply this revision again."
     yield Attention(BAD, word, where, "\n".join(filter(None, lines)), (step,), quarantine["since"])

@@ -34,12 +34,13 @@ def _figures(environments: Sequence[Data], attention: Sequence[Attention]) -> li
     drifted = sum(change["sync"] == "drifted" for change in changes)
     missed = [service for service in services if not service["healthy"] and not service.get("acknowledged")]
     urgent = [entry.kind for entry in attention if entry.kind != "info"]
-    return [
+    cards = [
         (_of(in_sync, len(changes)), "targets in sync", "" if in_sync == len(changes) else "mid"),
         (str(drifted), "drifted", "mid" if drifted else ""),
         (_of(well, len(services)), "services healthy", "bad" if missed else "mid" if well != len(services) else ""),
         (str(len(urgent)), "to look at", "bad" if "bad" in urgent else "mid" if urgent else ""),
     ]
+    return [card for card in cards if services or card[1] != "services healthy"]
 
 
 def _of(part: int, whole: int) -> str:

@@ -114,6 +114,10 @@ class Keys:
         """Give a source other content; ``directory`` is private and in memory. Raises RefusedError, as ``amend``."""
         return await self._sops.edit(name, data, content, directory)
 
+    async def rekey(self, name: str, data: bytes, recipients: Sequence[str], *, rotate: bool) -> bytes:
+        """Change for whom a source is encrypted; ``rotate``: by a new data key. Raises RefusedError, as ``amend``."""
+        return await self._sops.rekey(name, data, recipients, rotate=rotate)
+
     async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
         return await self._sops.decrypt(name, data, parser)
 

@@ -122,8 +122,14 @@ class Store(Protocol):
     def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
         """Add a sentence to a finished run's reason, and store the environment's record in the same transaction."""
 
-    def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
-        """The runs of one environment, of several, or of all; newest first."""
+    def run(self, identity: str) -> Run | None:
+        """The run with this id; None where there is none, or not any more."""
+
+    def runs(
+        self, environment: str | Collection[str] | None = None, limit: int = 20, before: str | None = None
+    ) -> tuple[Run, ...]:
+        """The runs of one environment, of several, or of all; newest first. ``before``: only those that are older than
+        the run with this id."""
 
     def history_read(self, directory: str) -> str | None:
         """Up to which commit the history of the directory in git was read for ``first_seen``."""

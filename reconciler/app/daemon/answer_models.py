@@ -1,4 +1,5 @@
-"""The shape of the JSON answers about a server, for `reconciler schema`. Nothing is built from these models.
+"""The shape of the JSON answers about a server, for `reconciler schema` and /openapi.json. Nothing is built from these
+models.
 
 An instant is ISO 8601 in UTC. Names and reasons only: no answer has a field for a value.
 """
@@ -199,8 +200,11 @@ class EnvironmentData(OutcomeData):
 
 
 class DaemonData(BaseModel):
+    """``http``: where it serves HTTP, as http.listen is written, with the port that it got; "" without a daemon."""
+
     running: bool
     pid: int | None
+    http: str
 
 
 class StatusAnswer(JsonAnswer):
@@ -243,6 +247,71 @@ class HistoryAnswer(JsonAnswer):
     """`history`: runs, newest first; with --follow one run a line, oldest first."""
 
     runs: list[RunData]
+
+
+class HistoryPageAnswer(HistoryAnswer):
+    """/api/v1/history. ``next`` is the ``before`` of the next page, null on the last one."""
+
+    next: str | None
+
+
+class RunAnswer(RunData, JsonAnswer):
+    """/api/v1/runs/RUN."""
+
+
+class ReportedDifferenceData(BaseModel):
+    """``left`` and ``right`` say what is on each side, "" where nothing tells; never a value."""
+
+    class_: str = Field(alias="class")
+    kind: Literal["key", "file", "service", "definition", "probe", "problem"]
+    name: str
+    where: str
+    risk: str
+    left: str
+    right: str
+    note: str
+    unexplained: bool
+
+
+class ComparedPairData(BaseModel):
+    """Two sides that the daemon compares, and what was found ``at`` the last time (null before the first): how many
+    differences of each class, and each by name. While it fails, ``error`` says why, since ``failing_since``."""
+
+    name: str
+    left: str
+    right: str
+    interval: float
+    at: Instant | None
+    commit: str | None
+    error: str
+    error_id: str
+    failing_since: Instant | None
+    verdict: str
+    unexplained: int
+    counts: dict[str, int]
+    limits: list[str]
+    differences: list[ReportedDifferenceData]
+
+
+class ComparisonsAnswer(JsonAnswer):
+    """/api/v1/comparison."""
+
+    comparisons: list[ComparedPairData]
+
+
+class ErrorData(BaseModel):
+    """``id`` is a section of docs/errors.md."""
+
+    what: str
+    where: str
+    hint: str
+    id: str
+
+
+class ErrorAnswer(JsonAnswer):
+    """Why a request below /api was refused."""
+
+    error: ErrorData
 
 
 class BackedUpFileData(BaseModel):
@@ -311,10 +380,28 @@ class EnvironmentAgeData(BaseModel):
     targets: list[TargetAgeData]
 
 
+class KnownValueData(BaseModel):
+    """``key`` is "" where the file is one secret; ``secret`` is whether its name or its contract says so."""
+
+    file: str
+    key: str
+    since: Instant | None
+    secret: bool
+
+
+class KnownSecretsData(BaseModel):
+    """The values that somebody knows and that were not replaced since; ``key`` is their public key."""
+
+    name: str
+    key: str
+    values: list[KnownValueData]
+
+
 class AgeAnswer(JsonAnswer):
-    """`age`."""
+    """`age`; with --known-to, ``known`` alone."""
 
     environments: list[EnvironmentAgeData]
+    known: KnownSecretsData | None = None
 
 
 class ComponentFindingData(BaseModel):
