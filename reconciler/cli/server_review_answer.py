@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from reconciler.app.daemon.answer_models import (
+    ComparedPairData,
     DaemonData,
     EnvironmentAgeData,
     EnvironmentData,

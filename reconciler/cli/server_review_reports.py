@@ -102,7 +102,7 @@ def review_report(review: Review, page: Page) -> Iterator[str]:
     yield from page.text(page.style("dim", f"as of {page.exact(review.at)}"), 0, 2)
     if attention := review.attention():
         yield ""
-        yield from page.items([_item(entry, page) for entry in attention], indent=0)
+        yield from page.items([_item(entry, page) for entry in attention], indent=0, apart=True)
     for title, lines in _tables(review, page):
         if lines:
             yield ""

@@ -9,6 +9,7 @@ from reconciler.app.checks.run import CheckReport
 from reconciler.app.compare.run import ComparisonReport
 from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
 from reconciler.app.editing.command import EditResult
+from reconciler.app.review.review import Review
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.compare.risk import Risk
@@ -886,4 +887,66 @@ ALIKE = ComparisonReport(
             files=(FileResult("a.env", "a.env", (KeyResult("A", Status.SAME, Risk.LOW),), ()),),
         ),
     )
+)
+
+
+# --- review ---
+
+
+def pair(name: str, left: str, right: str, **more: Any) -> Any:
+    return {
+        "name": name,
+        "left": left,
+        "right": right,
+        "interval": 900.0,
+        "at": at("29T07:50:00"),
+        "commit": revision()["commit"],
+        "error": "",
+        "error_id": "",
+        "failing_since": None,
+        "verdict": "nothing unexplained",
+        "unexplained": 0,
+        "counts": {},
+        "limits": [],
+        "differences": [],
+        **more,
+    }
+
+
+def difference(result: str, where: str, name: str, **more: Any) -> Any:
+    fields = {"class": result, "kind": "key", "name": name, "where": where, "risk": "high", "left": "", "right": ""}
+    return {**fields, "note": "", "unexplained": True, **more}
+
+
+DIFFERENCES = [
+    difference("missing-right", "api.env", LONG, left="present", right="missing"),
+    difference("same-secret", LONG_SOURCE, "SESSION_SECRET", note="two environments share a secret"),
+    difference("differs", "service api", "image", kind="service", left="api:1", right="api:2", note="api:1, api:2"),
+    *(difference("differs", "flags.env", name) for name in MANY[:12]),
+]
+REVIEW = Review(
+    "web-1.example.org",
+    at("29T08:00:00"),
+    status(
+        *(environment for name in ("held_back", "drifted", "hosts") for environment in STATUSES[name]["environments"])
+    ),
+    [
+        pair("stages", "git:staging", "git:production", unexplained=15, verdict="15 unexplained findings")
+        | {"differences": DIFFERENCES},
+        pair("hosts", "git:production", "ssh://deploy@web-2.example.org/opt/app", error="web-2: does not answer")
+        | {"error_id": "comparison-failed", "failing_since": at("29T07:00:00")},
+        pair("same", "git:production", "live:production"),
+        pair("new", "git:production", "live:production@web-3", at=None, verdict="not compared yet", commit=None),
+    ],
+    CHECK,
+    AGES["environments"],
+    "90d",
+    notes=("Names only, without values: /etc/reconciler/age.key: the age key is not usable [age-key-unusable]",),
+)
+REVIEW_CLEAN = Review("web-1", at("29T08:00:00"), STATUSES["in_sync"], [], CHECK_CLEAN, [], "365d")
+REVIEW_FAILED = Review(
+    "web-1",
+    at("29T08:00:00"),
+    failures=dict.fromkeys(("status", "age", "check"), "the daemon does not answer within 3 s"),
+    comparisons=[],
 )

@@ -84,18 +84,18 @@ def _item(name: str, text: str) -> Data:
 
 
 def _comparison(pair: Data) -> Iterator[Attention]:
-    where = f"{pair['name']}: {pair['left']} and {pair['right']}"
+    name, sides = pair["name"], f"{pair['left']} and {pair['right']}"
     command = f"`reconciler compare {pair['left']} {pair['right']}`"
     if pair["error"]:
-        reason = with_id(pair["error"], pair["error_id"])
-        yield Attention(BAD, "not compared", where, reason, (f"{command} tries it now.",), pair["failing_since"])
+        reason = f"{sides}: {with_id(pair['error'], pair['error_id'])}"
+        yield Attention(BAD, "not compared", name, reason, (f"{command} tries it now.",), pair["failing_since"])
     elif pair["at"] is None:
-        yield Attention(KNOWN, "not compared yet", where)
+        yield Attention(KNOWN, "not compared yet", name, sides)
     elif pair["unexplained"]:
         unexplained = [difference for difference in pair["differences"] if difference["unexplained"]]
         items = [_item(f"{each['where']}: {each['name']}".rstrip(": "), _class(each, pair)) for each in unexplained]
         step = f"{command} shows all of it; expected-differences.yaml in git explains what is right."
-        yield Attention(WAITS, "differs", where, pair["verdict"], (step,), items=_some(items))
+        yield Attention(WAITS, "differs", name, f"{sides}: {pair['verdict']}", (step,), items=_some(items))
 
 
 def _class(difference: Data, pair: Data) -> str:
