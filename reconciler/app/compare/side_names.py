@@ -65,6 +65,8 @@ def read_side(text: str) -> SideName:
     if not _NAME.fullmatch(name) or (at and not after):
         raise _refused(text, "is not a valid environment name")
     if kind == SideKind.LIVE:
+        if at and not _NAME.fullmatch(after):
+            raise _refused(text, "does not name a host after the @")
         return SideName(text, SideKind.LIVE, name, host=after)
     return SideName(text, SideKind.GIT, name, after or "HEAD")
 

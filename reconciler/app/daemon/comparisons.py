@@ -152,7 +152,7 @@ class Comparisons:
                     if self._keep(result, await self._comparer.compare(pair, commit), commit):
                         progress.inputs = inputs
         except TimeoutError:
-            failed = f"{pair.name}: took longer than {self._limit:g} s. Will retry; name fewer probes, or a directory"
+            failed = f"{pair.name}: took longer than {self._limit:g} s. Will retry"
         except ReconcilerError as error:
             failed = str(error)
         except Exception as error:  # noqa: BLE001  # a defect of ours must not end the daemon
