@@ -924,20 +924,27 @@ DIFFERENCES = [
     difference("differs", "service api", "image", kind="service", left="api:1", right="api:2", note="api:1, api:2"),
     *(difference("differs", "flags.env", name) for name in MANY[:12]),
 ]
+PAIRS = [
+    {
+        **pair("stages", "git:staging", "git:production", unexplained=15, verdict="15 unexplained findings"),
+        "differences": DIFFERENCES,
+    },
+    pair(
+        *("hosts", "git:production", "ssh://deploy@web-2.example.org/opt/app"),
+        error="web-2: does not answer",
+        error_id="comparison-failed",
+        failing_since=at("29T07:00:00"),
+    ),
+    pair("same", "git:production", "live:production"),
+    pair("new", "git:production", "live:production@web-3", at=None, verdict="not compared yet", commit=None),
+]
 REVIEW = Review(
     "web-1.example.org",
     at("29T08:00:00"),
     status(
         *(environment for name in ("held_back", "drifted", "hosts") for environment in STATUSES[name]["environments"])
     ),
-    [
-        pair("stages", "git:staging", "git:production", unexplained=15, verdict="15 unexplained findings")
-        | {"differences": DIFFERENCES},
-        pair("hosts", "git:production", "ssh://deploy@web-2.example.org/opt/app", error="web-2: does not answer")
-        | {"error_id": "comparison-failed", "failing_since": at("29T07:00:00")},
-        pair("same", "git:production", "live:production"),
-        pair("new", "git:production", "live:production@web-3", at=None, verdict="not compared yet", commit=None),
-    ],
+    PAIRS,
     CHECK,
     AGES["environments"],
     "90d",

@@ -28,6 +28,9 @@ class FakeViews:
     repository_url: str = "ssh://git@github.com/acme/config.git"
     secret_ages: SecretAges | None = field(init=False)
 
+    def comparisons(self) -> list[Any]:
+        return answers.PAIRS
+
     def __post_init__(self) -> None:
         self.secret_ages = self.ages
 
