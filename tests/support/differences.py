@@ -215,9 +215,7 @@ _FIELDS = (
         "no health check",
         'healthcheck: {<<: *health, test: [CMD, "true"]}',
         "healthcheck: {disable: true}",
-        "proxy healthcheck.disable missing-left",
-        *("proxy healthcheck.interval missing-right", "proxy healthcheck.retries missing-right"),
-        *("proxy healthcheck.test missing-right", "proxy healthcheck.timeout missing-right"),
+        "proxy healthcheck missing-right",
     ),
     _field(
         "a restart policy",

@@ -124,7 +124,8 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
 def _fields(facts: Mapping[str, Any], image: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """What the engine says beside the facts above, flat. What the image gives, the project's name and its directory
     make no difference."""
-    labels = _labels(facts)
+    labels, identity = _labels(facts), str(facts.get("Id", "?"))[:12]
+    usual = (identity, labels.get(SERVICE_LABEL), str(facts.get("Name", "")).lstrip("/"))  # aliases that Compose gives
     given = running_fields({"Config": image.get("Config") or {}, "HostConfig": {}})
     for field_name, items in running_fields(facts).items():
         if field_name in _APART or (field_name == "hostname" and items.get("") == str(facts.get("Id", ""))[:12]):
@@ -134,7 +135,7 @@ def _fields(facts: Mapping[str, Any], image: Mapping[str, Any]) -> Iterable[tupl
         own = {
             item: without_project(text, project, directory) if field_name in _OF_PROJECT else text
             for item, text in items.items()
-            if inherited.get(item) != text and not item.startswith(str(facts.get("Id", "?"))[:12])
+            if inherited.get(item) != text and not (field_name == "aliases" and item.rpartition(" in ")[0] in usual)
         }
         if own and set(own) != {""} and not any(own.values()):  # a set of names
             names = (without_project(item, project, "/") if field_name in _OF_PROJECT else item for item in own)

@@ -10,7 +10,13 @@ from typing import Any
 
 from reconciler.core.compare.pairing import Pair
 from reconciler.core.compare.risk import Risk, must_differ, risk_of
-from reconciler.core.compare.services import ServiceName, explanations_for, service_pairs, text_of_field
+from reconciler.core.compare.services import (
+    ServiceName,
+    explanations_for,
+    service_pairs,
+    text_of_field,
+    whole_health_checks,
+)
 from reconciler.core.compare.types import (
     Definition,
     Expectations,
@@ -46,9 +52,8 @@ _DEFINED_BY: Mapping[str, tuple[str, ...]] = {
     "containers": ("scale", "deploy"),
     "restart": ("restart", "deploy"),
     "container": ("profiles", "scale"),
-    "health": ("healthcheck",),
     "mounts": ("volumes", "configs", "secrets", "tmpfs"),
-    "aliases": ("networks", "container_name"),
+    "aliases": ("networks",),
 }
 
 
@@ -198,6 +203,7 @@ def _facts(
     if left is None or right is None:
         yield _one_sided("definition", "yes", Status.MISSING_LEFT if left is None else Status.MISSING_RIGHT)
         return
+    left, right = whole_health_checks(left, right)
     one_sided_files: dict[str, Status] = {}
     for name in sorted(left.keys() | right.keys()):
         variable = name.removeprefix(_ENVIRONMENT) if name.startswith(_ENVIRONMENT) else ""
@@ -305,8 +311,6 @@ def _consequence(fact: Fact, definition: ServiceResult | None) -> Fact:
 
 def _may_follow(fact: Fact) -> bool:
     """Whether the fact of a container may follow from a definition: not from one that wants the same on both sides."""
-    if fact.name == "health":
-        return "" in (fact.left, fact.right)  # one side has no health check
     if fact.name == "container":
         return fact.status in _LACKS and "" in (fact.left, fact.right)  # one side is to have none
-    return fact.status is Status.DIFFERS and fact.name != "state"
+    return fact.status is Status.DIFFERS and fact.name not in ("state", "health")
