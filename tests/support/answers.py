@@ -141,7 +141,10 @@ def service(name: str, state: str = "running (healthy)", healthy: bool = True, *
 
 
 def status(*environments: Any, running: bool = True, **daemon: Any) -> Any:
-    return {"daemon": {"running": running, "pid": 12, "http": "127.0.0.1:9464", **daemon}, "environments": list(environments)}
+    return {
+        "daemon": {"running": running, "pid": 12, "http": "127.0.0.1:9464", **daemon},
+        "environments": list(environments),
+    }
 
 
 UNHEALTHY = "api: unhealthy for 30 s after the change (was healthy before): " + HOW

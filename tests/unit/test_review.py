@@ -66,5 +66,5 @@ def test_foreign_text_is_harmless_in_every_form() -> None:
 
 def test_the_data_is_as_its_schema_says() -> None:
     validator = Draft202012Validator(strict(schema_of("review")))
-    for reviewed in (answers.REVIEW, answers.REVIEW_CLEAN, answers.REVIEW_FAILED):
+    for reviewed in (answers.REVIEW_FAILED, replace(answers.REVIEW, status=None)):
         validator.validate(json.loads(json.dumps(as_data(reviewed))))
