@@ -11,9 +11,9 @@ from reconciler.app.pages.attention import BAD, KNOWN, Attention
 from reconciler.app.pages.html import render_html
 from reconciler.app.review.review import Review
 from reconciler.cli.layout import Detail, Item, Page, counted, foreign
-from reconciler.cli.markdown import code, plain_text
 from reconciler.cli.reports import check_data, summarize_check
 from reconciler.core.change_words import Data
+from reconciler.core.markdown import code, plain_text
 from reconciler.core.model.answers import versioned
 from reconciler.core.text import absolute, epoch_seconds
 

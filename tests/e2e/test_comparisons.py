@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,14 @@ def test_a_new_key_on_staging_is_missed_in_production_within_a_minute_of_its_pus
         pushed = time.monotonic()
         eventually(lambda: differences(daemon) == {"expected": 1, "missing-right": 1}, timeout=60)
         took = time.monotonic() - pushed
+
+        (pair,) = json.loads(daemon.get("/api/v1/comparison")[1])["comparisons"]
+        (key,) = [difference for difference in pair["differences"] if difference["unexplained"]]
+        assert (pair["verdict"], key["class"], key["name"]) == ("1 unexplained finding", "missing-right", "NEW")
+        page = daemon.get("/comparison")[1]
+        assert "1 unexplained finding" in page
+        assert "<code>NEW</code>" in page
+        assert CANARY not in page + str(pair)
 
         done = server.cli("compare", "releases", "--json")
         (comparison,) = read_answer("compare", done.stdout)["comparisons"]

@@ -77,13 +77,15 @@ class Api:
 
 
 def test_every_answer_is_as_the_description_says(guarded: Server) -> None:
+    guarded.settings["comparisons"] = {"self": {"left": "git:production", "right": "git:staging"}}
     with guarded.daemon() as daemon:
         api = Api(daemon)
         assert api.description == json.loads(guarded.cli("schema", "openapi").stdout)
         status = api.get("/api/v1/status")
         assert [change["sync"] for change in status["environments"][0]["after"]["changes"]] == ["in_sync"] * 4
         assert status["daemon"]["http"] == f"127.0.0.1:{daemon.port}" == guarded.json("status")["daemon"]["http"]
-        assert api.get("/api/v1/comparison")["comparisons"] == []
+        (pair,) = api.get("/api/v1/comparison")["comparisons"]
+        assert (pair["name"], pair["left"], pair["right"]) == ("self", "git:production", "git:staging")
 
         known = guarded.json("history")
         assert len(known) == 3

@@ -893,54 +893,57 @@ ALIKE = ComparisonReport(
 )
 
 
+def compared(verdict: str, *differences: Any, **more: Any) -> Any:
+    """A pair of sides as the daemon compares them."""
+    known = {"name": "releases", "left": "git:staging", "right": "git:production", "interval": 900.0, "limits": []}
+    result = {"at": at("29T07:50:00"), "commit": "1f0c2b7d9a3e", "error": "", "error_id": "", "failing_since": None}
+    counts = {"verdict": verdict, "unexplained": len(differences), "counts": {}}
+    return {**known, **result, **counts, "differences": list(differences), **more}
+
+
+def difference(kind: str, name: str, where: str, **more: Any) -> Any:
+    """What is not the same on two sides: by default a key that the right one lacks."""
+    sides = {"class": "missing-right", "left": "present", "right": "missing", "note": "", "risk": "high"}
+    return {"kind": kind, "name": name, "where": where, "unexplained": True, **sides, **more}
+
+
+PAIRS = (
+    compared(
+        "4 unexplained findings",
+        difference("key", "PAYMENT_TOKEN", "api.env"),
+        difference("key", "LOG_LEVEL", "api.env ↔ config/api.env", **{"class": "differs", "left": "", "right": ""}),
+        difference("file", "mode", "worker.env", **{"class": "differs", "left": "0600", "right": "0644"}),
+        difference(
+            "problem",
+            "",
+            "not compared",
+            **{"class": "problem", "left": "", "right": "", "note": "b.env: is not UTF-8"},
+        ),
+        difference(
+            "key",
+            "URL",
+            "api.env",
+            unexplained=False,
+            note="as expected",
+            **{"class": "expected", "left": "", "right": ""},
+        ),
+        limits=["git:staging: compared by key names only, as our key does not decrypt 1 file"],
+    ),
+    compared("nothing unexplained", name="hosts", left="live:production", right="live:production@web-2"),
+    compared("not compared yet", name="new", at=None, left="git:production", right="ssh://deploy@web-3/opt/app"),
+    compared(
+        "1 unexplained finding",
+        difference("service", "image", "service api", **{"class": "differs", "left": "api:2", "right": "api:1"}),
+        name="machines",
+        error="ssh://web-3: does not answer on port 22. Check its sshd and the network",
+        error_id="comparison-failed",
+        failing_since=at("29T07:55:00"),
+    ),
+)
+
+
 # --- review ---
 
-
-def pair(name: str, left: str, right: str, **more: Any) -> Any:
-    return {
-        "name": name,
-        "left": left,
-        "right": right,
-        "interval": 900.0,
-        "at": at("29T07:50:00"),
-        "commit": revision()["commit"],
-        "error": "",
-        "error_id": "",
-        "failing_since": None,
-        "verdict": "nothing unexplained",
-        "unexplained": 0,
-        "counts": {},
-        "limits": [],
-        "differences": [],
-        **more,
-    }
-
-
-def difference(result: str, where: str, name: str, **more: Any) -> Any:
-    fields = {"class": result, "kind": "key", "name": name, "where": where, "risk": "high", "left": "", "right": ""}
-    return {**fields, "note": "", "unexplained": True, **more}
-
-
-DIFFERENCES = [
-    difference("missing-right", "api.env", LONG, left="present", right="missing"),
-    difference("same-secret", LONG_SOURCE, "SESSION_SECRET", note="two environments share a secret"),
-    difference("differs", "service api", "image", kind="service", left="api:1", right="api:2", note="api:1, api:2"),
-    *(difference("differs", "flags.env", name) for name in MANY[:12]),
-]
-PAIRS = [
-    {
-        **pair("stages", "git:staging", "git:production", unexplained=15, verdict="15 unexplained findings"),
-        "differences": DIFFERENCES,
-    },
-    pair(
-        *("hosts", "git:production", "ssh://deploy@web-2.example.org/opt/app"),
-        error="web-2: does not answer",
-        error_id="comparison-failed",
-        failing_since=at("29T07:00:00"),
-    ),
-    pair("same", "git:production", "live:production"),
-    pair("new", "git:production", "live:production@web-3", at=None, verdict="not compared yet", commit=None),
-]
 REVIEW = Review(
     "web-1.example.org",
     at("29T08:00:00"),

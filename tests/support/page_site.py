@@ -25,11 +25,9 @@ class FakeViews:
     known_runs: Sequence[Run] = ()
     ages: SecretAges | None = None
     host: str = "web-1"
+    compared: Sequence[Any] = ()
     repository_url: str = "ssh://git@github.com/acme/config.git"
     secret_ages: SecretAges | None = field(init=False)
-
-    def comparisons(self) -> list[Any]:
-        return answers.PAIRS
 
     def __post_init__(self) -> None:
         self.secret_ages = self.ages
@@ -51,6 +49,9 @@ class FakeViews:
 
     def runs(self, _: object = None, limit: int = 20) -> Sequence[Run]:
         return self.known_runs[:limit]
+
+    def comparisons(self) -> list[Any]:
+        return list(self.compared)
 
     def now(self) -> float:
         return answers.NOW

@@ -55,7 +55,7 @@ def test_restarts_that_are_owed_need_somebody() -> None:
 
 
 def test_foreign_text_is_harmless_in_every_form() -> None:
-    pair = {**answers.PAIRS[0], "differences": [answers.difference("differs", HOSTILE, HOSTILE, note=HOSTILE)]}
+    pair = {**answers.PAIRS[0], "differences": [answers.difference("key", HOSTILE, HOSTILE, note=HOSTILE)]}
     hostile = replace(answers.REVIEW_CLEAN, comparisons=[pair], failures={"status": HOSTILE})
     html, markdown = as_html(hostile), as_markdown(hostile)
     outside_code = re.sub(r"(?<!\\)`[^`]*`", "", markdown)

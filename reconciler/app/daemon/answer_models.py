@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from reconciler.core.compare.risk import Risk
 from reconciler.core.model.compose import ActionKind
 from reconciler.core.model.plans import Aspect, Effect, Kind, SyncStatus
 from reconciler.core.model.revisions import RevertState
@@ -259,14 +260,15 @@ class RunAnswer(RunData, JsonAnswer):
     """/api/v1/runs/RUN."""
 
 
-class ReportedDifferenceData(BaseModel):
-    """``left`` and ``right`` say what is on each side, "" where nothing tells; never a value."""
+class DifferenceData(BaseModel):
+    """What is not the same on two sides. ``where`` is the file or service that it is in; ``left`` and ``right`` say
+    what is on each side (missing, a mode, an image), never a value; ``note`` is the reason, or what else is notable."""
 
-    class_: str = Field(alias="class")
+    class_: str = Field(alias="class", description="As in docs/compare.md, or placeholder, or problem.")
     kind: Literal["key", "file", "service", "definition", "probe", "problem"]
     name: str
     where: str
-    risk: str
+    risk: Risk
     left: str
     right: str
     note: str
@@ -274,13 +276,14 @@ class ReportedDifferenceData(BaseModel):
 
 
 class ComparedPairData(BaseModel):
-    """Two sides that the daemon compares, and what was found ``at`` the last time (null before the first): how many
-    differences of each class, and each by name. While it fails, ``error`` says why, since ``failing_since``."""
+    """Two sides that the daemon compares: ``at`` the last time, at the branch's ``commit``; ``counts`` are its
+    differences by class, ``limits`` say what was not compared. While it fails, ``error`` says why, and the rest is the
+    result from before ``failing_since``."""
 
     name: str
     left: str
     right: str
-    interval: float
+    interval: float = Field(description="seconds")
     at: Instant | None
     commit: str | None
     error: str
@@ -290,7 +293,7 @@ class ComparedPairData(BaseModel):
     unexplained: int
     counts: dict[str, int]
     limits: list[str]
-    differences: list[ReportedDifferenceData]
+    differences: list[DifferenceData]
 
 
 class ComparisonsAnswer(JsonAnswer):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LAST_RUNS = 20
 _KNOWN_RUNS = 1000  # the newest ones that have a page
+_MOST_DIFFERENCES = 200  # of a pair
 _OLD = 90  # days after which a secret is old, as in the alert
 _SCRIPT = "refresh.js"
 
@@ -47,7 +48,7 @@ def page_routes(source: CurrentViews) -> list[web.RouteDef]:
 
     async def comparison(_: web.Request) -> web.Response:
         async with source.use() as views:
-            return _page(views, "comparison.html", "comparison", pairs=views.comparisons())
+            return _page(views, "comparison.html", "comparison", pairs=views.comparisons(), most=_MOST_DIFFERENCES)
 
     return [
         web.get("/", overview),

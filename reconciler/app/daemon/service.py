@@ -208,8 +208,8 @@ class _Service:
                 announced=built.metrics.announced,
                 host=config.host,
                 repository_url=config.repository.url,
-                comparisons=self._comparisons.serialize if self._comparisons else list,
                 http=bound,
+                comparisons=self._comparisons.serialize if self._comparisons else list,
             )
             async with self._views.provide(views):
                 self._running = True
@@ -241,6 +241,7 @@ def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching, observ
         on_progress=built.relay.listen,
         requested=built.ports.activity,
         observers=observers,
+        on_head=built.forge.reports.head_seen if built.forge else lambda _: None,
     )
 
 

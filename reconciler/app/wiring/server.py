@@ -36,6 +36,7 @@ from reconciler.app.config.credentials import require_credentials
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
 from reconciler.app.config.server import ServerConfig
+from reconciler.app.wiring.forge import ForgeParts, forge_parts
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
 from reconciler.core.model.hosts import SshAddress
@@ -83,6 +84,7 @@ class Runtime:
     relay: Relay
     engines: Mapping[str, DockerCompose]
     observers: tuple[Observer, ...] = ()
+    forge: ForgeParts | None = None
 
     def ports_of(self, unit: str) -> Ports:
         """The ports of the unit's host. Raises RefusedError for a host that this server no longer has: its files are
@@ -269,7 +271,9 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
         if any(environment_of(unit) == environment for unit in units)
     )
     here = {unit: compose for unit, host in units.items() if host is None}
-    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines})
+    forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
+    observers: tuple[Observer, ...] = (forge.reports,) if forge else ()
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines}, observers, forge)
 
 
 class HostPorts:
