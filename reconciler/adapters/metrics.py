@@ -13,6 +13,7 @@ from reconciler.adapters.source_metrics import SourceMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import HOUR, suspension_of
 from reconciler.core.model.compose import HealthStatus, StackHealth
+from reconciler.core.model.notifications import NotificationEvent
 from reconciler.core.model.plans import LEFT_GIT, Aspect, Change, Kind, Plan, SyncStatus
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Revision
@@ -67,6 +68,9 @@ class PrometheusMetrics(SourceMetrics):
             self._start_at_zero(environment)
         for phase in Phase:
             self._phase_duration.labels(phase)
+        for event in NotificationEvent:
+            for result in ("accepted", "dropped"):
+                self._notifications.labels(event, result)
 
     def _define(self) -> None:
         gauge, counter = self._gauge, self._counter
@@ -91,6 +95,10 @@ class PrometheusMetrics(SourceMetrics):
         self._tick = gauge("loop_last_tick_timestamp_seconds", "When the daemon's loop last turned.")
         self._interval = gauge("reconcile_interval_seconds", "Seconds between two reconciliations while all is well.")
         self._forge = counter("forge_requests", "Requests to the forge's API, by result.", "result")
+        self._notifications = counter("notifications", "Notices by what became of them.", "event", "result")
+        self._notifications_failing = gauge(
+            "notifications_failing_since_timestamp_seconds", "When a receiver first accepted none; 0: all accept."
+        )
         self._webhook = counter("webhook_requests", "Webhook requests, by the status of the response.", "code")
 
     def _define_by_environment(self) -> None:
@@ -391,6 +399,13 @@ class PrometheusMetrics(SourceMetrics):
             self._backup_failing.labels(outcome.environment).set(0)  # one that is needed was taken
 
     # --- for the daemon ---
+
+    def notified(self, event: str, result: str) -> None:
+        """A receiver has accepted a notice of this kind, or was given up."""
+        self._notifications.labels(event, result).inc()
+
+    def notifications_failing(self, since: float) -> None:
+        self._notifications_failing.set(since)
 
     def tick(self, at: float) -> None:
         self._tick.set(at)

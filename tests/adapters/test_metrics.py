@@ -57,6 +57,8 @@ REQUIRED = {
     "failure_to_recovered_seconds": "histogram",
     "forge_requests_total": "counter",
     "webhook_requests_total": "counter",
+    "notifications_total": "counter",
+    "notifications_failing_since_timestamp_seconds": "gauge",
     "reconcile_total": "counter",
     "reconcile_duration_seconds": "histogram",
     "phase_duration_seconds": "histogram",

@@ -569,6 +569,11 @@ AGES = {
         {"environment": "staging", "revision": revision(), "targets": []},
     ]
 }
+DELIVERIES = [
+    {"line": 3, "receiver": "mailtos://mail.example.org", "accepted": True, "problem": ""},
+    {"line": 5, "receiver": "slack", "accepted": False, "problem": "answered with status 403"},
+    {"line": 12, "receiver": "jsons://hooks.example.org", "accepted": False, "problem": "gave no answer within 20 s"},
+]
 FINDINGS = [
     {"component": "server configuration", "level": "ok", "result": "/etc/reconciler/reconciler.yaml", "advice": ""},
     {

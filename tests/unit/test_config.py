@@ -80,6 +80,7 @@ def test_every_field_is_read() -> None:
     assert config.drift.on_drift is OnDrift.REPORT
     assert config.http.listen == ("::1", 9465)
     assert config.http.allowed_hosts == ("reconciler.example.org", "10.0.0.4")
+    assert config.http.page_url == "https://rec.example.org/web-1/"
     assert (config.http.socket_group, config.http.public_metrics) == ("www-data", True)
     assert config.http.token_file == "/etc/reconciler/http-token"
     assert config.webhook
@@ -87,10 +88,14 @@ def test_every_field_is_read() -> None:
     assert config.forge
     assert config.forge.app
     assert (config.forge.app.id, config.forge.app.key_file) == (4711, "/etc/reconciler/app.pem")
-    assert (config.forge.app.installation, config.forge.page_url) == (12, "https://ops.example.org/reconciler/")
+    assert config.forge.app.installation == 12
     address = ("github", "https://git.example.org/api/v3", "acme/configuration")
     assert config.forge_address
     assert (config.forge_address.kind, config.forge_address.api_url, config.forge_address.repository) == address
+    assert config.notifications
+    assert config.notifications.urls_file == "/etc/reconciler/notify"
+    assert config.notifications.events == ("rolled_back", "service_down")
+    assert (config.notifications.reminder, config.notifications.digest) == (4 * 3600.0, 30.0)
     assert config.rollback.git == "off"
     assert config.author == "robot <robot@example.org>"
     assert config.rollback.max_per_day == 5
@@ -271,6 +276,7 @@ def test_defaults(load: Load) -> None:
     assert config.http.listen == ("127.0.0.1", 9464)
     assert (config.http.socket_group, config.http.token_file, config.http.public_metrics) == (None, None, False)
     assert config.webhook is None
+    assert config.notifications is None
     assert (config.rollback.git, config.rollback.max_per_day) == ("push", 3)
     assert (config.rollback.ssh_key_file, config.rollback.signing_key_file) == (None, None)
     assert config.author == f"reconciler <reconciler@{socket.gethostname()}>"

@@ -33,9 +33,6 @@ _API_URL = Form(
     http_url,
     quote=False,
 )
-_PAGE_URL = Form(
-    "an address", "https://… or http://…, without user and password", _API_URL.pattern, http_url, quote=False
-)
 _PROJECT = Form(
     "a repository's name at the forge",
     "OWNER/NAME, such as acme/config; at GitLab with all groups",
@@ -92,9 +89,6 @@ class ForgeSettings(Section):
         default=None, description="A command that prints the token, run for every request."
     )
     app: ForgeApp | None = Field(default=None, description="A GitHub App instead of a token.")
-    page_url: Annotated[str, _PAGE_URL] | None = Field(
-        default=None, description="Where people reach the daemon's page; statuses and comments link to it."
-    )
 
     @model_validator(mode="after")
     def _one_source_of_tokens(self) -> ForgeSettings:

@@ -15,6 +15,7 @@ from reconciler.app.config.comparisons import ComparisonSettings, comparisons_ma
 from reconciler.app.config.forge import ForgeAddress, ForgeSettings, forge_address, forge_problems
 from reconciler.app.config.listening import LISTEN, UNIX
 from reconciler.app.config.models import Items, OneOrMany, Section, read_sections
+from reconciler.app.config.notifications import Notifications
 from reconciler.app.config.probes import ProbeFields
 from reconciler.app.config.scalars import (
     ABSOLUTE_PATH,
@@ -107,6 +108,7 @@ class ServerConfig(Section):
     http: Http = Field(default_factory=Http, description="The daemon's HTTP server.")
     webhook: Webhook | None = Field(default=None, description="Lets the git server announce a push.")
     forge: ForgeSettings | None = Field(default=None, description="Where results are reported beside the commits.")
+    notifications: Notifications | None = Field(default=None, description="Who is notified of what.")
     rollback: Rollback = Field(default_factory=Rollback, description="What a rollback does in git.")
     checks: dict[Name, Argv] = Field(
         default_factory=dict, description="Commands that a manifest may name, not define; they run on the staged file."

@@ -18,6 +18,7 @@ from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
 from reconciler.app.daemon.http_access import read_token
 from reconciler.app.daemon.listening_sockets import check_http
+from reconciler.app.wiring.notifications import open_messenger
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
 from reconciler.app.wiring.surroundings import engine_in_use, git_surroundings
 from reconciler.core.decide.private_files import is_exposed
@@ -62,6 +63,7 @@ def examine_server(config_file: str) -> list[DoctorFinding]:
 async def _examine(config: ServerConfig) -> list[DoctorFinding]:
     findings = [finding for finding in _files(config) if finding is not None]
     findings += [_space(config), _backups(config), _daemon(config), *_http(config.http), *_surroundings(config)]
+    findings += [finding async for finding in _notifications(config)]
     try:
         with scratch_state(config) as scratch:
             try:
@@ -188,6 +190,28 @@ def _daemon(config: ServerConfig) -> DoctorFinding:
         client.connect(path)  # a killed daemon leaves its socket behind, which refuses
         return DoctorFinding("daemon", "ok", f"listens on {path}")
     return DoctorFinding("daemon", "warning", "is not running", "start it: `reconciler run`, or the systemd unit")
+
+
+async def _notifications(config: ServerConfig) -> AsyncIterator[DoctorFinding]:
+    """Whether the file of URLs can be used, and apprise knows what is in it. Sends nothing."""
+    if config.notifications is None:
+        return
+    component = "notifications"
+    try:
+        messenger = open_messenger(config)
+        receivers = messenger.receivers()
+    except ReconcilerError as error:
+        yield _failed(component, error)
+        return
+    problems = await asyncio.gather(*(messenger.check(receiver) for receiver in receivers))
+    for receiver, problem in zip(receivers, problems, strict=True):
+        if problem:
+            where = f"{config.notifications.urls_file}:{receiver.line}"
+            yield DoctorFinding(component, "error", f"{where}: {problem}", "correct it (docs/notifications.md)")
+    if not any(problems):
+        names = listed([receiver.name for receiver in receivers])
+        advice = "`reconciler notify --test` sends one message to each"
+        yield DoctorFinding(component, "ok", f"{len(receivers)} receiver(s): {names}; {advice}")
 
 
 def _http(http: Http) -> Iterator[DoctorFinding]:

@@ -273,7 +273,8 @@ class Daemon:
         else:
             facts = {"environment": outcome.environment, "trigger": trigger, "result": outcome.result.value}
             logs.get_logger().debug("reconciled, as before", **facts)
-        event = Reconciled(outcome, trigger, now, last)
+        host = self.reconcilers.get(outcome.environment)
+        event = Reconciled(outcome, trigger, now, last, host.activity.health if host else None)
         for observer in self._observers:
             try:
                 observer.reconciled(event)

@@ -37,6 +37,7 @@ from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.wiring.forge import ForgeParts, forge_parts
+from reconciler.app.wiring.notifications import notification_observers
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
 from reconciler.core.model.hosts import SshAddress
@@ -196,15 +197,23 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
 
 
 @contextlib.asynccontextmanager
-async def runtime(config: ServerConfig, keys: KeySources | None = None) -> AsyncIterator[Runtime]:
+async def runtime(
+    config: ServerConfig, keys: KeySources | None = None, *, observed: bool = False
+) -> AsyncIterator[Runtime]:
     """Build every port for ``config``, and close them at the end. The caller holds the lock. ``keys`` take the place of
-    the server's own."""
+    the server's own. ``observed``: with observers, whose part it is to run; only the daemon's outcomes are reported."""
     require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
             sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary)
-            yield await _built(config, sops, store, stack)
+            built = await _built(config, sops, store, stack)
+            yield replace(built, observers=(*built.observers, *_observers(config, store, built))) if observed else built
+
+
+def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> tuple[Observer, ...]:
+    """Raises ConfigError."""
+    return notification_observers(config, store, built.ports.clock, built.metrics)
 
 
 def key_sources(config: ServerConfig) -> KeySources:
