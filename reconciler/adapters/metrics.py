@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from reconciler.adapters.forge.client import RESULTS
 from reconciler.adapters.source_metrics import SourceMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import HOUR, suspension_of
@@ -61,6 +62,8 @@ class PrometheusMetrics(SourceMetrics):
         self._interval.set(interval)
         for code in _WEBHOOK_CODES:
             self._webhook.labels(code)
+        for result in RESULTS:
+            self._forge.labels(result)
         for environment in environments:
             self._start_at_zero(environment)
         for phase in Phase:
@@ -95,6 +98,7 @@ class PrometheusMetrics(SourceMetrics):
         self._notifications_failing = gauge(
             "notifications_failing_since_timestamp_seconds", "When a receiver first accepted none; 0: all accept."
         )
+        self._forge = counter("forge_requests", "Requests to the forge's API, by result.", "result")
         self._webhook = counter("webhook_requests", "Webhook requests, by the status of the response.", "code")
 
     def _define_by_environment(self) -> None:
@@ -413,6 +417,10 @@ class PrometheusMetrics(SourceMetrics):
         free_bytes.set_function(lambda: _disk_state(measure)[0])
         free_inodes = self._gauge("state_free_inodes", "Free inodes there; -1: it has no fixed number of them.")
         free_inodes.set_function(lambda: _disk_state(measure)[1])
+
+    def forge_requested(self, result: str) -> None:
+        """The forge has answered a request, or not."""
+        self._forge.labels(result).inc()
 
     def announced(self, code: int) -> None:
         """The webhook has answered a request with this HTTP status."""

@@ -55,6 +55,7 @@ REQUIRED = {
     "rollback_failed": "gauge",
     "commit_to_applied_seconds": "histogram",
     "failure_to_recovered_seconds": "histogram",
+    "forge_requests_total": "counter",
     "webhook_requests_total": "counter",
     "notifications_total": "counter",
     "notifications_failing_since_timestamp_seconds": "gauge",

@@ -28,6 +28,7 @@ from reconciler.core.model.compose import Container
 from reconciler.core.model.revisions import GitRevert, Verify
 from reconciler.core.model.targets import Manifest, Stack
 from reconciler.core.ports import Ports
+from reconciler.core.ports.forge import Forge
 from reconciler.core.text import listed
 from reconciler.engine.observe import Plaintexts, Snapshot, load_desired, observe, path_in_git
 
@@ -87,12 +88,14 @@ def _about(finding: DoctorFinding, state_dir: str, scratch: str) -> DoctorFindin
 
 def _files(config: ServerConfig) -> list[DoctorFinding | None]:
     webhook = config.webhook.secret_file if config.webhook else None
-    repository = config.repository
+    repository, forge = config.repository, config.forge
     return [
         _permissions(_AGE_KEY, "decryption.age_key_file", config.decryption.age_key_file, secret=True),
         _permissions("git read key", "repository.ssh_key_file", repository.ssh_key_file, secret=True),
         _permissions("git token", "repository.token_file", repository.token_file, secret=True),
         _permissions("webhook secret", "webhook.secret_file", webhook, secret=True),
+        _permissions("forge token", "forge.token_file", forge.token_file if forge else None, secret=True),
+        _permissions("App key", "forge.app.key_file", forge.app.key_file if forge and forge.app else None, secret=True),
         _permissions("known hosts", "repository.known_hosts_file", repository.known_hosts_file, secret=False),
         _permissions("signers", "repository.allowed_signers_file", repository.allowed_signers_file, secret=False),
         _permissions("git push key", "rollback.ssh_key_file", config.rollback.ssh_key_file, secret=True),
@@ -244,6 +247,8 @@ def _surroundings(config: ServerConfig) -> Iterator[DoctorFinding]:
 
 async def _components(built: Runtime, config: ServerConfig, *, key_is_bad: bool) -> AsyncIterator[DoctorFinding]:
     ports = built.ports
+    if built.forge:
+        yield await _forge(built.forge.forge)
     causes: dict[str, str] = {}  # where each error was reported first
     async for finding in _keys(ports):
         causes[finding.result] = _AGE_KEY if key_is_bad else finding.component
@@ -263,6 +268,13 @@ async def _components(built: Runtime, config: ServerConfig, *, key_is_bad: bool)
             # An environment has the same sources on each of its hosts.
             first = causes.setdefault(finding.result, finding.component) if finding.bad else finding.component
             yield finding if first == finding.component else replace(finding, result=f"the same as {first}", advice="")
+
+
+async def _forge(forge: Forge) -> DoctorFinding:
+    try:
+        return DoctorFinding("forge", "ok", await forge.examine())
+    except ReconcilerError as error:
+        return _failed("forge", error)
 
 
 async def _keys(ports: Ports) -> AsyncIterator[DoctorFinding]:

@@ -224,6 +224,7 @@ def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Dae
         on_progress=built.relay.listen,
         requested=built.ports.activity,
         observers=built.observers,
+        on_head=built.forge.reports.head_seen if built.forge else lambda _: None,
     )
 
 

@@ -36,6 +36,7 @@ from reconciler.app.config.credentials import require_credentials
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
 from reconciler.app.config.server import ServerConfig
+from reconciler.app.wiring.forge import ForgeParts, forge_parts
 from reconciler.app.wiring.notifications import notification_observers
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
@@ -84,6 +85,7 @@ class Runtime:
     relay: Relay
     engines: Mapping[str, DockerCompose]
     observers: tuple[Observer, ...] = ()
+    forge: ForgeParts | None = None
 
     def ports_of(self, unit: str) -> Ports:
         """The ports of the unit's host. Raises RefusedError for a host that this server no longer has: its files are
@@ -192,19 +194,15 @@ async def runtime(
     config: ServerConfig, keys: KeySources | None = None, *, observed: bool = False
 ) -> AsyncIterator[Runtime]:
     """Build every port for ``config``, and close them at the end. The caller holds the lock. ``keys`` take the place of
-    the server's own. ``observed``: with observers, whose part it is to run; only the daemon's outcomes are reported."""
+    the server's own. ``observed``: with what notifies operators: only the daemon runs observers."""
     require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
             sops = Sops(keys or _key_sources(config), binary=config.decryption.sops_binary)
             built = await _built(config, sops, store, stack)
-            yield replace(built, observers=_observers(config, store, built)) if observed else built
-
-
-def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> tuple[Observer, ...]:
-    """Raises ConfigError."""
-    return notification_observers(config, store, built.ports.clock, built.metrics)
+            notified = notification_observers(config, store, built.ports.clock, built.metrics) if observed else ()
+            yield replace(built, observers=(*built.observers, *notified))
 
 
 def _key_sources(config: ServerConfig) -> KeySources:
@@ -270,7 +268,9 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
         if any(environment_of(unit) == environment for unit in units)
     )
     here = {unit: compose for unit, host in units.items() if host is None}
-    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines})
+    forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
+    observers: tuple[Observer, ...] = (forge.reports,) if forge else ()
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines}, observers, forge)
 
 
 class HostPorts:
