@@ -23,18 +23,20 @@ ROOT = DEPLOY.parent
 RUNBOOK = ROOT / "docs/runbook.md"
 DASHBOARD = DEPLOY / "grafana/dashboards/reconciler.json"
 SEVERITIES = {"critical", "warning", "info"}
-# Alerts that are not about one environment, or not about one target.
+# Alerts that are not about one environment, or not about one target; and those about two sides.
 OF_THE_SERVER = {
     "ReconcilerDown",
     "ReconcilerLoopStuck",
     "ReconcilerStateDiskFull",
     "ReconcilerNotificationsFailing",
 }
+OF_A_PAIR = {"ReconcilerKeyMissing", "ReconcilerComparisonFailed"}
 OF_A_TARGET = {"Drift", "ConflictingWriter", "Conflict", "PausedLong", "Orphan", "SecretTooOld"}
 EXPECTED = {
     "Down", "LoopStuck", "Drift", "ConflictingWriter", "Conflict", "Stalled", "Stale", "GitUnreachable",
     "DecryptFailed", "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy",
-    "BackupFailed", "SecretTooOld", "EngineDown", "StateDiskFull", "Orphan", "NotificationsFailing",
+    "BackupFailed", "SecretTooOld", "EngineDown", "StateDiskFull", "Orphan", "KeyMissing", "ComparisonFailed",
+    "NotificationsFailing",
 }  # fmt: skip
 
 
@@ -69,7 +71,9 @@ def test_an_alert_has_a_severity_and_says_what_and_where(rule: dict[str, Any]) -
         assert "$labels.host" in text
     labels = {name for text in said.values() for name in re.findall(r"\$labels\.(\w+)", text)}
     assert re.search(r"On {{ [^}]+ }}, start with `(reconciler|systemctl) [^`]+`", said["description"])
-    if rule["alert"] not in OF_THE_SERVER:
+    if rule["alert"] in OF_A_PAIR:
+        assert {"comparison", "left", "right"} <= labels
+    elif rule["alert"] not in OF_THE_SERVER:
         assert "environment" in labels
     if rule["alert"].removeprefix("Reconciler") in OF_A_TARGET:
         assert "target" in labels

@@ -85,17 +85,18 @@ def test_every_field_is_read() -> None:
     assert config.http.token_file == "/etc/reconciler/http-token"
     assert config.webhook
     assert config.webhook.secret_file == "/etc/reconciler/webhook"
-    assert config.notifications
-    assert config.notifications.urls_file == "/etc/reconciler/notify"
-    assert config.notifications.events == ("rolled_back", "service_down")
-    assert (config.notifications.reminder, config.notifications.digest) == (4 * 3600.0, 30.0)
     assert config.forge
     assert config.forge.app
     assert (config.forge.app.id, config.forge.app.key_file) == (4711, "/etc/reconciler/app.pem")
     assert config.forge.app.installation == 12
+    assert config.forge.plan_pull_requests == ("*", "change/*")
     address = ("github", "https://git.example.org/api/v3", "acme/configuration")
     assert config.forge_address
     assert (config.forge_address.kind, config.forge_address.api_url, config.forge_address.repository) == address
+    assert config.notifications
+    assert config.notifications.urls_file == "/etc/reconciler/notify"
+    assert config.notifications.events == ("rolled_back", "service_down")
+    assert (config.notifications.reminder, config.notifications.digest) == (4 * 3600.0, 30.0)
     assert config.rollback.git == "off"
     assert config.author == "robot <robot@example.org>"
     assert config.rollback.max_per_day == 5

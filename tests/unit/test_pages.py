@@ -137,6 +137,7 @@ def test_drift_and_runs_are_named_by_key_and_link_to_the_forge() -> None:
 def hostile(data: Any) -> Any:
     """The data with a hostile name wherever a name may be."""
     free = ("author", "subject", "target", "path", "service", "stack", "reason", "state", "source", "doing", "warning")
+    free += ("name", "where", "left", "right", "note", "error", "verdict")  # of pairs of sides
     if isinstance(data, dict):
         return {name: HOSTILE if name in free and value else hostile(value) for name, value in data.items()}
     if isinstance(data, list | tuple):

@@ -107,8 +107,8 @@ class ServerConfig(Section):
     drift: Drift = Field(default_factory=Drift, description="How drift is handled.")
     http: Http = Field(default_factory=Http, description="The daemon's HTTP server.")
     webhook: Webhook | None = Field(default=None, description="Lets the git server announce a push.")
-    notifications: Notifications | None = Field(default=None, description="Who is notified of what.")
     forge: ForgeSettings | None = Field(default=None, description="Where results are reported beside the commits.")
+    notifications: Notifications | None = Field(default=None, description="Who is notified of what.")
     rollback: Rollback = Field(default_factory=Rollback, description="What a rollback does in git.")
     checks: dict[Name, Argv] = Field(
         default_factory=dict, description="Commands that a manifest may name, not define; they run on the staged file."

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from reconciler.core.compare.risk import Risk
 from reconciler.core.model.compose import ActionKind
 from reconciler.core.model.plans import Aspect, Effect, Kind, SyncStatus
 from reconciler.core.model.revisions import RevertState
@@ -54,7 +55,8 @@ class ChangeData(BaseModel):
     """A target: how its live file differs from git, and what the reconciliation does about it.
 
     ``keys`` are the differences from the live file to git, ``by_hand`` those made on the server since it was last
-    written, ``from_git`` those made in git since then. Only `status` has ``applied``,
+    written, ``from_git`` those made in git since then. ``edited_by`` says who edited the file, and how sure that is.
+    Only `status` has ``applied``,
     ``since`` (when ``sync`` became what it is) and ``left_at`` (when an orphan left git). ``error_id``:
     as for an outcome.
     """
@@ -70,6 +72,7 @@ class ChangeData(BaseModel):
     by_hand: KeysData
     from_git: KeysData
     edited_at: Instant | None
+    edited_by: str
     restored_from: str | None
     renamed_from: str | None
     moved_to: str | None
@@ -207,10 +210,19 @@ class DaemonData(BaseModel):
     http: str
 
 
+class HistoryHeadData(BaseModel):
+    """The numbers of the first and the last entry of the history, and the last one's hash."""
+
+    first: int
+    last: int
+    sha256: str
+
+
 class StatusAnswer(JsonAnswer):
     """`status`, and /api/v1/status of the daemon."""
 
     daemon: DaemonData
+    history: HistoryHeadData
     environments: list[EnvironmentData]
 
 
@@ -222,14 +234,20 @@ class RunChangeData(KeysData):
     kind: str
     restored_from: str | None
     renamed_from: str | None
+    edited_by: str = ""
 
 
 class RunData(BaseModel):
-    """``accepted`` says who has accepted which project as it stood; ``error_id`` is as for an outcome."""
+    """A run, or a decision. ``requested_by`` is who asked for it, by the kernel's word, and ``request_reason`` why, in
+    their words. ``accepted`` says who has accepted which project as it stood; ``error_id`` is as for an outcome;
+    ``entry`` is the number of its newest entry in the history, null while it is unfinished."""
 
+    entry: int | None
     run: str
     environment: str
     trigger: str
+    requested_by: str
+    request_reason: str
     started_at: Instant
     finished_at: Instant | None
     revision: RevisionData
@@ -259,17 +277,40 @@ class RunAnswer(RunData, JsonAnswer):
     """/api/v1/runs/RUN."""
 
 
+class DifferenceData(BaseModel):
+    """What is not the same on two sides. ``where`` is the file or service that it is in; ``left`` and ``right`` say
+    what is on each side (missing, a mode, an image), never a value; ``note`` is the reason, or what else is notable."""
+
+    class_: str = Field(alias="class", description="As in docs/compare.md, or placeholder, or problem.")
+    kind: Literal["key", "file", "service", "definition", "probe", "problem"]
+    name: str
+    where: str
+    risk: Risk
+    left: str
+    right: str
+    note: str
+    unexplained: bool
+
+
 class ComparedPairData(BaseModel):
-    """Two sides that the daemon compares: how many differences of each class there were ``at`` the last time, or why
-    it failed (``reason``, with the ``error_id``)."""
+    """Two sides that the daemon compares: ``at`` the last time, at the branch's ``commit``; ``counts`` are its
+    differences by class, ``limits`` say what was not compared. While it fails, ``error`` says why, and the rest is the
+    result from before ``failing_since``."""
 
     name: str
     left: str
     right: str
+    interval: float = Field(description="seconds")
     at: Instant | None
-    differences: dict[str, int]
-    reason: str
+    commit: str | None
+    error: str
     error_id: str
+    failing_since: Instant | None
+    verdict: str
+    unexplained: int
+    counts: dict[str, int]
+    limits: list[str]
+    differences: list[DifferenceData]
 
 
 class ComparisonsAnswer(JsonAnswer):

@@ -95,8 +95,8 @@ def require_keys(key_file: str | None, hint: str) -> KeySources:
 class Keys:
     """Decrypts with our identities, and encrypts for others."""
 
-    def __init__(self, sources: KeySources) -> None:
-        self._sops = Sops(sources)
+    def __init__(self, sources: KeySources, binary: str = "sops") -> None:
+        self._sops = Sops(sources, binary=binary)
 
     async def own(self) -> OwnKeys:
         """Our public keys. Raises KeyUnavailableError."""

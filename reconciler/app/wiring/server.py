@@ -23,6 +23,7 @@ from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.git.writer import GitPusher
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.local.backups import BackupDirectory
+from reconciler.adapters.local.file_writers import FileWriters
 from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.local.http_probe import HttpHealth, TunnelledHealth
 from reconciler.adapters.local.watch import FileWatch
@@ -37,6 +38,7 @@ from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.wiring.forge import ForgeParts, forge_parts
+from reconciler.app.wiring.merge_plans import merge_plans
 from reconciler.app.wiring.notifications import notification_observers
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
@@ -48,6 +50,7 @@ from reconciler.core.ports import Ports
 from reconciler.core.ports.observer import Observer
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.memory import Claims
+from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 
@@ -84,8 +87,9 @@ class Runtime:
     metrics: PrometheusMetrics
     relay: Relay
     engines: Mapping[str, DockerCompose]
-    observers: tuple[Observer, ...] = ()
     forge: ForgeParts | None = None
+    merge_plans: MergePlans | None = None
+    observers: tuple[Observer, ...] = ()
 
     def ports_of(self, unit: str) -> Ports:
         """The ports of the unit's host. Raises RefusedError for a host that this server no longer has: its files are
@@ -138,23 +142,30 @@ def _backups_dir(config: ServerConfig) -> str:
     return os.path.join(config.state_dir, "backups")
 
 
-async def manifest_at_head(config: ServerConfig, environment: str) -> Manifest:
-    """The manifest of an environment as the remote has it now, resolved for this server.
+async def manifest_at_head(config: ServerConfig, environment: str, host: str = "") -> Manifest:
+    """The manifest of an environment as the remote has it now, resolved for this server, or for one of its hosts.
 
     Raises RefusedError where this server follows no such environment, GitUnreachableError, ManifestError.
     """
     if environment not in config.environment:
         known = f"It follows: {', '.join(config.environment)}"
         raise RefusedError(f"this server does not follow an environment {environment}", hint=known)
-    prepare_state_dir(config.state_dir)
-    mirror = _mirror(config)
-    commit = await mirror.head()
-    await mirror.fetch(commit)
+    commit, mirror = await fetch_head(config), _mirror(config)
     path = posixpath.normpath(posixpath.join(config.repository.path, environment, "environment.yaml"))
     blob = await mirror.read(commit, path)
     if blob is None:
         raise ManifestError("does not exist", where=path, hint="Name another environment")
-    return read_manifest(blob.data, environment=environment, file=path, server=config)
+    server = config.model_copy(update={"host": host}) if host else config
+    return read_manifest(blob.data, environment=environment, file=path, server=server)
+
+
+async def fetch_head(config: ServerConfig) -> str:
+    """Bring the branch's head into the mirror; return its commit id. Raises ConfigError, GitUnreachableError."""
+    prepare_state_dir(config.state_dir)
+    mirror = _mirror(config)
+    commit = await mirror.head()
+    await mirror.fetch(commit)
+    return commit
 
 
 def _mirror(config: ServerConfig) -> GitMirror:
@@ -191,27 +202,42 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
 
 @contextlib.asynccontextmanager
 async def runtime(
-    config: ServerConfig, keys: KeySources | None = None, *, observed: bool = False
+    config: ServerConfig, keys: KeySources | None = None, *, daemon: bool = False
 ) -> AsyncIterator[Runtime]:
     """Build every port for ``config``, and close them at the end. The caller holds the lock. ``keys`` take the place of
-    the server's own. ``observed``: with what notifies operators: only the daemon runs observers."""
+    the server's own. ``daemon``: who writes to live files is noticed while it lives, and there are observers, whose
+    part it is to run."""
     require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
-            sops = Sops(keys or _key_sources(config), binary=config.decryption.sops_binary)
-            built = await _built(config, sops, store, stack)
-            notified = notification_observers(config, store, built.ports.clock, built.metrics) if observed else ()
-            yield replace(built, observers=(*built.observers, *notified))
+            sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary)
+            host = LocalHost(config.allowed_paths)
+            if daemon:
+                host = LocalHost(config.allowed_paths, stack.enter_context(contextlib.closing(FileWriters())))
+            built = await _built(config, sops, store, host, stack)
+            yield replace(built, observers=tuple(_observers(config, store, built))) if daemon else built
 
 
-def _key_sources(config: ServerConfig) -> KeySources:
+def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> Iterator[Observer]:
+    """Raises ConfigError."""
+    if built.forge:
+        yield built.forge.reports
+    if built.merge_plans:
+        yield built.merge_plans
+    yield from notification_observers(config, store, built.ports.clock, built.metrics)
+
+
+def key_sources(config: ServerConfig) -> KeySources:
+    """Where the server's own identities are."""
     decryption = config.decryption
     files = (decryption.age_key_file,) if decryption.age_key_file else ()
     return KeySources(files, command=decryption.age_key_command or (), strict=True)
 
 
-async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: contextlib.AsyncExitStack) -> Runtime:
+async def _built(
+    config: ServerConfig, sops: Sops, store: SqliteStore, host: LocalHost, stack: contextlib.AsyncExitStack
+) -> Runtime:
     relay = Relay()
     digest = _digester(config.state_dir, store)
     units = config.units
@@ -232,7 +258,7 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
         ),
         decryptor=sops,
         encryptor=sops,
-        host=LocalHost(config.allowed_paths),
+        host=host,
         compose=compose,
         backups=BackupDirectory(_backups_dir(config), digest),
         store=store,
@@ -267,10 +293,10 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
         for environment in config.environment
         if any(environment_of(unit) == environment for unit in units)
     )
-    here = {unit: compose for unit, host in units.items() if host is None}
     forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
-    observers: tuple[Observer, ...] = (forge.reports,) if forge else ()
-    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines}, observers, forge)
+    plans = merge_plans(config, forge, mirror, {unit: on_hosts.get(unit, ports) for unit in units}, claims)
+    engines = {unit: compose for unit, host in units.items() if host is None} | hosts.engines
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, engines, forge, plans)
 
 
 class HostPorts:
@@ -300,7 +326,7 @@ class HostPorts:
         from reconciler.adapters.ssh.connection import SshConnection
         from reconciler.adapters.ssh.files import SshHost
 
-        connection = SshConnection(_address(host), name)
+        connection = SshConnection(ssh_address(host), name)
         self._stack.push_async_callback(connection.close)
         socket = os.path.join(self._socket_directory(), f"{len(self._built)}.sock")
         connection.tunnel(socket, host.docker_socket)
@@ -329,7 +355,8 @@ class HostPorts:
         return self._sockets
 
 
-def _address(server: SshServer) -> SshAddress:
+def ssh_address(server: SshServer) -> SshAddress:
+    """How a machine of the server configuration is reached."""
     jump = server.jump if isinstance(server, HostSettings) else None
     return SshAddress(
         host=server.address,
@@ -337,7 +364,7 @@ def _address(server: SshServer) -> SshAddress:
         user=server.user,
         key_file=server.key_file,
         known_hosts_file=server.known_hosts_file,
-        jump=_address(jump) if jump else None,
+        jump=ssh_address(jump) if jump else None,
     )
 
 
