@@ -10,8 +10,8 @@ from reconciler.app.compare.rows import Group, Row, ServiceStates, SideWords, St
 from reconciler.app.compare.run import ComparisonReport
 from reconciler.cli import compare_sentences
 from reconciler.cli.layout import Page
-from reconciler.cli.markdown import code, plain_text
 from reconciler.core.compare.types import Comparison, Fact, FileResult
+from reconciler.core.markdown import code, plain_text
 from reconciler.core.model.answers import versioned
 
 _MARK = "⚠️"

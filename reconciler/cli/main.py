@@ -17,6 +17,7 @@ from reconciler.cli import (
     edit_commands,
     exit_codes,
     global_options,
+    merge_commands,
     operator_commands,
     recipient_commands,
     review_commands,
@@ -40,6 +41,7 @@ app.add_typer(daemon_commands.commands)
 app.add_typer(operator_commands.commands)
 app.add_typer(review_commands.commands)
 app.add_typer(edit_commands.commands)
+app.add_typer(merge_commands.commands)
 app.add_typer(recipient_commands.commands)
 app.add_typer(setup_commands.commands)
 

@@ -76,6 +76,7 @@ NAMED: dict[str, tuple[str, ...]] = {
     "ReconcilerStateDiskFull": (),
     "ReconcilerKeyMissing": ("2 of the keys", "are missing in git:production", "git:staging"),
     "ReconcilerComparisonFailed": ("git:staging and git:production", "reconciler compare releases"),
+    "ReconcilerNotificationsFailing": (),
 }
 PAIR = ("releases", "git:staging", "git:production")
 
@@ -103,6 +104,7 @@ class FakeServer:
 
 def _in_good_health(metrics: PrometheusMetrics, now: float) -> None:
     metrics.tick(now)
+    metrics.notifications_failing(0)
     for target in (TARGET, PAUSED):
         name = target.environment
         metrics.undecryptable(name, {})
@@ -121,6 +123,7 @@ def _in_good_health(metrics: PrometheusMetrics, now: float) -> None:
 def _in_trouble(metrics: PrometheusMetrics, now: float) -> None:
     name = TARGET.environment
     metrics.tick(now - DAY)
+    metrics.notifications_failing(now - DAY)
     both_sides = Change(TARGET, Kind.CONFLICT, Effect.HOLD, "both sides changed", frozenset({Aspect.CONTENT}))
     metrics.observed(Plan(name, REVISION, (both_sides,)), now)
     metrics.corrected(name, [TARGET.id], now - HOUR + 5)  # counts for 5 seconds more

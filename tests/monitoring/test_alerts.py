@@ -24,13 +24,19 @@ RUNBOOK = ROOT / "docs/runbook.md"
 DASHBOARD = DEPLOY / "grafana/dashboards/reconciler.json"
 SEVERITIES = {"critical", "warning", "info"}
 # Alerts that are not about one environment, or not about one target; and those about two sides.
-OF_THE_SERVER = {"ReconcilerDown", "ReconcilerLoopStuck", "ReconcilerStateDiskFull"}
+OF_THE_SERVER = {
+    "ReconcilerDown",
+    "ReconcilerLoopStuck",
+    "ReconcilerStateDiskFull",
+    "ReconcilerNotificationsFailing",
+}
 OF_A_PAIR = {"ReconcilerKeyMissing", "ReconcilerComparisonFailed"}
 OF_A_TARGET = {"Drift", "ConflictingWriter", "Conflict", "PausedLong", "Orphan", "SecretTooOld"}
 EXPECTED = {
     "Down", "LoopStuck", "Drift", "ConflictingWriter", "Conflict", "Stalled", "Stale", "GitUnreachable",
     "DecryptFailed", "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy",
     "BackupFailed", "SecretTooOld", "EngineDown", "StateDiskFull", "Orphan", "KeyMissing", "ComparisonFailed",
+    "NotificationsFailing",
 }  # fmt: skip
 
 
@@ -163,8 +169,9 @@ def test_promtool_understands_the_rules_and_the_example() -> None:
     for kind, file in (("rules", RULES), ("config", DEPLOY / "prometheus/prometheus.yml")):
         done = run(program("promtool") or "", "check", kind, file)
         assert done.returncode == 0, done.stderr.decode()
-    done = run(program("amtool") or "", "check-config", DEPLOY / "prometheus/alertmanager.yml")
-    assert done.returncode == 0, done.stderr.decode()
+    for name in ("alertmanager.yml", "alertmanager-receivers.yml"):
+        done = run(program("amtool") or "", "check-config", DEPLOY / "prometheus" / name)
+        assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.prometheus

@@ -140,7 +140,10 @@ def service(name: str, state: str = "running (healthy)", healthy: bool = True, *
 
 
 def status(*environments: Any, running: bool = True, **daemon: Any) -> Any:
-    return {"daemon": {"running": running, "pid": 12, **daemon}, "environments": list(environments)}
+    return {
+        "daemon": {"running": running, "pid": 12, "http": "127.0.0.1:9464", **daemon},
+        "environments": list(environments),
+    }
 
 
 UNHEALTHY = "api: unhealthy for 30 s after the change (was healthy before): " + HOW
@@ -565,6 +568,11 @@ AGES = {
         {"environment": "staging", "revision": revision(), "targets": []},
     ]
 }
+DELIVERIES = [
+    {"line": 3, "receiver": "mailtos://mail.example.org", "accepted": True, "problem": ""},
+    {"line": 5, "receiver": "slack", "accepted": False, "problem": "answered with status 403"},
+    {"line": 12, "receiver": "jsons://hooks.example.org", "accepted": False, "problem": "gave no answer within 20 s"},
+]
 FINDINGS = [
     {"component": "server configuration", "level": "ok", "result": "/etc/reconciler/reconciler.yaml", "advice": ""},
     {

@@ -45,6 +45,7 @@ REPORTS: dict[str, Report] = {
     "adopt-whole": partial(record_reports.adopt_report, answers.WHOLE),
     "age": partial(record_reports.age_report, answers.AGES, "90d"),
     "doctor": partial(record_reports.doctor_report, answers.FINDINGS),
+    "notify": partial(record_reports.notify_report, answers.DELIVERIES),
     "import-draft": partial(setup_reports.draft_report, answers.DRAFT),
     "import-update": partial(setup_reports.draft_report, answers.UPDATE_DRAFT),
     "import": partial(setup_reports.import_report, answers.IMPORTED, base="main"),

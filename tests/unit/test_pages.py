@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from benchmarks.pages import overview
-from reconciler.app.pages.forge_links import commit_address
 from reconciler.app.pages.html import render_html, stylesheet
 from reconciler.app.pages.overview import overview_facts, run_facts
+from reconciler.core.forge_links import commit_address
 from tests.support import answers
 
 KNOWN = {"here": "", "root": "./", "host": "web-1", "now": answers.NOW, "at": answers.at("29T08:00:00")}

@@ -103,6 +103,26 @@ class Clone:
         (relative,) = self._from_top(os.path.dirname(path), [os.path.basename(path)])
         return bool(await self._git("--literal-pathspecs", "ls-files", "-z", "--unmerged", "--", relative))
 
+    async def unmerged(self) -> dict[str, tuple[bytes | None, bytes | None, bytes | None]]:
+        """The files of an unfinished merge by their path from the top: as the common ancestor, our side and the other
+        side have them; None where one has none."""
+        stages: dict[str, dict[int, str]] = {}
+        for record in (await self._git("ls-files", "-z", "--unmerged")).split(b"\0"):
+            about, _, path = record.partition(b"\t")
+            if path:
+                _, blob, stage = about.decode().split(" ")
+                stages.setdefault(path.decode("utf-8", "surrogateescape"), {})[int(stage)] = blob
+        blobs = await self._blobs({blob for by_stage in stages.values() for blob in by_stage.values()})
+        contents = {blob: data for blob, data in blobs.items() if isinstance(data, bytes)}
+        return {
+            path: (
+                contents.get(by_stage.get(1, "")),
+                contents.get(by_stage.get(2, "")),
+                contents.get(by_stage.get(3, "")),
+            )
+            for path, by_stage in stages.items()
+        }
+
     async def before(self, directory: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
         """Of the ``files`` in ``directory`` (paths are relative to it), those that HEAD has otherwise, as it has them;
         on a branch, those that differ from where it left the default branch of origin."""
@@ -266,6 +286,13 @@ class Clone:
                 f"{failure}{': ' if last_line else ''}{last_line}", where=self.top, hint="See `git fsck`"
             )
         return done.stdout
+
+
+def _versions(
+    stages: Mapping[int, str], contents: Mapping[str, bytes]
+) -> tuple[bytes | None, bytes | None, bytes | None]:
+    base, ours, theirs = (contents.get(stages.get(stage, "")) for stage in (1, 2, 3))
+    return base, ours, theirs
 
 
 def _blob_id(data: bytes) -> str:

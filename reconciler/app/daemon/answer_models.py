@@ -420,6 +420,19 @@ class DoctorAnswer(JsonAnswer):
     findings: list[ComponentFindingData]
 
 
+class ReceiverAnswerData(BaseModel):
+    line: int
+    receiver: str
+    accepted: bool
+    problem: str
+
+
+class NotifyAnswer(JsonAnswer):
+    """`notify --test`."""
+
+    receivers: list[ReceiverAnswerData]
+
+
 SERVER_ANSWERS: dict[str, type[JsonAnswer]] = {
     **dict.fromkeys(
         ("sync", "plan", "rollback", "unpin", "pause", "resume", "retry", "accept-rewrite", "forget"), OutcomesAnswer
@@ -431,5 +444,6 @@ SERVER_ANSWERS: dict[str, type[JsonAnswer]] = {
     "adopt": AdoptAnswer,
     "age": AgeAnswer,
     "doctor": DoctorAnswer,
+    "notify": NotifyAnswer,
 }
 """By command."""

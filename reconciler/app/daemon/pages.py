@@ -9,16 +9,15 @@ from aiohttp import web
 
 from reconciler.app.daemon import serialize
 from reconciler.app.daemon.requests import list_runs
-from reconciler.app.pages.forge_links import commit_address
 from reconciler.app.pages.html import asset, content_policy, render_html
 from reconciler.app.pages.overview import overview_facts, run_facts, secrets_facts
+from reconciler.core.forge_links import commit_address
 from reconciler.core.model.targets import environment_of
 
 if TYPE_CHECKING:
     from reconciler.app.daemon.http import CurrentViews, Views
 
 _LAST_RUNS = 20
-_KNOWN_RUNS = 1000  # the newest ones that have a page
 _MOST_DIFFERENCES = 200  # of a pair
 _OLD = 90  # days after which a secret is old, as in the alert
 _SCRIPT = "refresh.js"
@@ -35,8 +34,7 @@ def page_routes(source: CurrentViews) -> list[web.RouteDef]:
 
     async def run(request: web.Request) -> web.Response:
         async with source.use() as views:
-            identity = request.match_info["run"]
-            known = next((run for run in views.store.runs(limit=_KNOWN_RUNS) if run.id == identity), None)
+            known = views.store.run(request.match_info["run"])
             if known is None:
                 text = "It is older than the history, or no run has that id. `reconciler history` lists them."
                 return _page(views, "message.html", "runs/", status=404, heading="No such run", text=text)

@@ -36,6 +36,9 @@ from reconciler.app.config.credentials import require_credentials
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
 from reconciler.app.config.server import ServerConfig
+from reconciler.app.wiring.forge import ForgeParts, forge_parts
+from reconciler.app.wiring.merge_plans import merge_plans
+from reconciler.app.wiring.notifications import notification_observers
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
 from reconciler.core.model.hosts import SshAddress
@@ -46,6 +49,7 @@ from reconciler.core.ports import Ports
 from reconciler.core.ports.observer import Observer
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.memory import Claims
+from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 
@@ -82,6 +86,8 @@ class Runtime:
     metrics: PrometheusMetrics
     relay: Relay
     engines: Mapping[str, DockerCompose]
+    forge: ForgeParts | None = None
+    merge_plans: MergePlans | None = None
     observers: tuple[Observer, ...] = ()
 
     def ports_of(self, unit: str) -> Ports:
@@ -194,15 +200,27 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
 
 
 @contextlib.asynccontextmanager
-async def runtime(config: ServerConfig, keys: KeySources | None = None) -> AsyncIterator[Runtime]:
+async def runtime(
+    config: ServerConfig, keys: KeySources | None = None, *, observed: bool = False
+) -> AsyncIterator[Runtime]:
     """Build every port for ``config``, and close them at the end. The caller holds the lock. ``keys`` take the place of
-    the server's own."""
+    the server's own. ``observed``: with observers, whose part it is to run; only the daemon's outcomes are reported."""
     require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
             sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary)
-            yield await _built(config, sops, store, stack)
+            built = await _built(config, sops, store, stack)
+            yield replace(built, observers=tuple(_observers(config, store, built))) if observed else built
+
+
+def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> Iterator[Observer]:
+    """Raises ConfigError."""
+    if built.forge:
+        yield built.forge.reports
+    if built.merge_plans:
+        yield built.merge_plans
+    yield from notification_observers(config, store, built.ports.clock, built.metrics)
 
 
 def key_sources(config: ServerConfig) -> KeySources:
@@ -268,8 +286,10 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
         for environment in config.environment
         if any(environment_of(unit) == environment for unit in units)
     )
-    here = {unit: compose for unit, host in units.items() if host is None}
-    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines})
+    forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
+    plans = merge_plans(config, forge, mirror, {unit: on_hosts.get(unit, ports) for unit in units}, claims)
+    engines = {unit: compose for unit, host in units.items() if host is None} | hosts.engines
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, engines, forge, plans)
 
 
 class HostPorts:
