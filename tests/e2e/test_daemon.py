@@ -154,12 +154,12 @@ def test_commands_go_through_the_daemon_by_a_private_socket(settled: Server) -> 
         assert settled.sync()["result"] in ("applied", "in_sync")
         assert settled.live("api.env") == b"A=2\n"
         status = settled.json("status")
-        assert (status["daemon"]["running"], status["daemon"]["pid"]) == (True, daemon.process.pid)
+        assert status["daemon"] == {"running": True, "pid": daemon.process.pid, "http": f"127.0.0.1:{daemon.port}"}
         assert status["environments"][0]["applied"]["commit"] == settled.remote.head()
         # The public interface takes no requests: it only serves reads and the webhook.
         assert daemon.post(REQUEST_PATH, b"{}", {})[0] == 404
     assert not (settled.state / "control.sock").exists()
-    assert settled.json("status")["daemon"] == {"running": False, "pid": None}
+    assert settled.json("status")["daemon"] == {"running": False, "pid": None, "http": ""}
 
 
 def test_restore_goes_through_the_daemon_and_holds_for_as_long_as_the_pause(settled: Server) -> None:
