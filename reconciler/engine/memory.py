@@ -11,6 +11,7 @@ from reconciler.core.model.requests import SecretAges
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Manifest, Stack
 from reconciler.engine.guests import OF_NO_STACK
+from reconciler.engine.history import RecordedDecisions
 from reconciler.engine.key_names import KeyNames
 from reconciler.engine.observe import Desired, Fingerprint, Snapshot
 from reconciler.engine.planning import Prepared
@@ -77,6 +78,7 @@ class Memory:
     """
 
     claims: Claims
+    decisions: RecordedDecisions = field(default_factory=RecordedDecisions)
     names: KeyNames = field(default_factory=KeyNames)
     desired: Desired | None = None
     failure: Failure | None = None

@@ -53,6 +53,9 @@ class FakeViews:
     def comparisons(self) -> list[Any]:
         return list(self.compared)
 
+    def run(self, identity: str) -> Run | None:
+        return next((run for run in self.known_runs if run.id == identity), None)
+
     def now(self) -> float:
         return answers.NOW
 

@@ -1,4 +1,4 @@
-"""The section ``forge``: which forge hosts the repository, with which credentials, and where links lead."""
+"""The section ``forge``: which forge hosts the repository, with which credentials."""
 
 from __future__ import annotations
 
@@ -32,9 +32,6 @@ _API_URL = Form(
     r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[!-~]*)?$",
     http_url,
     quote=False,
-)
-_PAGE_URL = Form(
-    "an address", "https://… or http://…, without user and password", _API_URL.pattern, http_url, quote=False
 )
 _PROJECT = Form(
     "a repository's name at the forge",
@@ -92,9 +89,6 @@ class ForgeSettings(Section):
         default=None, description="A command that prints the token, run for every request."
     )
     app: ForgeApp | None = Field(default=None, description="A GitHub App instead of a token.")
-    page_url: Annotated[str, _PAGE_URL] | None = Field(
-        default=None, description="Where people reach the daemon's page; statuses and comments link to it."
-    )
     plan_pull_requests: Annotated[tuple[Annotated[str, BRANCHES], ...], Items()] = Field(
         default=(),
         description="The branches (patterns such as `*` or `change/*`) whose pull requests are planned before the "

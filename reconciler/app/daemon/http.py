@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from aiohttp import web
@@ -32,6 +32,7 @@ from reconciler.app.daemon.requester import requester_of
 from reconciler.app.daemon.requests import Turn, list_runs
 from reconciler.app.daemon.webhook import WebhookReceiver
 from reconciler.core.errors import OutsideError, ReconcilerError, RefusedError
+from reconciler.core.history.entries import iso_instant
 from reconciler.core.ports.store import Store
 
 _WITHDRAWAL = 15.0  # seconds for the answers under way to end before a reload goes on without them
@@ -63,8 +64,8 @@ class Views:
 
     async def status(self) -> dict[str, Any]:
         environments = await asyncio.gather(*(self._environment(name) for name in self.daemon.environments))
-        daemon = {"running": True, "pid": os.getpid(), "http": self.http}
-        return {"daemon": daemon, "environments": environments}
+        daemon, history = {"running": True, "pid": os.getpid(), "http": self.http}, asdict(self.store.history_head())
+        return {"daemon": daemon, "history": history, "environments": environments}
 
     async def _environment(self, name: str) -> dict[str, Any]:
         last, record = self.daemon.last_outcomes.get(name), self.store.environment(name)
@@ -79,7 +80,7 @@ class Views:
             record, last.outcome, self.store.applied(name), at=last.at, since=last.since
         )
         for change in (status["after"] or {"changes": []})["changes"]:
-            change["since"] = serialize.format_instant(last.targets[change["target"]][1])
+            change["since"] = iso_instant(last.targets[change["target"]][1])
         return {**status, **doing, **await serialize.serialize_services(reconciler, within=_SERVICES)}
 
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from reconciler.app.daemon import serialize
-from reconciler.app.daemon.requests import list_runs
+from reconciler.app.daemon.requests import find_run, list_runs
 from reconciler.app.pages.html import asset, content_policy, render_html
 from reconciler.app.pages.overview import overview_facts, run_facts, secrets_facts
 from reconciler.core.forge_links import commit_address
+from reconciler.core.history.entries import iso_instant
 from reconciler.core.model.targets import environment_of
 
 if TYPE_CHECKING:
     from reconciler.app.daemon.http import CurrentViews, Views
 
 _LAST_RUNS = 20
-_KNOWN_RUNS = 1000  # the newest ones that have a page
 _MOST_DIFFERENCES = 200  # of a pair
 _OLD = 90  # days after which a secret is old, as in the alert
 _SCRIPT = "refresh.js"
@@ -36,11 +36,11 @@ def page_routes(source: CurrentViews) -> list[web.RouteDef]:
     async def run(request: web.Request) -> web.Response:
         async with source.use() as views:
             identity = request.match_info["run"]
-            known = next((run for run in views.store.runs(limit=_KNOWN_RUNS) if run.id == identity), None)
+            known = find_run(views.store, identity)
             if known is None:
                 text = "It is older than the history, or no run has that id. `reconciler history` lists them."
                 return _page(views, "message.html", "runs/", status=404, heading="No such run", text=text)
-            return _page(views, "run.html", "runs/", run=run_facts(serialize.serialize_run(known)))
+            return _page(views, "run.html", "runs/", run=run_facts(known))
 
     async def secrets(_: web.Request) -> web.Response:
         async with source.use() as views:
@@ -80,7 +80,7 @@ def _page(views: Views, template: str, here: str, *, status: int = 200, **facts:
         root="../" if "/" in here else "./",
         host=views.host,
         now=now,
-        at=serialize.format_instant(now),
+        at=iso_instant(now),
         link=functools.partial(commit_address, views.repository_url),
         **facts,
     )

@@ -191,7 +191,7 @@ class _Service:
     async def _serve(self, interfaces: Interfaces, config: ServerConfig, event: str) -> None:
         """Run a daemon until it is stopped, or a reload is due."""
         bound = await interfaces.listen(config.http)
-        async with runtime(config, observed=True) as built:
+        async with runtime(config, daemon=True) as built:
             watch = open_watch(config, self._logger.warning)
             self._compare(built, config)
             observers = (*built.observers, *((self._comparisons,) if self._comparisons else ()))

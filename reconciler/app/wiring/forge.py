@@ -64,7 +64,7 @@ def forge_parts(
         memory,
         host=config.host,
         branch=config.repository.branch,
-        links=ForgeLinks(settings.page_url or ""),
+        links=ForgeLinks(config.http.page_url or ""),
         mark=lambda subject: f"reconciler-{ports.digest(subject.encode())}",
     )
     return ForgeParts(forge, ForgeReports(side, ports.store, ports.clock, units), side)

@@ -23,6 +23,7 @@ from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.git.writer import GitPusher
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.local.backups import BackupDirectory
+from reconciler.adapters.local.file_writers import FileWriters
 from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.local.http_probe import HttpHealth, TunnelledHealth
 from reconciler.adapters.local.watch import FileWatch
@@ -201,17 +202,21 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
 
 @contextlib.asynccontextmanager
 async def runtime(
-    config: ServerConfig, keys: KeySources | None = None, *, observed: bool = False
+    config: ServerConfig, keys: KeySources | None = None, *, daemon: bool = False
 ) -> AsyncIterator[Runtime]:
     """Build every port for ``config``, and close them at the end. The caller holds the lock. ``keys`` take the place of
-    the server's own. ``observed``: with observers, whose part it is to run; only the daemon's outcomes are reported."""
+    the server's own. ``daemon``: who writes to live files is noticed while it lives, and there are observers, whose
+    part it is to run."""
     require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
             sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary)
-            built = await _built(config, sops, store, stack)
-            yield replace(built, observers=tuple(_observers(config, store, built))) if observed else built
+            host = LocalHost(config.allowed_paths)
+            if daemon:
+                host = LocalHost(config.allowed_paths, stack.enter_context(contextlib.closing(FileWriters())))
+            built = await _built(config, sops, store, host, stack)
+            yield replace(built, observers=tuple(_observers(config, store, built))) if daemon else built
 
 
 def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> Iterator[Observer]:
@@ -230,7 +235,9 @@ def key_sources(config: ServerConfig) -> KeySources:
     return KeySources(files, command=decryption.age_key_command or (), strict=True)
 
 
-async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: contextlib.AsyncExitStack) -> Runtime:
+async def _built(
+    config: ServerConfig, sops: Sops, store: SqliteStore, host: LocalHost, stack: contextlib.AsyncExitStack
+) -> Runtime:
     relay = Relay()
     digest = _digester(config.state_dir, store)
     units = config.units
@@ -251,7 +258,7 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
         ),
         decryptor=sops,
         encryptor=sops,
-        host=LocalHost(config.allowed_paths),
+        host=host,
         compose=compose,
         backups=BackupDirectory(_backups_dir(config), digest),
         store=store,
