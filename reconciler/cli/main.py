@@ -22,6 +22,7 @@ from reconciler.cli import (
     operator_commands,
     recipient_commands,
     review_commands,
+    server_review,
     setup_commands,
 )
 from reconciler.cli.exit_codes import ERROR, INTERRUPTED
@@ -41,6 +42,7 @@ app.callback()(global_options.options)
 app.add_typer(daemon_commands.commands)
 app.add_typer(operator_commands.commands)
 app.add_typer(history_commands.commands)
+app.add_typer(server_review.commands)
 app.add_typer(review_commands.commands)
 app.add_typer(edit_commands.commands)
 app.add_typer(merge_commands.commands)

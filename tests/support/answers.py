@@ -9,6 +9,7 @@ from reconciler.app.checks.run import CheckReport
 from reconciler.app.compare.run import ComparisonReport
 from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
 from reconciler.app.editing.command import EditResult
+from reconciler.app.review.review import Review
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.compare.risk import Risk
@@ -1044,3 +1045,26 @@ QUIET_REPORT = {
     "overdue": [],
     "warnings": ["The age of the secrets is not known: git does not answer. [git-unreachable]"],
 }
+
+
+# --- review ---
+
+REVIEW = Review(
+    "web-1.example.org",
+    at("29T08:00:00"),
+    status(
+        *(environment for name in ("held_back", "drifted", "hosts") for environment in STATUSES[name]["environments"])
+    ),
+    PAIRS,
+    CHECK,
+    AGES["environments"],
+    "90d",
+    notes=("Names only, without values: /etc/reconciler/age.key: the age key is not usable [age-key-unusable]",),
+)
+REVIEW_CLEAN = Review("web-1", at("29T08:00:00"), STATUSES["in_sync"], [], CHECK_CLEAN, [], "365d")
+REVIEW_FAILED = Review(
+    "web-1",
+    at("29T08:00:00"),
+    failures=dict.fromkeys(("status", "age", "check"), "the daemon does not answer within 3 s"),
+    comparisons=[],
+)

@@ -22,6 +22,7 @@ from reconciler.cli import (
     plan_reports,
     record_reports,
     reports,
+    server_review_reports,
     setup_reports,
     status_reports,
 )
@@ -65,6 +66,9 @@ REPORTS: dict[str, Report] = {
     "compare": partial(compare_table.compare_report, answers.COMPARISON, everything=False),
     "compare-environments": partial(compare_table.compare_report, answers.ENVIRONMENTS, everything=False),
     "compare-same": partial(compare_table.compare_report, answers.ALIKE, everything=False),
+    "review": partial(server_review_reports.review_report, answers.REVIEW),
+    "review-clean": partial(server_review_reports.review_report, answers.REVIEW_CLEAN),
+    "review-failed": partial(server_review_reports.review_report, answers.REVIEW_FAILED),
     "init": partial(setup_reports.init_report, answers.INIT),
 }
 EACH = pytest.mark.parametrize("name", REPORTS)

@@ -45,7 +45,8 @@ class Views:
     """What the handlers use: the daemon, its memory, the text of a scrape, and ``serve``, which serves a request.
 
     ``announced`` takes the status that the webhook answers with; ``plan_soon`` looks at the open pull requests.
-    ``host`` and ``repository_url`` are the server configuration's, for the pages.
+    ``host`` and ``repository_url`` are the server configuration's, for the pages; ``comparisons`` returns its pairs of
+    sides with their last results.
     """
 
     daemon: Daemon
@@ -60,7 +61,7 @@ class Views:
     http: str = ""
     """Where HTTP is served."""
     comparisons: Callable[[], list[dict[str, Any]]] = list
-    """The environments that are compared, and how they differ."""
+    """The pairs of sides that are compared, each with its last result."""
 
     async def status(self) -> dict[str, Any]:
         environments = await asyncio.gather(*(self._environment(name) for name in self.daemon.environments))
@@ -298,6 +299,8 @@ def _control(source: CurrentViews, reload: Callable[[Progress], Coroutine[Any, A
         async with source.use() as views:
             if request["kind"] == "history":
                 return list_runs(views.store, views.daemon.reconcilers, request)
+            if request["kind"] == "comparisons":
+                return views.comparisons()
             return await views.status()
 
     app.add_routes([web.post(REQUEST_PATH, serve)])
