@@ -8,29 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from reconciler.adapters.forge.client import RESULTS
 from reconciler.adapters.source_metrics import SourceMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import HOUR, suspension_of
+from reconciler.core.history.chain import HistoryHead
+from reconciler.core.history.report import FAILED, SUCCEEDED
 from reconciler.core.model.compose import HealthStatus, StackHealth
-from reconciler.core.model.notifications import NotificationEvent
 from reconciler.core.model.plans import LEFT_GIT, Aspect, Change, Kind, Plan, SyncStatus
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, Outcome, Phase, Result
+from reconciler.core.model.runs import ENDS_NO_RECONCILIATION, Backup, Outcome, Phase, Result
 from reconciler.core.model.targets import Target
 
 # From a commit to its services, and from a failure to its end: people merge, images start, somebody wakes up at night.
 _LONG = (5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 86400)
 _TARGET = ("environment", "target")
+_ENVIRONMENT_RESULT = ("environment", "result")
 _KEY_KINDS = ("added", "removed", "changed")
 _ENDS = ("ok", "failed")
-# What the webhook answers: accepted, not authentic, too slow, too large.
-_WEBHOOK_CODES = (202, 403, 408, 413)
+# What the webhook answers: nothing to do, accepted, not authentic, too slow, too large, secret unreadable.
 # An orphan is no longer a target: it only has the series of orphans.
 _SYNC_STATUSES = tuple(status for status in SyncStatus if status is not SyncStatus.ORPHAN)
 # How a reconciliation can end.
-_RESULTS = tuple(result for result in Result if result is not Result.DONE)
+_RESULTS = tuple(result for result in Result if result not in ENDS_NO_RECONCILIATION)
 # The live file differs from git, and not because git just changed.
 _DRIFTED = (Kind.DRIFT, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
@@ -60,17 +60,10 @@ class PrometheusMetrics(SourceMetrics):
         self._define_by_stack()
         self._build_info.labels(version).set(1)
         self._interval.set(interval)
-        for code in _WEBHOOK_CODES:
-            self._webhook.labels(code)
-        for result in RESULTS:
-            self._forge.labels(result)
         for environment in environments:
             self._start_at_zero(environment)
         for phase in Phase:
             self._phase_duration.labels(phase)
-        for event in NotificationEvent:
-            for result in ("accepted", "dropped"):
-                self._notifications.labels(event, result)
 
     def _define(self) -> None:
         gauge, counter = self._gauge, self._counter
@@ -78,10 +71,11 @@ class PrometheusMetrics(SourceMetrics):
         self._revision_info = gauge(
             "revision_info", "Revisions: head, desired, applied, healthy.", "environment", "state", "revision"
         )
-        self._reconcile = counter("reconcile", "Reconciliations by result.", "environment", "result")
-        self._last_result = gauge(
-            "last_result", "1 for the result of the latest reconciliation.", "environment", "result"
-        )
+        self._changes = counter("changes", "Changes by result; idle reconciliations are none.", *_ENVIRONMENT_RESULT)
+        self._reconcile = counter("reconcile", "Reconciliations by result.", *_ENVIRONMENT_RESULT)
+        self._last_result = gauge("last_result", "1 for the result of the latest reconciliation.", *_ENVIRONMENT_RESULT)
+        self._history = gauge("history_entries", "The number of the newest entry of the history.")
+        self._history_head = gauge("history_head_info", "1 for the head of the history.", "head")
         self._reconcile_duration = self._histogram(
             "reconcile_duration_seconds", "Duration of a reconciliation.", "environment"
         )
@@ -94,12 +88,6 @@ class PrometheusMetrics(SourceMetrics):
         )
         self._tick = gauge("loop_last_tick_timestamp_seconds", "When the daemon's loop last turned.")
         self._interval = gauge("reconcile_interval_seconds", "Seconds between two reconciliations while all is well.")
-        self._forge = counter("forge_requests", "Requests to the forge's API, by result.", "result")
-        self._notifications = counter("notifications", "Notices by what became of them.", "event", "result")
-        self._notifications_failing = gauge(
-            "notifications_failing_since_timestamp_seconds", "When a receiver first accepted none; 0: all accept."
-        )
-        self._webhook = counter("webhook_requests", "Webhook requests, by the status of the response.", "code")
 
     def _define_by_environment(self) -> None:
         gauge, counter = self._gauge, self._counter
@@ -184,6 +172,8 @@ class PrometheusMetrics(SourceMetrics):
         for result in _RESULTS:
             self._reconcile.labels(environment, result)
             self._last_result.labels(environment, result)
+        for result in (*SUCCEEDED, *FAILED):
+            self._changes.labels(environment, result)
         for end in _ENDS:
             self._backup.labels(environment, end)
             for kind in ("local", "git"):
@@ -323,7 +313,15 @@ class PrometheusMetrics(SourceMetrics):
     def failed(self, environment: str, at: float) -> None:
         self._failing_since.setdefault(environment, at)
 
-    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
+    def changed(self, environment: str, result: Result) -> None:
+        self._changes.labels(environment, result).inc()
+
+    def recorded(self, head: HistoryHead) -> None:
+        self._history.set(head.last)
+        self._history_head.clear()
+        self._history_head.labels(head.sha256[:12]).set(1)
+
+    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> float | None:
         self._forget_stacks(environment, {stack.stack for stack in stacks})
         for stack in stacks:
             self._rollback_failed.labels(environment, stack.stack)
@@ -339,7 +337,10 @@ class PrometheusMetrics(SourceMetrics):
         if HealthStatus.UNHEALTHY in statuses:
             self.failed(environment, at)
         elif statuses <= {HealthStatus.HEALTHY, HealthStatus.STOPPED} and environment in self._failing_since:
-            self._recovery.labels(environment).observe(max(0.0, at - self._failing_since.pop(environment)))
+            since = self._failing_since.pop(environment)
+            self._recovery.labels(environment).observe(max(0.0, at - since))
+            return since
+        return None
 
     def _forget_stacks(self, environment: str, present: set[str]) -> None:
         """Otherwise a service that was unhealthy when its stack was removed would alert forever."""
@@ -400,13 +401,6 @@ class PrometheusMetrics(SourceMetrics):
 
     # --- for the daemon ---
 
-    def notified(self, event: str, result: str) -> None:
-        """A receiver has accepted a notice of this kind, or was given up."""
-        self._notifications.labels(event, result).inc()
-
-    def notifications_failing(self, since: float) -> None:
-        self._notifications_failing.set(since)
-
     def tick(self, at: float) -> None:
         self._tick.set(at)
 
@@ -417,14 +411,6 @@ class PrometheusMetrics(SourceMetrics):
         free_bytes.set_function(lambda: _disk_state(measure)[0])
         free_inodes = self._gauge("state_free_inodes", "Free inodes there; -1: it has no fixed number of them.")
         free_inodes.set_function(lambda: _disk_state(measure)[1])
-
-    def forge_requested(self, result: str) -> None:
-        """The forge has answered a request, or not."""
-        self._forge.labels(result).inc()
-
-    def announced(self, code: int) -> None:
-        """The webhook has answered a request with this HTTP status."""
-        self._webhook.labels(code).inc()
 
 
 def _disk_state(measure: Callable[[], tuple[int, int, int]]) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from reconciler.cli import (
     edit_commands,
     exit_codes,
     global_options,
+    history_commands,
     merge_commands,
     operator_commands,
     recipient_commands,
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.callback()(global_options.options)
 app.add_typer(daemon_commands.commands)
 app.add_typer(operator_commands.commands)
+app.add_typer(history_commands.commands)
 app.add_typer(server_review.commands)
 app.add_typer(review_commands.commands)
 app.add_typer(edit_commands.commands)

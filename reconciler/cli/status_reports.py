@@ -24,6 +24,9 @@ def status_report(status: Data, page: Page) -> Iterator[str]:
         if number or not daemon["running"] or page.verbose:
             yield ""
         yield from _environment(environment, page, daemon["running"])
+    if page.verbose:
+        head = status["history"]
+        yield from ("", *page.text(f"history: {head['last']} entries, head {head['sha256']}"))
 
 
 def _environment(environment: Data, page: Page, by_daemon: bool) -> Iterator[str]:

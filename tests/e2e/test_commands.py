@@ -29,7 +29,7 @@ OUTCOME = {
     "after",
 }  # fmt: skip
 CHANGE = {"target", "path", "stack", "sync", "kind", "effect", "aspects", "keys", "reason"}
-CHANGE |= {"by_hand", "from_git", "edited_at", "restored_from", "renamed_from", "moved_to", "error_id"}
+CHANGE |= {"by_hand", "from_git", "edited_at", "edited_by", "restored_from", "renamed_from", "moved_to", "error_id"}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The section ``forge``: which forge hosts the repository, with which credentials, and where links lead."""
+"""The section ``forge``: which forge hosts the repository, with which credentials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, model_validator
 
 from reconciler.app.config.models import Items, Section
-from reconciler.app.config.scalars import ARGUMENT, Choice, Form, OwnFile, Whole, http_url, mistake
+from reconciler.app.config.scalars import ARGUMENT, BRANCHES, Choice, Form, OwnFile, Whole, http_url, mistake
 from reconciler.app.config.strict_yaml import FieldPath, Problem
 
 
@@ -89,6 +89,11 @@ class ForgeSettings(Section):
         default=None, description="A command that prints the token, run for every request."
     )
     app: ForgeApp | None = Field(default=None, description="A GitHub App instead of a token.")
+    plan_pull_requests: Annotated[tuple[Annotated[str, BRANCHES], ...], Items()] = Field(
+        default=(),
+        description="The branches (patterns such as `*` or `change/*`) whose pull requests are planned before the "
+        "merge, with a status and a comment. Never those of forks. Default: none.",
+    )
 
     @model_validator(mode="after")
     def _one_source_of_tokens(self) -> ForgeSettings:

@@ -38,6 +38,7 @@ class ForgeParts:
 
     forge: Forge
     reports: ForgeReports
+    side: ForgeSide
 
 
 def forge_parts(
@@ -66,7 +67,7 @@ def forge_parts(
         links=ForgeLinks(config.http.page_url or ""),
         mark=lambda subject: f"reconciler-{ports.digest(subject.encode())}",
     )
-    return ForgeParts(forge, ForgeReports(side, ports.store, ports.clock, units))
+    return ForgeParts(forge, ForgeReports(side, ports.store, ports.clock, units), side)
 
 
 def _adapter(client: ForgeClient, address: ForgeAddress) -> Forge:
