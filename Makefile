@@ -98,7 +98,7 @@ lock:  ## regenerate requirements.lock and that of the image from pyproject.toml
 	"$$scratch/bin/pip-compile" --quiet --extra dev --generate-hashes --strip-extras --allow-unsafe \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
 		$(LOCK_ARGS) --output-file requirements.lock pyproject.toml; \
-	"$$scratch/bin/pip-compile" --quiet --generate-hashes --strip-extras --allow-unsafe \
+	"$$scratch/bin/pip-compile" --quiet --extra notify --generate-hashes --strip-extras --allow-unsafe \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
 		--constraint requirements.lock --output-file deploy/docker/requirements.lock pyproject.toml
 

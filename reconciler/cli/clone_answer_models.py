@@ -279,6 +279,22 @@ class ImportAnswer(JsonAnswer):
     verification: VerificationData | None
 
 
+class MergedFileData(BaseModel):
+    """``problem`` is why a file without conflicts is not merged; ``taken`` counts what came from the other side."""
+
+    path: str
+    merged: bool
+    conflicts: list[str]
+    problem: str
+    taken: int
+
+
+class MergeAnswer(JsonAnswer):
+    """`merge`."""
+
+    files: list[MergedFileData]
+
+
 class RecipientData(BaseModel):
     """``rules`` are the path_regex of the rules that name the key; ``unlisted`` files are for it against their rule,
     ``lacking`` are not although their rule says so."""
@@ -312,6 +328,7 @@ CLONE_ANSWERS: dict[str, type[JsonAnswer]] = {
     "diff": DiffAnswer,
     "compare": CompareAnswer,
     **dict.fromkeys(("set", "edit"), EditAnswer),
+    "merge": MergeAnswer,
     "recipients": RecipientsAnswer,
     "init": InitAnswer,
     "import": ImportAnswer,

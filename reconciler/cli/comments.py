@@ -9,8 +9,8 @@ from typing import Any
 
 from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
 from reconciler.cli.layout import Item, Page, counted, foreign
-from reconciler.cli.markdown import code, plain_text
 from reconciler.core.checks.rules import Finding
+from reconciler.core.markdown import code, plain_text
 from reconciler.core.model.answers import versioned
 from reconciler.core.text import printable
 

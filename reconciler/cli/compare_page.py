@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reconciler.app.compare.rows import Group, Row, SideWords, groups, service_states, side_words
 from reconciler.app.compare.run import ComparisonReport
 from reconciler.app.pages.html import render_html
-from reconciler.cli import compare_sentences, compare_words
-from reconciler.cli.compare_words import Group, Row, SideWords
+from reconciler.cli import compare_sentences
 from reconciler.cli.layout import Page, counted
 from reconciler.core.compare.risk import Risk
 from reconciler.core.compare.types import Comparison, Remark, Status
@@ -50,7 +50,7 @@ class _Section:
         since = Page().since
         return [
             _Service(line.service, line.left.written(since), line.right.written(since), line.bad)
-            for line in compare_words.service_states(self.comparison)
+            for line in service_states(self.comparison)
         ]
 
     @property
@@ -64,8 +64,8 @@ def as_html(report: ComparisonReport) -> str:
         _Section(
             number,
             comparison,
-            compare_words.side_words(comparison),
-            compare_words.groups(comparison),
+            side_words(comparison),
+            groups(comparison),
             list(compare_sentences.limits(comparison, with_key=report.with_key)),
         )
         for number, comparison in enumerate(report.comparisons)

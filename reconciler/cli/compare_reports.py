@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from reconciler.app.compare.rows import Group, Row, ServiceStates, SideWords, State, groups, service_states, side_words
 from reconciler.app.compare.run import ComparisonReport
-from reconciler.cli import compare_sentences, compare_words
-from reconciler.cli.compare_words import Group, Row, ServiceStates, SideWords, State
+from reconciler.cli import compare_sentences
 from reconciler.cli.layout import Page
-from reconciler.cli.markdown import code, plain_text
 from reconciler.core.compare.types import Comparison, Fact, FileResult
+from reconciler.core.markdown import code, plain_text
 from reconciler.core.model.answers import versioned
 
 _MARK = "⚠️"
@@ -33,7 +33,7 @@ def report_data(report: ComparisonReport) -> dict[str, Any]:
 
 
 def _comparison(comparison: Comparison, *, with_key: bool) -> dict[str, Any]:
-    words = compare_words.side_words(comparison)
+    words = side_words(comparison)
     return {
         "left": comparison.left.name,
         "right": comparison.right.name,
@@ -114,15 +114,15 @@ def as_markdown(report: ComparisonReport) -> str:
 
 
 def _section(comparison: Comparison, *, with_key: bool) -> Iterator[str]:
-    words = compare_words.side_words(comparison)
+    words = side_words(comparison)
     yield f"## {plain_text(compare_sentences.headline(comparison))}"
     if sentences := compare_sentences.sentences(comparison):
         yield "\n".join(f"- {plain_text(sentence)}" for sentence in sentences)
-    if lines := compare_words.service_states(comparison):
+    if lines := service_states(comparison):
         yield "### Services"
         head = [f"| | service | {plain_text(words.left)} | {plain_text(words.right)} |", "|---|---|---|---|"]
         yield "\n".join([*head, *map(_service, lines)])
-    for group in compare_words.groups(comparison):
+    for group in groups(comparison):
         yield from _group(group, words)
     yield "### Limits"
     yield "\n".join(f"- {plain_text(remark)}" for remark in compare_sentences.limits(comparison, with_key=with_key))

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from reconciler.app.compare.rows import Group, Row, SideWords, groups, side_words
 from reconciler.app.compare.run import ComparisonReport
-from reconciler.cli import compare_words
-from reconciler.cli.compare_words import Group, Row, SideWords
 from reconciler.cli.layout import counted
 from reconciler.core.compare.types import Comparison, Side, Status
 from reconciler.core.text import listed, printable
@@ -23,7 +22,7 @@ _Members = Sequence[tuple[Group, Row]]
 
 def headline(comparison: Comparison) -> str:
     """Such as ``development and production: 16 unexplained findings``."""
-    words = compare_words.side_words(comparison)
+    words = side_words(comparison)
     return f"{words.left} and {words.right}: {_verdict(comparison.unexplained)}"
 
 
@@ -43,8 +42,8 @@ def _verdict(number: int) -> str:
 
 def sentences(comparison: Comparison) -> list[str]:
     """What is unexplained, the most important first, then what is not, one sentence each."""
-    words = compare_words.side_words(comparison)
-    rows = [(group, row) for group in compare_words.groups(comparison) for row in group.rows]
+    words = side_words(comparison)
+    rows = [(group, row) for group in groups(comparison) for row in group.rows]
     texts: list[str] = []
     left = [member for member in rows if member[1].unexplained]
     for belongs, sentence in _SENTENCES:

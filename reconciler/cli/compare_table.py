@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from reconciler.app.compare.rows import Row, SideWords, groups, service_states, side_words
 from reconciler.app.compare.run import ComparisonReport
-from reconciler.cli import compare_sentences, compare_words
-from reconciler.cli.compare_words import Row, SideWords
+from reconciler.cli import compare_sentences
 from reconciler.cli.layout import Item, Page, foreign
 from reconciler.core.compare.types import Comparison, Status
 
@@ -27,9 +27,9 @@ def _comparison(comparison: Comparison, page: Page, *, everything: bool, with_ke
     yield from page.text(page.style("bold", foreign(compare_sentences.headline(comparison))), 0, 2)
     for sentence in compare_sentences.sentences(comparison):
         yield from page.text(foreign(sentence), 2, 2)
-    words = compare_words.side_words(comparison)
+    words = side_words(comparison)
     yield from _services(comparison, words, page)
-    for group in compare_words.groups(comparison):
+    for group in groups(comparison):
         rows = [row for row in group.rows if everything or row.kind == "probe" or not row.is_same]
         if group.kind == "problem" or not rows:
             continue  # the sentences name every problem
@@ -44,7 +44,7 @@ def _comparison(comparison: Comparison, page: Page, *, everything: bool, with_ke
 
 
 def _services(comparison: Comparison, words: SideWords, page: Page) -> Iterator[str]:
-    lines = compare_words.service_states(comparison)
+    lines = service_states(comparison)
     if not lines:
         return
     yield ""

@@ -1,14 +1,17 @@
-"""The daemon itself: run, reload, and the version."""
+"""The daemon itself: run, reload, a test of its notifications, and the version."""
 
 from __future__ import annotations
 
 import signal
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile
+from reconciler.cli.exit_codes import ERROR, IN_SYNC
+from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile, Json
+from reconciler.core.errors import RefusedError
 
 if TYPE_CHECKING:
     from reconciler.app.config.server import ServerConfig
@@ -64,6 +67,28 @@ def reload(config: ConfigFile = DEFAULT_CONFIG) -> None:
     with render.progress() as progress:
         reload_daemon(config, progress)
     typer.echo("The daemon uses the server configuration as it is now.")
+
+
+@commands.command(short_help="send a test message to everybody who is notified")
+def notify(
+    test: Annotated[bool, typer.Option("--test", help="Required, as nothing else can be sent by hand.")] = False,
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Send one test message to every URL of notifications.urls_file, with or without a daemon, and show which was
+    accepted. A URL is named by its line and scheme; nothing secret of it is shown.
+
+    Exits 0 if all accepted it, 1 otherwise.
+    """
+    from reconciler.app.daemon.receiver_check import send_test_message
+    from reconciler.cli import record_reports, render
+
+    if not test:
+        raise RefusedError("nothing to send", where="notify", hint="Use --test to send a test message")
+    deliveries = send_test_message(config)
+    report = record_reports.notify_report
+    render.answer([asdict(delivery) for delivery in deliveries], report, as_json=as_json, list_name="receivers")
+    raise typer.Exit(IN_SYNC if all(delivery.accepted for delivery in deliveries) else ERROR)
 
 
 @commands.command(short_help="print the version")

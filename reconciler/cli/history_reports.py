@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from reconciler.cli.layout import Detail, Item, Page, counted
-from reconciler.cli.markdown import code, plain_text
 from reconciler.core.change_words import Data, files_removed
 from reconciler.core.errors import with_id
+from reconciler.core.markdown import code, plain_text
 from reconciler.core.text import absolute, author_name, duration
 
 _MOST = 20

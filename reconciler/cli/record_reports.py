@@ -104,6 +104,20 @@ def _key_age(key: Data, max_age: str, page: Page) -> Item:
     return Item((key["key"] or "the whole file", rotated, *old))
 
 
+def notify_report(deliveries: Sequence[Data], page: Page) -> Iterator[str]:
+    """Each receiver of the test message, and whether it was accepted."""
+    yield from page.items([_delivery(delivery, page) for delivery in deliveries], indent=0)
+    bad = sum(not delivery["accepted"] for delivery in deliveries)
+    yield ""
+    yield f"{bad} of {counted(len(deliveries), 'receiver')} did not accept it." if bad else "All accepted it."
+
+
+def _delivery(delivery: Data, page: Page) -> Item:
+    level = page.style(*(("green", "ok   ") if delivery["accepted"] else ("red", "error")))
+    problem = "accepted" if delivery["accepted"] else delivery["problem"]
+    return Item((f"{level}   line {delivery['line']}", delivery["receiver"], problem))
+
+
 def doctor_report(findings: Sequence[Data], page: Page) -> Iterator[str]:
     """Each component with its result, and below it what to do."""
     yield from page.items([_finding(finding, page) for finding in findings], indent=0)

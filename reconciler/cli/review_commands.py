@@ -142,8 +142,16 @@ Pairs = Annotated[
 
 @commands.command(short_help="compare environments and servers: keys, files, services")
 def compare(
-    left: Annotated[str, typer.Argument(metavar="LEFT", help="git:production[@REV], live:production, ssh://…, file:…")],
-    right: Annotated[list[str], typer.Argument(metavar="RIGHT…", help="One or more sides, each compared with LEFT.")],
+    left: Annotated[
+        str,
+        typer.Argument(
+            metavar="LEFT",
+            help="git:production[@REV], live:production[@HOST], ssh://…, file:…, or a comparison.",
+        ),
+    ],
+    right: Annotated[
+        list[str] | None, typer.Argument(metavar="RIGHT…", help="One or more sides, each compared with LEFT.")
+    ] = None,
     repository: Annotated[
         str, typer.Option("--repository", help="The clone to read git sides from.", show_default=True)
     ] = ".",
@@ -167,18 +175,19 @@ def compare(
 ) -> None:
     """Compare one side with others: the env files of a git environment, a server, a directory, or a container.
 
-    A side is git:ENVIRONMENT[@REVISION], live:ENVIRONMENT (this server, by --config), ssh://USER@HOST[:PORT]/PATH,
-    file:PATH or container:SERVICE. Never shows a value; values are compared by fingerprint.
+    A side is git:ENVIRONMENT[@REVISION], live:ENVIRONMENT[@HOST] (this server, or one of its hosts, by --config),
+    ssh://USER@HOST[:PORT]/PATH, file:PATH or container:SERVICE. The name of one of the server's `comparisons`, without
+    RIGHT, compares that pair as the daemon does. Never shows a value; values are compared by fingerprint.
     Exits 0 if every difference is explained, 2 if not, 1 on errors.
     """
-    from reconciler.app.compare.command import CompareRequest, run_comparison
+    from reconciler.app.compare.command import CompareRequest, run_comparison, run_configured
     from reconciler.cli import compare_page, compare_reports, compare_table, render
     from reconciler.cli.layout import page_on
 
     files = (age_key_file, expected, ssh_key, known_hosts)
     request = CompareRequest(repository, path, config, *files, different, probes, tuple(pair or ()))
     with render.counted("reading") as progress:
-        report = run_comparison(left, right, request, progress)
+        report = run_comparison(left, right, request, progress) if right else run_configured(left, request, progress)
     form = CompareForm.JSON if as_json else form
     match form:
         case CompareForm.JSON:

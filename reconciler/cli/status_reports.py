@@ -18,8 +18,10 @@ def status_report(status: Data, page: Page) -> Iterator[str]:
     daemon = status["daemon"]
     if not daemon["running"]:
         yield from page.text(page.style("yellow", _NO_DAEMON))
+    elif page.verbose:
+        yield from page.text(page.style("dim", f"daemon {daemon['pid']}, HTTP at {daemon['http']}"))
     for number, environment in enumerate(status["environments"]):
-        if number or not daemon["running"]:
+        if number or not daemon["running"] or page.verbose:
             yield ""
         yield from _environment(environment, page, daemon["running"])
     if page.verbose:

@@ -288,6 +288,17 @@ class HostUnreachableError(EngineUnavailableError):
     files_stay_ours = False
 
 
+class ForgeError(OutsideError):
+    """A forge does not answer, or refuses what it is asked for. ``retry_after`` are the seconds that it wants us to
+    wait; 0 where it does not say."""
+
+    id = "forge-refused"
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "", id: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(what, where=where, hint=hint, id=id)
+        self.retry_after = retry_after
+
+
 class ServiceFailedError(OutsideError):
     """Services are not healthy, and were not before either, or on_failure is hold."""
 

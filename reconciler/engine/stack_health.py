@@ -32,10 +32,12 @@ async def observe_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]
             ran += gone_services.remember_running(stack, gone.ran, containers[stack.name], summary.services)
     except EngineUnavailableError:
         unknown = [StackHealth(stack.name, HealthStatus.UNKNOWN) for stack in stacks]
+        ports.activity.health = tuple(unknown)
         ports.metrics.health(environment, unknown, ports.clock.now())
         ports.metrics.engine(environment, False)
         raise
     ports.metrics.engine(environment, True if stacks else None)
+    ports.activity.health = tuple(summaries)
     failed_at = ports.metrics.health(environment, summaries, ports.clock.now())
     with contextlib.suppress(StoreUnavailableError):  # a full disk keeps nothing from being reconciled
         if failed_at is not None:

@@ -56,7 +56,10 @@ REQUIRED = {
     "rollback_failed": "gauge",
     "commit_to_applied_seconds": "histogram",
     "failure_to_recovered_seconds": "histogram",
+    "forge_requests_total": "counter",
     "webhook_requests_total": "counter",
+    "notifications_total": "counter",
+    "notifications_failing_since_timestamp_seconds": "gauge",
     "reconcile_total": "counter",
     "changes_total": "counter",
     "history_entries": "gauge",
@@ -260,7 +263,9 @@ def test_counters_are_0_before_anything_has_happened(metrics: PrometheusMetrics)
     assert series(metrics, "phase_duration_seconds_count") == {(phase.value,): 0 for phase in Phase}
     for name in ("reconcile_duration_seconds", "commit_to_applied_seconds", "failure_to_recovered_seconds"):
         assert series(metrics, f"{name}_count") == {(): 0}
-    assert series(metrics, "webhook_requests_total") == {(code,): 0 for code in ("202", "403", "408", "413")}
+    assert series(metrics, "webhook_requests_total") == {
+        (code,): 0 for code in ("200", "202", "403", "408", "413", "503")
+    }
 
 
 def test_gauges_are_0_before_anything_has_happened(metrics: PrometheusMetrics) -> None:
@@ -592,7 +597,7 @@ def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics,
         ("phase_duration_seconds_count", {(phase.value,): 1 for phase in Phase}),
         ("service_recreate_total", {("ok", "api", "app"): 1, ("failed", "api", "app"): 0}),
         ("service_healthy", {("api", "app", "running"): 1}),
-        ("webhook_requests_total", {("202",): 1, ("403",): 0, ("408",): 0, ("413",): 0}),
+        ("webhook_requests_total", {("200",): 0, ("202",): 1, ("403",): 0, ("408",): 0, ("413",): 0, ("503",): 0}),
         ("commit_to_applied_seconds_sum", {(): 12.0}),
         ("quarantined", {(): 1}),
         ("loop_last_tick_timestamp_seconds", {(): 105.0}),

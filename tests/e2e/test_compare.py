@@ -372,7 +372,16 @@ def test_encrypted_files_of_a_working_directory_are_read_with_the_key(committed:
 
 @pytest.mark.parametrize(
     "side",
-    ["production", "git:", "git:../x", "git:production@", "ssh://", "ssh://u:invented-pw@host/x", "live:a@b", "http:x"],
+    [
+        "production",
+        "git:",
+        "git:../x",
+        "git:production@",
+        "ssh://",
+        "ssh://u:invented-pw@host/x",
+        "live:a@b/c",
+        "http:x",
+    ],
 )
 def test_an_invalid_side_is_refused(tmp_path: Path, side: str) -> None:
     done = compare(tmp_path, side, "file:.")

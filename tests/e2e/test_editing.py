@@ -232,7 +232,7 @@ def _unfinished_merge(site: Site) -> str:
         assert command(site, "set", API_ENV, "LOG_LEVEL", stdin=level).returncode == 0
         site.commit()
     assert run("git", "merge", "theirs", cwd=site.root).returncode == 1
-    return "is in an unfinished merge. Take one side"
+    return "is in an unfinished merge. `reconciler merge"
 
 
 def _tampered(site: Site) -> str:

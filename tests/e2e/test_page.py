@@ -59,7 +59,7 @@ def everything() -> Any:
 
 @pytest.mark.browser
 async def test_every_page_fits_is_usable_by_everybody_and_loads_nothing(page: Page) -> None:
-    async with page_site(FakeViews(everything())) as site:
+    async with page_site(FakeViews(everything(), compared=[*answers.PAIRS, hostile(answers.PAIRS[0])])) as site:
         for path in ("/", "/secrets", "/comparison", "/runs/none"):
             for width in WIDTHS:
                 for scheme in SCHEMES:

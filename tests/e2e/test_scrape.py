@@ -62,11 +62,12 @@ def test_a_daemon_with_a_stack_exposes_every_documented_metric_in_good_form(
     server.commit({"api.env": b"A=1\n", "b.env": b"B=1\n"}, server.manifest(["api.env", "b.env"]))
     server.sync()
     project.up()
+    server.settings["comparisons"] = {"again": {"left": "git:production", "right": "live:production"}}
     # Some metrics have a series only once something was applied, or where a live file has lost its target.
     server.commit({"api.env": b"A=2\n", "b.env": None}, server.manifest(["api.env"]))
     with server.daemon() as daemon:
         documented = set(re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE))
-        assert names(daemon) == documented
+        eventually(lambda: names(daemon) == documented, timeout=30)  # the comparison is made beside the rest
         checked = run(program("promtool") or "", "check", "metrics", stdin=daemon.get("/metrics")[1].encode())
         assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 

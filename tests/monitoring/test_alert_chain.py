@@ -9,13 +9,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from reconciler.adapters.comparison_metrics import ComparisonMetrics
 from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.core.decide.suspension import HOUR
 from reconciler.core.model.compose import HealthStatus, ServiceHealth, StackHealth
@@ -73,7 +74,11 @@ NAMED: dict[str, tuple[str, ...]] = {
     "ReconcilerBackupFailed": PRODUCTION,
     "ReconcilerEngineDown": PRODUCTION,
     "ReconcilerStateDiskFull": (),
+    "ReconcilerKeyMissing": ("2 of the keys", "are missing in git:production", "git:staging"),
+    "ReconcilerComparisonFailed": ("git:staging and git:production", "reconciler compare releases"),
+    "ReconcilerNotificationsFailing": (),
 }
+PAIR = ("releases", "git:staging", "git:production")
 
 
 @dataclass(slots=True)
@@ -83,18 +88,23 @@ class FakeServer:
     metrics: PrometheusMetrics
     trouble: bool = False
     down: bool = False
+    comparisons: ComparisonMetrics = field(init=False)
 
     def __post_init__(self) -> None:
         self.metrics.watch_disk(lambda: (0, 0, 1000) if self.trouble else (10**10, 1000, 1000))
+        self.comparisons = ComparisonMetrics(self.metrics)
 
     def scrape(self) -> bytes | None:
         now = time.time()
         (_in_trouble if self.trouble else _in_good_health)(self.metrics, now)
+        self.comparisons.compared(PAIR, {"missing-right": 2 if self.trouble else 0}, now)
+        self.comparisons.failing(PAIR, now - DAY if self.trouble else 0)
         return None if self.down else self.metrics.render()
 
 
 def _in_good_health(metrics: PrometheusMetrics, now: float) -> None:
     metrics.tick(now)
+    metrics.notifications_failing(0)
     for target in (TARGET, PAUSED):
         name = target.environment
         metrics.undecryptable(name, {})
@@ -113,6 +123,7 @@ def _in_good_health(metrics: PrometheusMetrics, now: float) -> None:
 def _in_trouble(metrics: PrometheusMetrics, now: float) -> None:
     name = TARGET.environment
     metrics.tick(now - DAY)
+    metrics.notifications_failing(now - DAY)
     both_sides = Change(TARGET, Kind.CONFLICT, Effect.HOLD, "both sides changed", frozenset({Aspect.CONTENT}))
     metrics.observed(Plan(name, REVISION, (both_sides,)), now)
     metrics.corrected(name, [TARGET.id], now - HOUR + 5)  # counts for 5 seconds more
@@ -242,6 +253,8 @@ def test_a_daemon_in_trouble_alerts_an_operator_until_each_is_repaired(server: S
     targets = {"api.env": {"on_drift": "report"}, "web.env": None}
     good = {"api.env": b"A=1\n", "web.env": b"W=1\n"}
     server.commit(good, server.plain(targets))
+    server.commit(good, server.plain(targets), environment="staging")
+    server.settings["comparisons"] = {"releases": {"left": "git:staging", "right": "git:production"}}
     server.settings["drift"]["interval"] = "1s"
     server.settings["repository"]["poll_interval"] = "1s"
     port = free_port()
@@ -278,6 +291,13 @@ def test_a_daemon_in_trouble_alerts_an_operator_until_each_is_repaired(server: S
             eventually(lambda: heard.is_over("ReconcilerDecryptFailed", **web), timeout=60)
             eventually(lambda: heard.is_over("ReconcilerStalled"), timeout=60)
             assert heard.notification("ReconcilerDecryptFailed", "firing", **api) is None
+
+            # Two environments in git, of which this server follows one.
+            server.commit({"api.env": b"A=1\nNEW=1\n"}, environment="staging")
+            lacks = eventually(lambda: heard.notification("ReconcilerKeyMissing", "firing"), timeout=60)
+            assert lacks["annotations"]["summary"] == "test: git:production lacks what git:staging has"
+            server.commit({"api.env": b"A=1\nNEW=1\n"})
+            eventually(lambda: heard.is_over("ReconcilerKeyMissing"), timeout=60)
 
             shutil.move(server.remote.path, tmp_path / "away")
             unreachable = eventually(lambda: heard.notification("ReconcilerGitUnreachable", "firing"), timeout=60)

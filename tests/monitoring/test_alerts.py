@@ -23,13 +23,20 @@ ROOT = DEPLOY.parent
 RUNBOOK = ROOT / "docs/runbook.md"
 DASHBOARD = DEPLOY / "grafana/dashboards/reconciler.json"
 SEVERITIES = {"critical", "warning", "info"}
-# Alerts that are not about one environment, or not about one target.
-OF_THE_SERVER = {"ReconcilerDown", "ReconcilerLoopStuck", "ReconcilerStateDiskFull"}
+# Alerts that are not about one environment, or not about one target; and those about two sides.
+OF_THE_SERVER = {
+    "ReconcilerDown",
+    "ReconcilerLoopStuck",
+    "ReconcilerStateDiskFull",
+    "ReconcilerNotificationsFailing",
+}
+OF_A_PAIR = {"ReconcilerKeyMissing", "ReconcilerComparisonFailed"}
 OF_A_TARGET = {"Drift", "ConflictingWriter", "Conflict", "PausedLong", "Orphan", "SecretTooOld"}
 EXPECTED = {
     "Down", "LoopStuck", "Drift", "ConflictingWriter", "Conflict", "Stalled", "Stale", "GitUnreachable",
     "DecryptFailed", "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy",
-    "BackupFailed", "SecretTooOld", "EngineDown", "StateDiskFull", "Orphan",
+    "BackupFailed", "SecretTooOld", "EngineDown", "StateDiskFull", "Orphan", "KeyMissing", "ComparisonFailed",
+    "NotificationsFailing",
 }  # fmt: skip
 
 
@@ -64,7 +71,9 @@ def test_an_alert_has_a_severity_and_says_what_and_where(rule: dict[str, Any]) -
         assert "$labels.host" in text
     labels = {name for text in said.values() for name in re.findall(r"\$labels\.(\w+)", text)}
     assert re.search(r"On {{ [^}]+ }}, start with `(reconciler|systemctl) [^`]+`", said["description"])
-    if rule["alert"] not in OF_THE_SERVER:
+    if rule["alert"] in OF_A_PAIR:
+        assert {"comparison", "left", "right"} <= labels
+    elif rule["alert"] not in OF_THE_SERVER:
         assert "environment" in labels
     if rule["alert"].removeprefix("Reconciler") in OF_A_TARGET:
         assert "target" in labels
@@ -160,8 +169,9 @@ def test_promtool_understands_the_rules_and_the_example() -> None:
     for kind, file in (("rules", RULES), ("config", DEPLOY / "prometheus/prometheus.yml")):
         done = run(program("promtool") or "", "check", kind, file)
         assert done.returncode == 0, done.stderr.decode()
-    done = run(program("amtool") or "", "check-config", DEPLOY / "prometheus/alertmanager.yml")
-    assert done.returncode == 0, done.stderr.decode()
+    for name in ("alertmanager.yml", "alertmanager-receivers.yml"):
+        done = run(program("amtool") or "", "check-config", DEPLOY / "prometheus" / name)
+        assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.prometheus

@@ -22,7 +22,10 @@ from tests.support.waiting import eventually
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/dashboards/reconciler.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [(f"{panel['title']} {target['refId']}", target["expr"]) for panel in PANELS for target in panel["targets"]]
-ROWS = ["Overview", "Drift", "Delivery", "Health and rollbacks", "Source and crypto", "Backups", "Daemon"]
+ROWS = [
+    *("Overview", "Drift", "Delivery", "Health and rollbacks", "Source and crypto", "Backups", "Daemon"),
+    "Environments compared",
+]
 VARIABLES = {"$host": ".*", "$environment": ".*", "$__rate_interval": "1m", "$__range": "5m"}
 
 TOKEN = b"the webhook's own token"
@@ -101,6 +104,8 @@ def watched(stack_server: Callable[..., tuple[Server, ComposeProject]], tmp_path
     (tmp_path / "http-token").write_text(HTTP_TOKEN)
     server.settings["http"]["token_file"] = str(tmp_path / "http-token")
     manifest = server.manifest({"api.env": None, "notes.env": {"on_drift": "report"}})
+    server.settings["comparisons"] = {"releases": {"left": "git:staging", "right": "git:production"}}
+    server.commit({"notes.env": b"N=1\nNEW=1\n"}, server.plain(["notes.env"]), environment="staging")
     server.commit({"api.env": b"MODE=good\n", "notes.env": b"N=1\n"}, manifest)
     assert server.sync()["result"] == "applied"
     project.up()
@@ -133,6 +138,7 @@ def test_every_panel_has_data(watched: Prometheus) -> None:
         "reconciler_quarantined": 1,
         "reconciler_webhook_requests_total{code='202'}": 1,
         "reconciler_backups{target='production/api.env'}": 4,
+        "reconciler_environment_differences{class='missing-right'}": 1,
     }
     values = {query: [value for _, value in watched.samples(query)] for query in happened}
     assert values == {query: [value] for query, value in happened.items()}

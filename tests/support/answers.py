@@ -9,6 +9,7 @@ from reconciler.app.checks.run import CheckReport
 from reconciler.app.compare.run import ComparisonReport
 from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
 from reconciler.app.editing.command import EditResult
+from reconciler.app.review.review import Review
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.compare.risk import Risk
@@ -144,7 +145,7 @@ def service(name: str, state: str = "running (healthy)", healthy: bool = True, *
 def status(*environments: Any, running: bool = True, **daemon: Any) -> Any:
     history = {"first": 1, "last": 41, "sha256": "3f" * 32}
     return {
-        "daemon": {"running": running, "pid": 12, **daemon},
+        "daemon": {"running": running, "pid": 12, "http": "127.0.0.1:9464", **daemon},
         "history": history,
         "environments": list(environments),
     }
@@ -593,6 +594,11 @@ AGES = {
         {"environment": "staging", "revision": revision(), "targets": []},
     ]
 }
+DELIVERIES = [
+    {"line": 3, "receiver": "mailtos://mail.example.org", "accepted": True, "problem": ""},
+    {"line": 5, "receiver": "slack", "accepted": False, "problem": "answered with status 403"},
+    {"line": 12, "receiver": "jsons://hooks.example.org", "accepted": False, "problem": "gave no answer within 20 s"},
+]
 FINDINGS = [
     {"component": "server configuration", "level": "ok", "result": "/etc/reconciler/reconciler.yaml", "advice": ""},
     {
@@ -916,6 +922,55 @@ ALIKE = ComparisonReport(
     )
 )
 
+
+def compared(verdict: str, *differences: Any, **more: Any) -> Any:
+    """A pair of sides as the daemon compares them."""
+    known = {"name": "releases", "left": "git:staging", "right": "git:production", "interval": 900.0, "limits": []}
+    result = {"at": at("29T07:50:00"), "commit": "1f0c2b7d9a3e", "error": "", "error_id": "", "failing_since": None}
+    counts = {"verdict": verdict, "unexplained": len(differences), "counts": {}}
+    return {**known, **result, **counts, "differences": list(differences), **more}
+
+
+def difference(kind: str, name: str, where: str, **more: Any) -> Any:
+    """What is not the same on two sides: by default a key that the right one lacks."""
+    sides = {"class": "missing-right", "left": "present", "right": "missing", "note": "", "risk": "high"}
+    return {"kind": kind, "name": name, "where": where, "unexplained": True, **sides, **more}
+
+
+PAIRS = (
+    compared(
+        "4 unexplained findings",
+        difference("key", "PAYMENT_TOKEN", "api.env"),
+        difference("key", "LOG_LEVEL", "api.env ↔ config/api.env", **{"class": "differs", "left": "", "right": ""}),
+        difference("file", "mode", "worker.env", **{"class": "differs", "left": "0600", "right": "0644"}),
+        difference(
+            "problem",
+            "",
+            "not compared",
+            **{"class": "problem", "left": "", "right": "", "note": "b.env: is not UTF-8"},
+        ),
+        difference(
+            "key",
+            "URL",
+            "api.env",
+            unexplained=False,
+            note="as expected",
+            **{"class": "expected", "left": "", "right": ""},
+        ),
+        limits=["git:staging: compared by key names only, as our key does not decrypt 1 file"],
+    ),
+    compared("nothing unexplained", name="hosts", left="live:production", right="live:production@web-2"),
+    compared("not compared yet", name="new", at=None, left="git:production", right="ssh://deploy@web-3/opt/app"),
+    compared(
+        "1 unexplained finding",
+        difference("service", "image", "service api", **{"class": "differs", "left": "api:2", "right": "api:1"}),
+        name="machines",
+        error="ssh://web-3: does not answer on port 22. Check its sshd and the network",
+        error_id="comparison-failed",
+        failing_since=at("29T07:55:00"),
+    ),
+)
+
 WHOLE_HISTORY = {
     "whole": True,
     "entries": 41,
@@ -990,3 +1045,26 @@ QUIET_REPORT = {
     "overdue": [],
     "warnings": ["The age of the secrets is not known: git does not answer. [git-unreachable]"],
 }
+
+
+# --- review ---
+
+REVIEW = Review(
+    "web-1.example.org",
+    at("29T08:00:00"),
+    status(
+        *(environment for name in ("held_back", "drifted", "hosts") for environment in STATUSES[name]["environments"])
+    ),
+    PAIRS,
+    CHECK,
+    AGES["environments"],
+    "90d",
+    notes=("Names only, without values: /etc/reconciler/age.key: the age key is not usable [age-key-unusable]",),
+)
+REVIEW_CLEAN = Review("web-1", at("29T08:00:00"), STATUSES["in_sync"], [], CHECK_CLEAN, [], "365d")
+REVIEW_FAILED = Review(
+    "web-1",
+    at("29T08:00:00"),
+    failures=dict.fromkeys(("status", "age", "check"), "the daemon does not answer within 3 s"),
+    comparisons=[],
+)

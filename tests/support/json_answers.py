@@ -11,7 +11,7 @@ import jsonschema
 
 from reconciler.cli.schemas import schema_of
 
-_LISTS = {"history": "runs", "backups": "backups", "doctor": "findings"} | dict.fromkeys(
+_LISTS = {"history": "runs", "backups": "backups", "doctor": "findings", "notify": "receivers"} | dict.fromkeys(
     ("sync", "plan", "rollback", "unpin", "pause", "resume", "retry", "accept-rewrite", "forget"), "outcomes"
 )
 

@@ -25,6 +25,7 @@ class FakeViews:
     known_runs: Sequence[Run] = ()
     ages: SecretAges | None = None
     host: str = "web-1"
+    compared: Sequence[Any] = ()
     repository_url: str = "ssh://git@github.com/acme/config.git"
     secret_ages: SecretAges | None = field(init=False)
 
@@ -48,6 +49,12 @@ class FakeViews:
 
     def runs(self, _: object = None, limit: int = 20) -> Sequence[Run]:
         return self.known_runs[:limit]
+
+    def comparisons(self) -> list[Any]:
+        return list(self.compared)
+
+    def run(self, identity: str) -> Run | None:
+        return next((run for run in self.known_runs if run.id == identity), None)
 
     def now(self) -> float:
         return answers.NOW

@@ -22,6 +22,7 @@ from reconciler.cli import (
     plan_reports,
     record_reports,
     reports,
+    server_review_reports,
     setup_reports,
     status_reports,
 )
@@ -50,6 +51,7 @@ REPORTS: dict[str, Report] = {
     "adopt-whole": partial(record_reports.adopt_report, answers.WHOLE),
     "age": partial(record_reports.age_report, answers.AGES, "90d"),
     "doctor": partial(record_reports.doctor_report, answers.FINDINGS),
+    "notify": partial(record_reports.notify_report, answers.DELIVERIES),
     "import-draft": partial(setup_reports.draft_report, answers.DRAFT),
     "import-update": partial(setup_reports.draft_report, answers.UPDATE_DRAFT),
     "import": partial(setup_reports.import_report, answers.IMPORTED, base="main"),
@@ -64,6 +66,9 @@ REPORTS: dict[str, Report] = {
     "compare": partial(compare_table.compare_report, answers.COMPARISON, everything=False),
     "compare-environments": partial(compare_table.compare_report, answers.ENVIRONMENTS, everything=False),
     "compare-same": partial(compare_table.compare_report, answers.ALIKE, everything=False),
+    "review": partial(server_review_reports.review_report, answers.REVIEW),
+    "review-clean": partial(server_review_reports.review_report, answers.REVIEW_CLEAN),
+    "review-failed": partial(server_review_reports.review_report, answers.REVIEW_FAILED),
     "init": partial(setup_reports.init_report, answers.INIT),
 }
 EACH = pytest.mark.parametrize("name", REPORTS)

@@ -80,10 +80,23 @@ def test_every_field_is_read() -> None:
     assert config.drift.on_drift is OnDrift.REPORT
     assert config.http.listen == ("::1", 9465)
     assert config.http.allowed_hosts == ("reconciler.example.org", "10.0.0.4")
+    assert config.http.page_url == "https://rec.example.org/web-1/"
     assert (config.http.socket_group, config.http.public_metrics) == ("www-data", True)
     assert config.http.token_file == "/etc/reconciler/http-token"
     assert config.webhook
     assert config.webhook.secret_file == "/etc/reconciler/webhook"
+    assert config.forge
+    assert config.forge.app
+    assert (config.forge.app.id, config.forge.app.key_file) == (4711, "/etc/reconciler/app.pem")
+    assert config.forge.app.installation == 12
+    assert config.forge.plan_pull_requests == ("*", "change/*")
+    address = ("github", "https://git.example.org/api/v3", "acme/configuration")
+    assert config.forge_address
+    assert (config.forge_address.kind, config.forge_address.api_url, config.forge_address.repository) == address
+    assert config.notifications
+    assert config.notifications.urls_file == "/etc/reconciler/notify"
+    assert config.notifications.events == ("rolled_back", "service_down")
+    assert (config.notifications.reminder, config.notifications.digest) == (4 * 3600.0, 30.0)
     assert config.rollback.git == "off"
     assert config.author == "robot <robot@example.org>"
     assert config.rollback.max_per_day == 5
@@ -112,9 +125,139 @@ def test_every_field_is_read() -> None:
 
 
 def test_the_full_file_leaves_no_field_out() -> None:
-    """Or the test above would say nothing about it."""
+    """Or the test above would say nothing about it. A forge has one source of tokens: the App excludes the command."""
     written = yaml.safe_load((DATA / "server-full.yaml").read_text())
-    assert set(_names(written)) >= {path.rpartition(".")[2] for path in fields_of(ServerConfig)}
+    assert {*_names(written), "token_command"} >= {path.rpartition(".")[2] for path in fields_of(ServerConfig)}
+
+
+@pytest.mark.parametrize(
+    ("url", "forge", "kind", "api_url", "repository", "commit_url"),
+    [
+        pytest.param(
+            "https://github.com/acme/config.git",
+            "",
+            "github",
+            "https://api.github.com",
+            "acme/config",
+            "https://github.com/acme/config/commit/c",
+            id="github",
+        ),
+        pytest.param(
+            "ssh://git@ssh.github.com:443/acme/config.git",
+            "",
+            "github",
+            "https://api.github.com",
+            "acme/config",
+            "https://github.com/acme/config/commit/c",
+            id="github-over-443",
+        ),
+        pytest.param(
+            "ssh://git@github.acme.example/acme/config.git",
+            "kind: github",
+            "github",
+            "https://github.acme.example/api/v3",
+            "acme/config",
+            "https://github.acme.example/acme/config/commit/c",
+            id="github-enterprise",
+        ),
+        pytest.param(
+            "ssh://git@gitlab.com/acme/ops/config.git",
+            "",
+            "gitlab",
+            "https://gitlab.com/api/v4",
+            "acme/ops/config",
+            "https://gitlab.com/acme/ops/config/-/commit/c",
+            id="gitlab",
+        ),
+        pytest.param(
+            "https://codeberg.org/acme/config",
+            "",
+            "forgejo",
+            "https://codeberg.org/api/v1",
+            "acme/config",
+            "https://codeberg.org/acme/config/commit/c",
+            id="codeberg",
+        ),
+        pytest.param(
+            "ssh://git@git.example.org:2222/acme/config.git",
+            "kind: gitea, api_url: http://git.example.org:3000/api/v1",
+            "gitea",
+            "http://git.example.org:3000/api/v1",
+            "acme/config",
+            "http://git.example.org:3000/acme/config/commit/c",
+            id="gitea-in-the-clear",
+        ),
+        pytest.param(
+            "ssh://git@bitbucket.org/acme/config.git",
+            "",
+            "bitbucket",
+            "https://api.bitbucket.org/2.0",
+            "acme/config",
+            "https://bitbucket.org/acme/config/commits/c",
+            id="bitbucket",
+        ),
+        pytest.param(
+            "https://bitbucket.example.org/scm/OPS/config.git",
+            "kind: bitbucket-server",
+            "bitbucket-server",
+            "https://bitbucket.example.org/rest",
+            "OPS/config",
+            "https://bitbucket.example.org/projects/OPS/repos/config/commits/c",
+            id="bitbucket-server",
+        ),
+        pytest.param(
+            "/srv/git/config",
+            "kind: gitlab, api_url: https://git.example.org/api/v4, repository: acme/config",
+            "gitlab",
+            "https://git.example.org/api/v4",
+            "acme/config",
+            "https://git.example.org/acme/config/-/commit/c",
+            id="local-path",
+        ),
+    ],
+)
+def test_the_forge_follows_from_the_repository(
+    load: Load, url: str, forge: str, kind: str, api_url: str, repository: str, commit_url: str
+) -> None:
+    written = f"forge: {{token_file: /etc/token, {forge}}}\n"
+    config = load(MINIMAL.replace("/srv/config.git", url) + written)
+    address = config.forge_address
+    assert address
+    assert (address.kind, address.api_url, address.repository) == (kind, api_url, repository)
+    assert address.commit_url("c") == commit_url
+
+
+@pytest.mark.parametrize(
+    ("url", "forge", "line"),
+    [
+        pytest.param(
+            "https://git.example.org/a/b", "token_file: /t", "kind: is missing: git.example.org does", id="kind"
+        ),
+        pytest.param("/srv/config.git", "token_file: /t, kind: gitea", "api_url: is missing", id="path"),
+        pytest.param("https://github.com/config", "token_file: /t", "repository: is not OWNER/NAME", id="no-owner"),
+        pytest.param("https://github.com/a/b/c", "token_file: /t", "repository: is not OWNER/NAME", id="groups"),
+        pytest.param("https://gitlab.com/a/b", "app: {id: 1, key_file: /k}", "app: is only for GitHub", id="app"),
+        pytest.param("https://github.com/a/b", "kind: github", "forge: needs one of token_file", id="no-token"),
+        pytest.param(
+            "https://github.com/a/b",
+            "token_file: /t, token_command: [t]",
+            "forge: has several sources",
+            id="two-tokens",
+        ),
+        pytest.param(
+            "https://github.com/a/b",
+            "token_file: /t, api_url: https://user:pw@x/",
+            "api_url: is not the",
+            id="password",
+        ),
+        pytest.param("https://github.com/a/b", "token_file: /t, repository: a/../b", "repository: ", id="dots"),
+    ],
+)
+def test_what_the_repository_does_not_say_must_be_written(load: Load, url: str, forge: str, line: str) -> None:
+    lines = refusal(load, MINIMAL.replace("/srv/config.git", url) + f"forge: {{{forge}}}\n")
+    assert len(lines) == 1
+    assert line in lines[0]
+    assert "pw" not in lines[0]
 
 
 def test_defaults(load: Load) -> None:
@@ -134,6 +277,7 @@ def test_defaults(load: Load) -> None:
     assert config.http.listen == ("127.0.0.1", 9464)
     assert (config.http.socket_group, config.http.token_file, config.http.public_metrics) == (None, None, False)
     assert config.webhook is None
+    assert config.notifications is None
     assert (config.rollback.git, config.rollback.max_per_day) == ("push", 3)
     assert (config.rollback.ssh_key_file, config.rollback.signing_key_file) == (None, None)
     assert config.author == f"reconciler <reconciler@{socket.gethostname()}>"
@@ -631,6 +775,11 @@ def test_all_errors_are_reported_together_in_the_order_of_the_file(load: Load) -
             "decryption: {age_key_command: [/opt/app/keys]}", "decryption.age_key_command[0]", id="a key's program"
         ),
         pytest.param("webhook: {secret_file: /opt/app/secret}", "webhook.secret_file", id="a secret"),
+        pytest.param(
+            "forge: {kind: gitea, api_url: https://g/, repository: a/b, token_command: [/opt/app/t]}",
+            "forge.token_command[0]",
+            id="a token's program",
+        ),
         pytest.param("http: {token_file: /opt/app/token}", "http.token_file", id="the token"),
         pytest.param("http: {listen: 'unix:/opt/app/http.sock'}", "http.listen", id="a socket"),
         pytest.param("checks: {a: [/opt/app/check, '{file}']}", "checks.a[0]", id="a check's program"),

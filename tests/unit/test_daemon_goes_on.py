@@ -10,9 +10,11 @@ import pytest
 
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import StoreUnavailableError
+from reconciler.core.model.compose import HealthStatus, StackHealth
 from reconciler.core.model.requests import GitAnswer, ReconcileRequest
 from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
+from reconciler.core.ports.observer import Reconciled
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import FakeClock, World
@@ -64,5 +66,54 @@ async def test_an_error_between_two_hosts(new_world: Callable[[], World], error:
     assert daemon.last_outcomes[UNITS[0]].outcome.reason == reason
     assert await until(lambda: daemon.looked)
     assert not daemon.ready  # one host has no outcome
+    daemon.stop()
+    await task
+
+
+class Observing:
+    """Keeps every event; the first one raises."""
+
+    def __init__(self) -> None:
+        self.events: list[Reconciled] = []
+
+    def reconciled(self, event: Reconciled) -> None:
+        self.events.append(event)
+        if len(self.events) == 1:
+            raise RuntimeError("a defect of an observer")
+
+    async def run(self) -> None: ...
+
+
+async def test_an_observer_gets_outcomes_and_health_and_cannot_stop_the_loop(world: World) -> None:
+    async def no_news() -> GitAnswer:
+        return GitAnswer(await world.git.head())
+
+    observer, host = Observing(), Reconciler(world.ports(), "production")
+    daemon = Daemon(
+        {"production": host},
+        [Rollout(world.ports(), [host])],
+        ask_git=no_news,
+        clock=FakeClock(),
+        metrics=NoMetrics(),
+        poll_interval=60,
+        drift_interval=60,
+        observers=[observer],
+    )
+    task = asyncio.create_task(daemon.run())
+
+    async def reconcile(trigger: str) -> StackHealth:
+        """One reconciliation; the health that its event tells of the only stack."""
+        await daemon.between_reconciliations(lambda: daemon.reconcile(ReconcileRequest(trigger)))
+        (health,) = observer.events[-1].health or ()
+        return health
+
+    assert (await reconcile("manual")).status is HealthStatus.HEALTHY
+    world.compose.running["api"] = replace(world.compose.running["api"], state="exited", exit_code=1)
+    failing = await reconcile("engine")
+    assert failing.status is HealthStatus.UNHEALTHY
+    assert [service.service for service in failing.services if not service.healthy] == ["api"]
+    event = observer.events[-1]
+    assert (event.trigger, event.outcome.result) == ("engine", Result.IN_SYNC)
+    assert event.before == observer.events[-2].outcome
     daemon.stop()
     await task

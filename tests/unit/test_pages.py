@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from benchmarks.pages import overview
-from reconciler.app.pages.forge_links import commit_address
 from reconciler.app.pages.html import render_html, stylesheet
 from reconciler.app.pages.overview import overview_facts, run_facts
+from reconciler.core.forge_links import commit_address
 from tests.support import answers
 
 KNOWN = {"here": "", "root": "./", "host": "web-1", "now": answers.NOW, "at": answers.at("29T08:00:00")}
@@ -137,6 +137,7 @@ def test_drift_and_runs_are_named_by_key_and_link_to_the_forge() -> None:
 def hostile(data: Any) -> Any:
     """The data with a hostile name wherever a name may be."""
     free = ("author", "subject", "target", "path", "service", "stack", "reason", "state", "source", "doing", "warning")
+    free += ("name", "where", "left", "right", "note", "error", "verdict")  # of pairs of sides
     if isinstance(data, dict):
         return {name: HOSTILE if name in free and value else hostile(value) for name, value in data.items()}
     if isinstance(data, list | tuple):

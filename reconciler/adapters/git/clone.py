@@ -11,7 +11,7 @@ import itertools
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from reconciler.adapters import process
 from reconciler.adapters.git.command import git_environment, log_command, sanitized
@@ -73,12 +73,15 @@ class Clone:
             )
             raise RefusedError("the two revisions have no common ancestor", where=self.top, hint=hint) from None
 
-    async def trees(self, commits: Sequence[str], path: str) -> list[Tree]:
-        """For each commit, the files below ``path`` ("" for all); a file that several share is read once.
+    async def trees(
+        self, commits: Sequence[str], path: str, wanted: Callable[[str], bool] = lambda _: True
+    ) -> list[Tree]:
+        """For each commit, the ``wanted`` files below ``path`` ("" for all); a file that several share is read once.
 
         Raises RefusedError for more than MAX_FILES or MAX_TOTAL.
         """
-        listings = [await self._list(commit, path) for commit in commits]
+        whole = [await self.listing(commit, path) for commit in commits]
+        listings = [{name: entry for name, entry in listing.items() if wanted(name)} for listing in whole]
         used = {blob for listing in listings for mode, blob in listing.values() if mode in _FILES}
         blobs = await self._blobs(used)
         return [_tree(listing, blobs) for listing in listings]
@@ -100,6 +103,26 @@ class Clone:
         (relative,) = self._from_top(os.path.dirname(path), [os.path.basename(path)])
         return bool(await self._git("--literal-pathspecs", "ls-files", "-z", "--unmerged", "--", relative))
 
+    async def unmerged(self) -> dict[str, tuple[bytes | None, bytes | None, bytes | None]]:
+        """The files of an unfinished merge by their path from the top: as the common ancestor, our side and the other
+        side have them; None where one has none."""
+        stages: dict[str, dict[int, str]] = {}
+        for record in (await self._git("ls-files", "-z", "--unmerged")).split(b"\0"):
+            about, _, path = record.partition(b"\t")
+            if path:
+                _, blob, stage = about.decode().split(" ")
+                stages.setdefault(path.decode("utf-8", "surrogateescape"), {})[int(stage)] = blob
+        blobs = await self._blobs({blob for by_stage in stages.values() for blob in by_stage.values()})
+        contents = {blob: data for blob, data in blobs.items() if isinstance(data, bytes)}
+        return {
+            path: (
+                contents.get(by_stage.get(1, "")),
+                contents.get(by_stage.get(2, "")),
+                contents.get(by_stage.get(3, "")),
+            )
+            for path, by_stage in stages.items()
+        }
+
     async def before(self, directory: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
         """Of the ``files`` in ``directory`` (paths are relative to it), those that HEAD has otherwise, as it has them;
         on a branch, those that differ from where it left the default branch of origin."""
@@ -108,7 +131,7 @@ class Clone:
         except RefusedError:
             base, _ = await self.resolve("HEAD", "HEAD", from_fork_point=False)
         (prefix,) = self._from_top(directory, ["."])
-        listing = await self._list(base, "" if prefix == "." else prefix)
+        listing = await self.listing(base, "" if prefix == "." else prefix)
         differing = {
             path: blob
             for path, (mode, blob) in listing.items()
@@ -215,8 +238,8 @@ class Clone:
         blob = (await self._blobs([match[3].decode()])).get(match[3].decode())
         return blob if isinstance(blob, bytes) else None
 
-    async def _list(self, commit: str, path: str) -> dict[str, tuple[str, str]]:
-        """Each path relative to ``path`` → (mode, object id)."""
+    async def listing(self, commit: str, path: str) -> dict[str, tuple[str, str]]:
+        """Each path relative to ``path`` → (mode, object id). Raises RefusedError for more than MAX_FILES."""
         output = await self._git("ls-tree", "-r", "-z", "--full-tree", commit, "--", *([f"{path}/"] if path else []))
         listing = {}
         for record in output.split(b"\0"):
@@ -263,6 +286,13 @@ class Clone:
                 f"{failure}{': ' if last_line else ''}{last_line}", where=self.top, hint="See `git fsck`"
             )
         return done.stdout
+
+
+def _versions(
+    stages: Mapping[int, str], contents: Mapping[str, bytes]
+) -> tuple[bytes | None, bytes | None, bytes | None]:
+    base, ours, theirs = (contents.get(stages.get(stage, "")) for stage in (1, 2, 3))
+    return base, ours, theirs
 
 
 def _blob_id(data: bytes) -> str:

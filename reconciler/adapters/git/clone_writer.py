@@ -76,6 +76,10 @@ class CloneWriter:
         """The branch that is checked out; "" where none is."""
         return (await self._ask("symbolic-ref", "--quiet", "--short", "HEAD")).stdout.decode(errors="replace").strip()
 
+    async def setting(self, name: str) -> str:
+        """A setting of git's for this clone, "" where there is none."""
+        return (await self._ask("config", "--get", name)).stdout.decode(errors="replace").strip()
+
     async def has_branch(self, branch: str) -> bool:
         return (await self._ask("show-ref", "--verify", "--quiet", f"refs/heads/{branch}")).ok
 

@@ -21,11 +21,15 @@ def encrypt_arguments(file_format: Format, recipients: Sequence[str]) -> list[st
     return ["--config", "/dev/null", "encrypt", "--age", ",".join(recipients), *types]
 
 
-def amend_arguments(file_format: Format, path: str, label: str, *, removes: bool) -> list[str]:
-    """Arguments that set the value on standard input, as JSON, in the file at ``path``; or remove it."""
+def amend_arguments(
+    file_format: Format, path: str, place: Sequence[str], *, removes: bool, ignore_mac: bool = False
+) -> list[str]:
+    """Arguments that set the value on standard input, as JSON, in the file at ``path``; or remove it. ``place`` leads
+    to it through mappings."""
     command = ["unset"] if removes else ["set", "--value-stdin"]
-    types = ["--input-type", file_format, "--output-type", file_format]
-    return ["--config", "/dev/null", *command, *types, path, json.dumps([label], ensure_ascii=False)]
+    types = ["--input-type", file_format, "--output-type", file_format, *(["--ignore-mac"] if ignore_mac else [])]
+    index = "".join(json.dumps([key], ensure_ascii=False) for key in place)
+    return ["--config", "/dev/null", *command, *types, path, index]
 
 
 def edit_arguments(file_format: Format, path: str) -> list[str]:

@@ -98,11 +98,14 @@ class Sops:
         """The pre-check alone: what the file says without a key. Raises SourceError and its kinds."""
         return read_ciphertext(name, data, parse_yaml=parse_yaml, parser=parser)
 
-    async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
-        """Pre-check, then decrypt; sops verifies the MAC. Raises as the port says, and SourceError."""
+    async def decrypt(
+        self, name: str, data: bytes, parser: Parser = Parser.OPAQUE, output: Format | None = None
+    ) -> Secret:
+        """Pre-check, then decrypt; sops verifies the MAC. ``output`` is the format to write, if not the source's own.
+        Raises as the port says, and SourceError."""
         checked = self.read(name, data, parser)
         ours = await self._keys_for(name, checked)
-        arguments = decrypt_arguments(checked.format, checked.output)
+        arguments = decrypt_arguments(checked.format, output or checked.output)
         done = await self._run(*arguments, stdin=self._copy(name, data, checked), keys=ours)
         if done.ok:
             refuse_encrypted_twice(name, checked, done.stdout)
@@ -161,13 +164,25 @@ class Sops:
 
     async def amend(self, name: str, data: bytes, values: Mapping[str, Secret | None]) -> bytes:
         """One call of sops per value, on a copy in memory; the value is passed on standard input."""
+        texts: dict[tuple[str, ...], Secret | None] = {
+            (label,): None if value is None else _json_of(value) for label, value in values.items()
+        }
+        return await self.amend_places(name, data, texts)
+
+    async def amend_places(
+        self, name: str, data: bytes, values: Mapping[tuple[str, ...], Secret | None], *, ignore_mac: bool = False
+    ) -> bytes:
+        """Set values, given as JSON, by the keys that lead to them (None: remove). ``ignore_mac`` is for a file made of
+        ciphertexts of files whose MAC was verified; the result has a right one. Raises as ``amend``.
+        """
         checked = self.read(name, data)
         ours = await self._keys_for(name, checked)
         with _in_memory(self._copy(name, data, checked)) as file:
-            for label, value in values.items():
+            for place, value in values.items():
+                removes = value is None
                 done = await self._run(
-                    *amend_arguments(checked.format, file.path, label, removes=value is None),
-                    stdin=None if value is None else json.dumps(value.reveal().decode()).encode(),
+                    *amend_arguments(checked.format, file.path, place, removes=removes, ignore_mac=ignore_mac),
+                    stdin=None if value is None else value.reveal(),
                     keys=ours,
                 )
                 if not done.ok:
@@ -314,6 +329,10 @@ def _handed_over(keys: _Opening, stack: contextlib.ExitStack) -> tuple[tuple[int
     if any(identity.plugin for identity in keys.identities):
         variables["PATH"] = os.environ.get("PATH", os.defpath)
     return tuple(file.descriptor for file in files.values()), variables
+
+
+def _json_of(value: Secret) -> Secret:
+    return Secret(json.dumps(value.reveal().decode()).encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reconciler.app.config.expected import FILE_NAME
 from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.app.wiring import clone
 from reconciler.app.wiring.arguments import inside_repository, must_exist
@@ -17,8 +18,10 @@ from reconciler.core.text import printable
 
 if TYPE_CHECKING:
     from reconciler.app.compare.run import ComparisonReport
+    from reconciler.app.compare.sides import GitSource
     from reconciler.app.config.probes import ProbeFields
     from reconciler.core.model.targets import Manifest
+    from reconciler.core.tree import Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,6 @@ def run_comparison(
 ) -> ComparisonReport:
     """Compare ``left`` with each of ``rights``. Raises RefusedError, OutsideError, ConfigError, KeyUnavailableError."""
     from reconciler.app.compare.run import CompareOptions, compare_all
-    from reconciler.app.compare.sides import GitSource
 
     for option, file in (
         ("--age-key-file", request.key_file),
@@ -53,19 +55,18 @@ def run_comparison(
     ):
         must_exist(option, file)
 
-    async def manifest(environment: str) -> Manifest:
+    async def manifest(environment: str, host: str) -> Manifest:
         from reconciler.app.wiring.server import manifest_at_head
 
         config = await asyncio.to_thread(load_server_config, request.config)
-        return await manifest_at_head(config, environment)
+        return await manifest_at_head(config, environment, host)
 
     server = load_server_config(request.config) if os.access(request.config, os.R_OK) else None
-    hosts = {(host.address.lower(), host.port): name for name, host in server.hosts.items()} if server else {}
     options = CompareOptions(
-        GitSource(request.repository, inside_repository(request.path), server.host if server else "", hosts),
+        _source(request, server),
         clone.tools(clone.key_sources(request.key_file), lambda done, of: None),
         manifest,
-        request.expected,
+        request.expected or _beside(request),
         request.ssh_key,
         request.known_hosts,
         request.different,
@@ -74,6 +75,55 @@ def run_comparison(
         progress,
     )
     return asyncio.run(compare_all(left, rights, options))
+
+
+def run_configured(name: str, request: CompareRequest, progress: CountProgress) -> ComparisonReport:
+    """Compare the pair of this name as the daemon does: by the server configuration, at the branch's head.
+
+    Raises RefusedError for another name, and for an option that the configuration decides; else as ``run_comparison``.
+    """
+    from reconciler.app.compare.configured import ConfiguredPair, PairComparer
+    from reconciler.app.wiring.server import fetch_head
+
+    if request != CompareRequest(request.repository, request.path, request.config):
+        hint = "Change it there, or name two sides"
+        raise RefusedError("its options are those of the server configuration", where=printable(name), hint=hint)
+    config = load_server_config(request.config)
+    if name not in config.comparisons:
+        known = f"The comparisons of {request.config}: {', '.join(config.comparisons) or 'none'}"
+        problem = "is not one of the server's comparisons, and there is no side to compare it with"
+        raise RefusedError(problem, where=printable(name), hint=known)
+
+    async def compare() -> ComparisonReport:
+        pair = ConfiguredPair(name, config.comparisons[name])
+        return await PairComparer(config).compare(pair, await fetch_head(config), progress)
+
+    return asyncio.run(compare())
+
+
+def _source(request: CompareRequest, server: ServerConfig | None) -> GitSource:
+    """The clone around the working directory, with what the server configuration says of machines."""
+    from reconciler.app.compare.sides import GitSource
+
+    path = inside_repository(request.path)
+
+    async def read(revision: str) -> Tree:
+        repository = clone.Clone(request.repository)
+        commit, _ = await repository.resolve(revision, revision, from_fork_point=False)
+        (tree,) = await repository.trees([commit], path)
+        return tree
+
+    if server is None:
+        return GitSource(read, path)
+    from reconciler.app.wiring.comparisons import host_addresses, host_names
+
+    return GitSource(read, path, "", server.host, host_names(server), host_addresses(server))
+
+
+def _beside(request: CompareRequest) -> str | None:
+    """The file of expected differences beside the environments of the working directory, if there is one."""
+    path = os.path.abspath(os.path.join(request.repository, request.path, FILE_NAME))
+    return path if os.path.isfile(path) else None
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from reconciler.app.compare.contents import Reader
 from reconciler.app.compare.definitions import with_definitions
 from reconciler.app.compare.probe_runs import ProbeRuns
 from reconciler.app.compare.side_names import SideKind, SideName, read_side
-from reconciler.app.compare.sides import GitSource, SideContext, open_side, tree_of
+from reconciler.app.compare.sides import GitSource, SideContext, open_side, tree_at
 from reconciler.app.config.expected import FILE_NAME, load_expected, read_expected
 from reconciler.app.wiring import clone
 from reconciler.app.wiring.tools import CountProgress, Tools
@@ -23,6 +23,7 @@ from reconciler.core.compare.comparison import are_different, compare_sides
 from reconciler.core.compare.pairing import named
 from reconciler.core.compare.types import Comparison, Expectations, Probe, ProbeResult, Side
 from reconciler.core.errors import OutsideError, ReconcilerError, RefusedError
+from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.targets import Manifest
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.core.text import listed, printable
@@ -30,13 +31,13 @@ from reconciler.core.text import listed, printable
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
-    """``different`` None: the sides' names decide. ``expected`` None: expected-differences.yaml beside the
-    environments, if it exists. ``ssh_key`` and ``known_hosts`` None: the user's own ssh settings apply. ``pairs`` are
+    """``different`` None: the sides' names decide. ``expected`` None: expected-differences.yaml in git, if there is
+    one. ``ssh_key`` and ``known_hosts`` None: the user's own ssh settings apply. ``pairs`` are
     names of files, of the left and a right side, that are compared with each other."""
 
     source: GitSource
     tools: Tools
-    manifest: Callable[[str], Awaitable[Manifest]]
+    manifest: Callable[[str, str], Awaitable[Manifest]]
     expected: str | None = None
     ssh_key: str | None = None
     known_hosts: str | None = None
@@ -106,7 +107,8 @@ async def compare_all(left: str, rights: Sequence[str], options: CompareOptions)
             elif isinstance(probes, BaseException):
                 raise probes
             else:
-                comparisons.append(_compared(first, side, expected, options, probes, context.reader.values))
+                known = context.reader.values
+                comparisons.append(await asyncio.to_thread(_compared, first, side, expected, options, probes, known))
     return ComparisonReport(tuple(comparisons), tuple(failures), options.tools.opener is not None)
 
 
@@ -173,23 +175,29 @@ async def _context(stack: contextlib.AsyncExitStack, names: Sequence[SideName], 
     by_address = {}
     machines = {}
     for name in names:
-        address = ssh_address(name, options.ssh_key, options.known_hosts)
+        address = _address(name, options)
         if address not in by_address:
             by_address[address] = await stack.enter_async_context(clone.machine(address))
         machines[name.text] = by_address[address]
     return SideContext(reader, options.source, machines, options.manifest)
 
 
+def _address(name: SideName, options: CompareOptions) -> SshAddress | None:
+    """Where the side's machine is; None for this one. Raises RefusedError."""
+    if name.kind is not SideKind.LIVE or not name.host:
+        return ssh_address(name, options.ssh_key, options.known_hosts)
+    if name.host not in options.source.addresses:
+        known = ", ".join(options.source.addresses) or "none"
+        raise RefusedError(f"{name.host} is not one of this server's hosts", where=name.text, hint=f"It has: {known}")
+    return options.source.addresses[name.host]
+
+
 async def _expected(names: Sequence[SideName], context: SideContext, options: CompareOptions) -> Expectations:
-    """The named file; else the one beside the environments, in the working directory or in git."""
+    """The named file; else the one in git, at the first git side's revision."""
     if options.expected is not None:
         return await asyncio.to_thread(load_expected, options.expected)
-    beside = await asyncio.to_thread(os.path.abspath, os.path.join(options.source.repository, options.source.path))
-    path = os.path.join(beside, FILE_NAME)
-    if await asyncio.to_thread(os.path.isfile, path):
-        return await asyncio.to_thread(load_expected, path)
-    in_git = next((name for name in names if name.kind is SideKind.GIT), None)
-    if in_git is None:
+    revision = next((name.revision for name in names if name.kind is SideKind.GIT), options.source.head)
+    if not revision:
         return Expectations()
-    tree = await tree_of(in_git, context)
-    return read_expected(tree.files.get(FILE_NAME, b""), f"{options.source.path}/{FILE_NAME} of {in_git.revision}")
+    tree = await tree_at(revision, context)
+    return read_expected(tree.files.get(FILE_NAME, b""), f"{options.source.path}/{FILE_NAME} of {revision}")

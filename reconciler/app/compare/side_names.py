@@ -11,7 +11,10 @@ from urllib.parse import unquote, urlsplit
 from reconciler.core.errors import RefusedError
 from reconciler.core.text import printable
 
-ACCEPTED = "git:ENVIRONMENT[@REVISION], live:ENVIRONMENT, ssh://USER@HOST[:PORT]/PATH, file:PATH or container:SERVICE"
+ACCEPTED = (
+    "git:ENVIRONMENT[@REVISION], live:ENVIRONMENT[@HOST], ssh://USER@HOST[:PORT]/PATH, file:PATH or container:SERVICE"
+)
+_SSH_PORT = 22
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -28,15 +31,23 @@ class SideKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class SideName:
     """``text`` as typed. ``subject`` is the environment, the service, or the absolute path (None: the whole machine);
-    ``revision`` is for git, ``host``, ``port`` and ``user`` are for ssh."""
+    ``revision`` is for git; ``host``, ``port`` and ``user`` are for ssh. Of a live side, ``host`` is the name of one of
+    the server's hosts, "" for this machine."""
 
     text: str
     kind: SideKind
     subject: str | None
     revision: str = "HEAD"
     host: str = ""
-    port: int = 22
+    port: int = _SSH_PORT
     user: str = ""
+
+    @property
+    def label(self) -> str:
+        """What a metric calls it: as typed, or the machine alone, without a path."""
+        if self.kind is not SideKind.SSH:
+            return self.text
+        return self.host if self.port == _SSH_PORT else f"{self.host}:{self.port}"
 
 
 def read_side(text: str) -> SideName:
@@ -50,16 +61,20 @@ def read_side(text: str) -> SideName:
         return SideName(text, SideKind.FILE, os.path.abspath(os.path.expanduser(rest)))
     if kind == SideKind.CONTAINER:
         return SideName(text, SideKind.CONTAINER, rest)
-    name, at, revision = rest.partition("@")
-    if not _NAME.fullmatch(name) or (at and (not revision or kind == SideKind.LIVE)):
+    name, at, after = rest.partition("@")
+    if not _NAME.fullmatch(name) or (at and not after):
         raise _refused(text, "is not a valid environment name")
-    return SideName(text, SideKind(kind), name, revision or "HEAD")
+    if kind == SideKind.LIVE:
+        if at and not _NAME.fullmatch(after):
+            raise _refused(text, "does not name a host after the @")
+        return SideName(text, SideKind.LIVE, name, host=after)
+    return SideName(text, SideKind.GIT, name, after or "HEAD")
 
 
 def _ssh(text: str) -> SideName:
     try:
         parts = urlsplit(text)
-        port = parts.port or 22
+        port = parts.port or _SSH_PORT
     except ValueError:
         raise _refused(text, "is not a valid address") from None
     if not parts.hostname or parts.password is not None or parts.query or parts.fragment:

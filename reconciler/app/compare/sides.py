@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from reconciler.app.checks.contracts import open_book
 from reconciler.app.checks.survey import MANIFEST, Source, survey_environments
 from reconciler.app.compare.contents import NO_VARIABLES, Content, KnownVariables, Reader
-from reconciler.app.compare.interpolation import read_interpolation
+from reconciler.app.compare.interpolation import Interpolation, read_interpolation
 from reconciler.app.compare.side_names import SideKind, SideName
 from reconciler.app.config.manifest import Outline, outlines
 from reconciler.app.wiring import clone
@@ -21,6 +21,7 @@ from reconciler.core.contract import Notes
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundContainer, FoundFile, FoundProject, Inventory, Use, UsedFile
+from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.targets import Manifest, Parser
 from reconciler.core.onboarding.source_names import host_name
 from reconciler.core.ports.host import Machine
@@ -35,25 +36,28 @@ _COMPOSE_PREFIXES = ("COMPOSE_", "DOCKER_")
 
 @dataclass(frozen=True, slots=True)
 class GitSource:
-    """Where git sides are read: the directory ``path`` of the clone ``repository``. ``here`` is the manifests' name for
-    this machine, if the server configuration has one, ``hosts`` their names for others, by address and port."""
+    """``read`` returns the directory ``path`` of the repository at a revision. ``head`` is the revision that counts if
+    no side names one, "" for none. ``here`` is the manifests' name for this machine, if the server configuration has
+    one, ``hosts`` their names for others, by address and port, and ``addresses`` how the server reaches these."""
 
-    repository: str
+    read: Callable[[str], Awaitable[Tree]]
     path: str
+    head: str = ""
     here: str = ""
     hosts: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    addresses: Mapping[str, SshAddress] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class SideContext:
     """What all sides are read with. A machine in ``machines`` is connected to once, even if several sides are on it;
-    ``manifest`` returns the manifest of one of this server's environments."""
+    ``manifest`` returns the manifest of one of this server's environments, on another host if that is given."""
 
     reader: Reader
     source: GitSource
     machines: Mapping[str, Machine]
-    manifest: Callable[[str], Awaitable[Manifest]]
-    trees: dict[str, asyncio.Task[Tree]] = field(default_factory=dict)
+    manifest: Callable[[str, str], Awaitable[Manifest]]
+    trees: dict[str, asyncio.Future[Tree]] = field(default_factory=dict)
 
 
 async def open_side(name: SideName, context: SideContext) -> Side:
@@ -83,6 +87,8 @@ def _hosts(name: SideName, source: GitSource) -> tuple[str, ...]:
     then as `import` names it."""
     if name.kind is SideKind.GIT:
         return ()
+    if name.kind is SideKind.LIVE and name.host:
+        return (name.host,)
     if name.kind is SideKind.SSH:
         address = name.host
         names = [source.hosts.get((address, name.port), ""), f"{host_name(address)}-{name.port}"]
@@ -98,12 +104,8 @@ def _hosts(name: SideName, source: GitSource) -> tuple[str, ...]:
 
 async def _git(name: SideName, context: SideContext) -> Side:
     environment = str(name.subject)
-    tree = await tree_of(name, context)
-    kept = {
-        path: data
-        for path, data in tree.files.items()
-        if path.startswith(f"{environment}/") or path.endswith((".yaml", ".yml"))
-    }
+    tree = await tree_at(name.revision, context)
+    kept = {path: data for path, data in tree.files.items() if belongs_to(environment, path)}
     if f"{environment}/{MANIFEST}" not in kept:
         names = sorted({path.partition("/")[0] for path in tree.files if path.endswith(f"/{MANIFEST}")})
         there = (
@@ -113,7 +115,10 @@ async def _git(name: SideName, context: SideContext) -> Side:
         )
         problem = f"that commit has no {environment}/{MANIFEST}"
         raise RefusedError(problem, where=name.text, hint=printable(there))
-    surveyed = survey_environments(Tree(kept, tree.odd), context.source.path, parse_yaml=context.reader.parse_yaml)
+    tree = Tree(kept, tree.odd)
+    parse = context.reader.parse_yaml
+    # In a thread: it takes a while for many files, and a daemon has other work.
+    surveyed = await asyncio.to_thread(survey_environments, tree, context.source.path, parse_yaml=parse)
     notes = open_book(surveyed).notes_of(surveyed.sources)
     manifest = next(entry for entry in surveyed.environments if entry.name == environment).manifest
     problems = () if manifest else (f"{environment}/{MANIFEST} cannot be used: `reconciler check` shows why",)
@@ -137,18 +142,16 @@ async def _git(name: SideName, context: SideContext) -> Side:
     )
 
 
-async def tree_of(name: SideName, context: SideContext) -> Tree:
+def belongs_to(environment: str, path: str) -> bool:
+    """Whether the environment's side depends on the file: its own, and whatever may be a contract."""
+    return path.startswith(f"{environment}/") or path.endswith((".yaml", ".yml"))
+
+
+async def tree_at(revision: str, context: SideContext) -> Tree:
     """The environments' directory at the revision, read once for all sides."""
-    if name.revision not in context.trees:
-        context.trees[name.revision] = asyncio.create_task(_read_tree(name.revision, context.source))
-    return await asyncio.shield(context.trees[name.revision])
-
-
-async def _read_tree(revision: str, source: GitSource) -> Tree:
-    repository = clone.Clone(source.repository)
-    commit, _ = await repository.resolve(revision, revision, from_fork_point=False)
-    (tree,) = await repository.trees([commit], source.path)
-    return tree
+    if revision not in context.trees:
+        context.trees[revision] = asyncio.ensure_future(context.source.read(revision))
+    return await asyncio.shield(context.trees[revision])
 
 
 def _of_source(source: Source, outline: Outline, content: Content, notes: Mapping[str, Notes]) -> SideFile:
@@ -209,12 +212,16 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
         problems=(*problems, *inventory.unread),
         sealed=sum(sealed for _, sealed in files),
         directory=_directory(inventory),
-        projects=_projects(inventory.projects),
+        projects=_projects(interpolations),
     )
 
 
-def _projects(projects: Sequence[FoundProject]) -> tuple[SideProject, ...]:
-    return tuple(SideProject(project.name, project.directory, project.options, project.active) for project in projects)
+def _projects(interpolations: Sequence[Interpolation]) -> tuple[SideProject, ...]:
+    return tuple(
+        SideProject(project.name, project.directory, project.options, project.active, each.variables or {})
+        for each in interpolations
+        for project in (each.project,)
+    )
 
 
 def _containers(projects: Sequence[FoundProject], reader: Reader) -> tuple[FoundContainer, ...]:
@@ -302,12 +309,12 @@ def _unused(
     )
 
 
-# --- this server's live files ---
+# --- live files of this server and its hosts ---
 
 
 async def _live(name: SideName, context: SideContext) -> Side:
     environment = str(name.subject)
-    manifest = await context.manifest(environment)
+    manifest = await context.manifest(environment, name.host)
     machine = context.machines[name.text]
     files = await asyncio.gather(*(machine.read(target.path) for target in manifest.targets))
     directories = sorted({stack.directory for stack in manifest.stacks})
@@ -339,7 +346,7 @@ async def _live(name: SideName, context: SideContext) -> Side:
         _containers(projects, context.reader) if answers else None,
         _without_engine(inventories),
         directory=directories[0] if len(directories) == 1 else "",
-        projects=_projects(projects),
+        projects=_projects(interpolations),
     )
 
 

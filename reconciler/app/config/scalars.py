@@ -217,6 +217,13 @@ DURATION = Form("a duration", "10s, 5m, 2h or 90d", "^[1-9][0-9]{0,8}[smhd]$", _
 MODE = Form(
     "a file mode", 'octal digits in quotes, such as "0600", without setuid, setgid and sticky', "^0?[0-7]{3}$", _octal
 )
+PAGE_URL = Form(
+    "an address",
+    "https://… or http://…, without user and password",
+    r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[!-~]*)?$",
+    http_url,
+    quote=False,
+)
 ABSOLUTE_PATH = Form("an absolute path without '..'", "a path such as /opt/app", rf"^{_UP}/{_CLEAN}*$", normalised)
 ABSOLUTE_FILE = Form(
     "a file's absolute path without '..'",
@@ -274,6 +281,9 @@ DIRECTORY_IN_GIT = Form(
 PROGRAM = Form("a program", "a name on PATH, or an absolute path", r"^([A-Za-z0-9][A-Za-z0-9._-]*|/.+)$")
 URL = Form("an address", "ssh://…, https://… or an absolute path", r"^[^\x00-\x1f\x7f]+$", quote=False)
 BRANCH = Form("a branch", "a branch's name, such as main", r"^(?!-)(?!.*\.\.)[^\x00-\x20\x7f~^:?*\[\\]+$", _limited)
+BRANCHES = Form(
+    "a pattern of branches", "a pattern such as * or change/*", r"^(?!-)(?!.*\.\.)[^\x00-\x20\x7f~^:\\]+$", _limited
+)
 AUTHOR = Form("an author", "Name <address@host>", r"^[^<>\x00-\x1f]+ <[^<>\s@]+@[^<>\s@]+>$")
 ARGUMENT = Form("an argument", "text that is not empty", r"^[^\x00-\x1f\x7f]+$", quote=False)
 ON_CHANGE = Form(

@@ -18,6 +18,7 @@ from reconciler.app.config.scalars import (
     DIRECTORY_IN_GIT,
     DURATION,
     NAME,
+    PAGE_URL,
     PROGRAM,
     URL,
     AbsoluteFile,
@@ -133,6 +134,9 @@ class Http(Section):
         "/webhook then needs: as a bearer token, or to log in at /login. It is read again for each request.",
     )
     public_metrics: bool = Field(default=False, description="Whether /metrics needs no token.")
+    page_url: Annotated[str, PAGE_URL] | None = Field(
+        default=None, description="Where operators reach the daemon's page; what is reported elsewhere links to it."
+    )
     allowed_hosts: Annotated[tuple[Host, ...], Items()] = Field(
         default=(),
         description="Names and addresses, without ports, by which clients may ask for it (the Host header), beside "

@@ -12,8 +12,10 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from reconciler.app.config.comparisons import ComparisonSettings, comparisons_make_sense
+from reconciler.app.config.forge import ForgeAddress, ForgeSettings, forge_address, forge_problems
 from reconciler.app.config.listening import LISTEN, UNIX
 from reconciler.app.config.models import Items, OneOrMany, Section, read_sections
+from reconciler.app.config.notifications import Notifications
 from reconciler.app.config.probes import ProbeFields
 from reconciler.app.config.scalars import (
     ABSOLUTE_PATH,
@@ -105,6 +107,8 @@ class ServerConfig(Section):
     drift: Drift = Field(default_factory=Drift, description="How drift is handled.")
     http: Http = Field(default_factory=Http, description="The daemon's HTTP server.")
     webhook: Webhook | None = Field(default=None, description="Lets the git server announce a push.")
+    forge: ForgeSettings | None = Field(default=None, description="Where results are reported beside the commits.")
+    notifications: Notifications | None = Field(default=None, description="Who is notified of what.")
     rollback: Rollback = Field(default_factory=Rollback, description="What a rollback does in git.")
     checks: dict[Name, Argv] = Field(
         default_factory=dict, description="Commands that a manifest may name, not define; they run on the staged file."
@@ -155,6 +159,11 @@ class ServerConfig(Section):
         """By stack, as it is named in the file, what of its project git may change."""
         return {name: tuple(map(str, settings.git_may_change)) for name, settings in self.stacks.items()}
 
+    @property
+    def forge_address(self) -> ForgeAddress | None:
+        """The repository at its forge; None without one."""
+        return forge_address(self.forge, self.repository.url) if self.forge else None
+
     def check(self, name: str) -> Check:
         return Check(name, self.checks[name])
 
@@ -175,6 +184,7 @@ def load_server_config(path: str) -> ServerConfig:
         yield from _hosts_make_sense(document)
         yield from _within_reach_of_git(document.data, os.path.abspath(path))
         yield from _reverts_are_signed(document)
+        yield from forge_problems(document.data)
         yield from _strangers_need_a_token(document.data)
         yield from comparisons_make_sense(_section(document.data, "comparisons"), _units(document.data))
 
@@ -274,7 +284,7 @@ def _own_files(data: Mapping[str, Any], prefix: FieldPath = ()) -> Iterator[tupl
 
 
 def _is_command(prefix: FieldPath, name: str) -> bool:
-    own = prefix == ("decryption",) and name == "age_key_command"
+    own = (*prefix, name) in (("decryption", "age_key_command"), ("forge", "token_command"))
     return own or prefix == ("checks",) or (prefix[:1] == ("probes",) and name == "run")
 
 

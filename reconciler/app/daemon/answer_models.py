@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from reconciler.core.compare.risk import Risk
 from reconciler.core.model.compose import ActionKind
 from reconciler.core.model.plans import Aspect, Effect, Kind, SyncStatus
 from reconciler.core.model.revisions import RevertState
@@ -276,17 +277,40 @@ class RunAnswer(RunData, JsonAnswer):
     """/api/v1/runs/RUN."""
 
 
+class DifferenceData(BaseModel):
+    """What is not the same on two sides. ``where`` is the file or service that it is in; ``left`` and ``right`` say
+    what is on each side (missing, a mode, an image), never a value; ``note`` is the reason, or what else is notable."""
+
+    class_: str = Field(alias="class", description="As in docs/compare.md, or placeholder, or problem.")
+    kind: Literal["key", "file", "service", "definition", "probe", "problem"]
+    name: str
+    where: str
+    risk: Risk
+    left: str
+    right: str
+    note: str
+    unexplained: bool
+
+
 class ComparedPairData(BaseModel):
-    """Two sides that the daemon compares: how many differences of each class there were ``at`` the last time, or why
-    it failed (``reason``, with the ``error_id``)."""
+    """Two sides that the daemon compares: ``at`` the last time, at the branch's ``commit``; ``counts`` are its
+    differences by class, ``limits`` say what was not compared. While it fails, ``error`` says why, and the rest is the
+    result from before ``failing_since``."""
 
     name: str
     left: str
     right: str
+    interval: float = Field(description="seconds")
     at: Instant | None
-    differences: dict[str, int]
-    reason: str
+    commit: str | None
+    error: str
     error_id: str
+    failing_since: Instant | None
+    verdict: str
+    unexplained: int
+    counts: dict[str, int]
+    limits: list[str]
+    differences: list[DifferenceData]
 
 
 class ComparisonsAnswer(JsonAnswer):
@@ -413,6 +437,19 @@ class DoctorAnswer(JsonAnswer):
     findings: list[ComponentFindingData]
 
 
+class ReceiverAnswerData(BaseModel):
+    line: int
+    receiver: str
+    accepted: bool
+    problem: str
+
+
+class NotifyAnswer(JsonAnswer):
+    """`notify --test`."""
+
+    receivers: list[ReceiverAnswerData]
+
+
 SERVER_ANSWERS: dict[str, type[JsonAnswer]] = {
     **dict.fromkeys(
         ("sync", "plan", "rollback", "unpin", "pause", "resume", "retry", "accept-rewrite", "forget"), OutcomesAnswer
@@ -424,5 +461,6 @@ SERVER_ANSWERS: dict[str, type[JsonAnswer]] = {
     "adopt": AdoptAnswer,
     "age": AgeAnswer,
     "doctor": DoctorAnswer,
+    "notify": NotifyAnswer,
 }
 """By command."""

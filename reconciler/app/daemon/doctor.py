@@ -18,6 +18,7 @@ from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
 from reconciler.app.daemon.http_access import read_token
 from reconciler.app.daemon.listening_sockets import check_http
+from reconciler.app.wiring.notifications import open_messenger
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
 from reconciler.app.wiring.surroundings import engine_in_use, git_surroundings
 from reconciler.core.decide.private_files import is_exposed
@@ -27,6 +28,7 @@ from reconciler.core.model.compose import Container
 from reconciler.core.model.revisions import GitRevert, Verify
 from reconciler.core.model.targets import Manifest, Stack
 from reconciler.core.ports import Ports
+from reconciler.core.ports.forge import Forge
 from reconciler.core.text import listed
 from reconciler.engine.observe import Plaintexts, Snapshot, load_desired, observe, path_in_git
 
@@ -61,6 +63,7 @@ def examine_server(config_file: str) -> list[DoctorFinding]:
 async def _examine(config: ServerConfig) -> list[DoctorFinding]:
     findings = [finding for finding in _files(config) if finding is not None]
     findings += [_space(config), _backups(config), _daemon(config), *_http(config.http), *_surroundings(config)]
+    findings += [finding async for finding in _notifications(config)]
     try:
         with scratch_state(config) as scratch:
             try:
@@ -85,12 +88,14 @@ def _about(finding: DoctorFinding, state_dir: str, scratch: str) -> DoctorFindin
 
 def _files(config: ServerConfig) -> list[DoctorFinding | None]:
     webhook = config.webhook.secret_file if config.webhook else None
-    repository = config.repository
+    repository, forge = config.repository, config.forge
     return [
         _permissions(_AGE_KEY, "decryption.age_key_file", config.decryption.age_key_file, secret=True),
         _permissions("git read key", "repository.ssh_key_file", repository.ssh_key_file, secret=True),
         _permissions("git token", "repository.token_file", repository.token_file, secret=True),
         _permissions("webhook secret", "webhook.secret_file", webhook, secret=True),
+        _permissions("forge token", "forge.token_file", forge.token_file if forge else None, secret=True),
+        _permissions("App key", "forge.app.key_file", forge.app.key_file if forge and forge.app else None, secret=True),
         _permissions("known hosts", "repository.known_hosts_file", repository.known_hosts_file, secret=False),
         _permissions("signers", "repository.allowed_signers_file", repository.allowed_signers_file, secret=False),
         _permissions("git push key", "rollback.ssh_key_file", config.rollback.ssh_key_file, secret=True),
@@ -187,6 +192,28 @@ def _daemon(config: ServerConfig) -> DoctorFinding:
     return DoctorFinding("daemon", "warning", "is not running", "start it: `reconciler run`, or the systemd unit")
 
 
+async def _notifications(config: ServerConfig) -> AsyncIterator[DoctorFinding]:
+    """Whether the file of URLs can be used, and apprise knows what is in it. Sends nothing."""
+    if config.notifications is None:
+        return
+    component = "notifications"
+    try:
+        messenger = open_messenger(config)
+        receivers = messenger.receivers()
+    except ReconcilerError as error:
+        yield _failed(component, error)
+        return
+    problems = await asyncio.gather(*(messenger.check(receiver) for receiver in receivers))
+    for receiver, problem in zip(receivers, problems, strict=True):
+        if problem:
+            where = f"{config.notifications.urls_file}:{receiver.line}"
+            yield DoctorFinding(component, "error", f"{where}: {problem}", "correct it (docs/notifications.md)")
+    if not any(problems):
+        names = listed([receiver.name for receiver in receivers])
+        advice = "`reconciler notify --test` sends one message to each"
+        yield DoctorFinding(component, "ok", f"{len(receivers)} receiver(s): {names}; {advice}")
+
+
 def _http(http: Http) -> Iterator[DoctorFinding]:
     """Whether HTTP can be served where it shall be, and to whom."""
     if http.token_file is not None and not http.token_file.startswith(CREDENTIALS):
@@ -220,6 +247,8 @@ def _surroundings(config: ServerConfig) -> Iterator[DoctorFinding]:
 
 async def _components(built: Runtime, config: ServerConfig, *, key_is_bad: bool) -> AsyncIterator[DoctorFinding]:
     ports = built.ports
+    if built.forge:
+        yield await _forge(built.forge.forge)
     causes: dict[str, str] = {}  # where each error was reported first
     async for finding in _keys(ports):
         causes[finding.result] = _AGE_KEY if key_is_bad else finding.component
@@ -239,6 +268,13 @@ async def _components(built: Runtime, config: ServerConfig, *, key_is_bad: bool)
             # An environment has the same sources on each of its hosts.
             first = causes.setdefault(finding.result, finding.component) if finding.bad else finding.component
             yield finding if first == finding.component else replace(finding, result=f"the same as {first}", advice="")
+
+
+async def _forge(forge: Forge) -> DoctorFinding:
+    try:
+        return DoctorFinding("forge", "ok", await forge.examine())
+    except ReconcilerError as error:
+        return _failed("forge", error)
 
 
 async def _keys(ports: Ports) -> AsyncIterator[DoctorFinding]:

@@ -74,7 +74,8 @@ class Daemon:
 
     ``poll_interval`` and ``drift_interval`` in seconds: how often git is polled, how often live files are checked.
     ``requested`` is the activity of what operators request beside reconciliations, such as a restore.
-    ``observers`` take every outcome; running them is the caller's part.
+    ``observers`` take every outcome; running them is the caller's part. ``on_head`` takes the branch's head whenever
+    git has answered, before it is reconciled.
     Requests that still wait at the end get a NotServedError: after a reload, the next daemon serves them.
     """
 
@@ -92,6 +93,7 @@ class Daemon:
         on_progress: Callable[[Progress | None], None] = lambda _: None,
         requested: Activity | None = None,
         observers: Sequence[Observer] = (),
+        on_head: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.reconcilers = reconcilers
         self._rollouts = tuple(rollouts)
@@ -102,6 +104,7 @@ class Daemon:
         self._watch = watch
         self._on_progress = on_progress
         self._observers = tuple(observers)
+        self._on_head = on_head
         self._activities = [*(host.activity for host in reconcilers.values()), requested or Activity()]
         self._wake = asyncio.Event()
         self._stopping = False
@@ -242,6 +245,8 @@ class Daemon:
         self, rollout: Rollout, request: ReconcileRequest, only: Collection[str] | None = None
     ) -> tuple[Outcome, ...]:
         """The rollout's outcomes; an error between its hosts must not end the daemon."""
+        if request.answer and request.answer.commit and not request.dry_run:
+            self._on_head(request.answer.commit)
         try:
             return await rollout.reconcile(request, self._reconcile_host, only=only)
         except Exception as error:  # noqa: BLE001
@@ -268,7 +273,8 @@ class Daemon:
         else:
             facts = {"environment": outcome.environment, "trigger": trigger, "result": outcome.result.value}
             logs.get_logger().debug("reconciled, as before", **facts)
-        event = Reconciled(outcome, trigger, now, last)
+        host = self.reconcilers.get(outcome.environment)
+        event = Reconciled(outcome, trigger, now, last, host.activity.health if host else None)
         for observer in self._observers:
             try:
                 observer.reconciled(event)

@@ -9,9 +9,9 @@ from aiohttp import web
 
 from reconciler.app.daemon import serialize
 from reconciler.app.daemon.requests import find_run, list_runs
-from reconciler.app.pages.forge_links import commit_address
 from reconciler.app.pages.html import asset, content_policy, render_html
 from reconciler.app.pages.overview import overview_facts, run_facts, secrets_facts
+from reconciler.core.forge_links import commit_address
 from reconciler.core.history.entries import iso_instant
 from reconciler.core.model.targets import environment_of
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reconciler.app.daemon.http import CurrentViews, Views
 
 _LAST_RUNS = 20
+_MOST_DIFFERENCES = 200  # of a pair
 _OLD = 90  # days after which a secret is old, as in the alert
 _SCRIPT = "refresh.js"
 
@@ -47,7 +48,7 @@ def page_routes(source: CurrentViews) -> list[web.RouteDef]:
 
     async def comparison(_: web.Request) -> web.Response:
         async with source.use() as views:
-            return _page(views, "comparison.html", "comparison", pairs=[])
+            return _page(views, "comparison.html", "comparison", pairs=views.comparisons(), most=_MOST_DIFFERENCES)
 
     return [
         web.get("/", overview),

@@ -67,7 +67,7 @@ def resolve_names(units: Collection[str], request: Request) -> Request:
     """
     environments = list(dict.fromkeys(environment_of(unit) for unit in units))
     match request["kind"]:
-        case "status" | "restore":
+        case "status" | "comparisons" | "restore":
             return request
         case "adopt":
             environment, _, source = request["target"].partition("/")

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import faulthandler
 import functools
-import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sized
+from collections.abc import AsyncIterator, Callable, Sequence, Sized
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.daemon import logs, requests
@@ -20,10 +20,16 @@ from reconciler.app.daemon.http_access import read_token
 from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon, FileWatching
 from reconciler.app.daemon.systemd import ServiceManager, ServiceReports
+from reconciler.app.daemon.webhook import WebhookReceiver, read_webhook_secret
 from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError, RefusedError
 from reconciler.core.model.runs import Activity
+from reconciler.core.ports.observer import Observer
+from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.target_revision import ask_git
+
+if TYPE_CHECKING:
+    from reconciler.app.daemon.comparisons import Comparisons
 
 _FOLLOW_AGAIN = 60.0  # seconds
 _START_AGAIN = 10.0  # seconds
@@ -59,6 +65,7 @@ class _Service:
         self._next: ServerConfig | None = None
         self._stopping = asyncio.Event()
         self._daemon: Daemon | None = None
+        self._comparisons: Comparisons | None = None
         self._running = False
         self._kept: Exception | None = None
         self._waiting: list[asyncio.Future[None]] = []
@@ -162,7 +169,7 @@ class _Service:
         if config.state_dir != self._config.state_dir:
             hint = "Restart the daemon, or set it back"
             raise ConfigError("a reload cannot change it", where="state_dir", hint=hint)
-        _webhook_secret(config)
+        _webhook_of(config)
         if config.http.token_file is not None:
             read_token(config.http.token_file)
         return config
@@ -173,12 +180,22 @@ class _Service:
         event, reason = "not reloaded, the former configuration stays", str(error)
         self._logger.error(event, reason=reason, error_id="reload-failed", exc_info=defect)
 
+    def _compare(self, built: Runtime, config: ServerConfig) -> None:
+        """Have the comparisons of the configuration made; results of the former daemon stay until then."""
+        former, self._comparisons = self._comparisons, None
+        if config.comparisons:  # imported here: the daemon of a server without any does not pay for their memory
+            from reconciler.app.daemon.comparisons import comparisons_of
+
+            self._comparisons = comparisons_of(config, built, former)
+
     async def _serve(self, interfaces: Interfaces, config: ServerConfig, event: str) -> None:
         """Run a daemon until it is stopped, or a reload is due."""
         bound = await interfaces.listen(config.http)
-        async with runtime(config, watches=True) as built:
+        async with runtime(config, daemon=True) as built:
             watch = open_watch(config, self._logger.warning)
-            daemon = _daemon_of(built, config, watch)
+            self._compare(built, config)
+            observers = (*built.observers, *((self._comparisons,) if self._comparisons else ()))
+            daemon = _daemon_of(built, config, watch, observers)
             if self._daemon:
                 known = self._daemon.last_outcomes.items()
                 daemon.last_outcomes = {unit: last for unit, last in known if unit in built.reconcilers}
@@ -188,12 +205,16 @@ class _Service:
                 built.ports.store,
                 built.metrics.render,
                 functools.partial(requests.serve, built, daemon.reconcile),
-                _webhook_secret(config),
+                _webhook_of(config, built.merge_plans),
                 announced=built.metrics.announced,
+                plan_soon=built.merge_plans.look_soon if built.merge_plans else lambda: None,
                 host=config.host,
                 repository_url=config.repository.url,
                 http=bound,
+                comparisons=self._comparisons.serialize if self._comparisons else list,
             )
+            if built.merge_plans:
+                built.merge_plans.turn = daemon.between_reconciliations
             async with self._views.provide(views):
                 self._running = True
                 self._logger.info(event, environments=list(daemon.environments), http=bound)
@@ -201,7 +222,7 @@ class _Service:
                     daemon.stop()
                 else:
                     self._in_use()
-                async with _watching(built, watch, daemon):
+                async with _watching(built, watch, daemon, observers):
                     await daemon.run()
 
 
@@ -209,7 +230,7 @@ def _stops() -> RefusedError:
     return RefusedError("the daemon is stopping", hint="Its next start takes the configuration as it is then")
 
 
-def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Daemon:
+def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching, observers: Sequence[Observer]) -> Daemon:
     # It is neither a part of what an operator waits for, nor a step of the loop's.
     quiet = replace(built.ports, progress=lambda _: None, activity=Activity())
     return Daemon(
@@ -223,12 +244,15 @@ def _daemon_of(built: Runtime, config: ServerConfig, watch: FileWatching) -> Dae
         watch=watch,
         on_progress=built.relay.listen,
         requested=built.ports.activity,
-        observers=built.observers,
+        observers=observers,
+        on_head=built.forge.reports.head_seen if built.forge else lambda _: None,
     )
 
 
 @contextlib.asynccontextmanager
-async def _watching(built: Runtime, watch: FileWatching, daemon: Daemon) -> AsyncIterator[None]:
+async def _watching(
+    built: Runtime, watch: FileWatching, daemon: Daemon, observers: Sequence[Observer]
+) -> AsyncIterator[None]:
     """While inside, changes of live files and containers wake the daemon, and observers report its outcomes."""
     tasks = [
         asyncio.create_task(watch.run(lambda: daemon.look_soon("watch"))),
@@ -236,7 +260,7 @@ async def _watching(built: Runtime, watch: FileWatching, daemon: Daemon) -> Asyn
             asyncio.create_task(_follow_engine(built, unit, lambda: daemon.look_soon("engine")))
             for unit in built.engines
         ),
-        *(asyncio.create_task(observer.run()) for observer in built.observers),
+        *(asyncio.create_task(observer.run()) for observer in observers),
     ]
     try:
         yield
@@ -256,18 +280,10 @@ async def _follow_engine(built: Runtime, unit: str, touched: Callable[[], None])
             await asyncio.sleep(_FOLLOW_AGAIN)
 
 
-def _webhook_secret(config: ServerConfig) -> bytes | None:
-    """The secret that signs announcements; None without a webhook. Raises ConfigError: an empty one lets anybody in."""
+def _webhook_of(config: ServerConfig, plans: MergePlans | None = None) -> WebhookReceiver | None:
+    """Raises ConfigError where the secret cannot be used now."""
     if config.webhook is None:
         return None
-    path, hint = config.webhook.secret_file, "Put the secret there, or correct webhook.secret_file"
-    try:
-        with open(path, "rb") as file:
-            secret = file.read().strip()
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        problem = f"cannot read the webhook secret ({reason})"
-        raise ConfigError(problem, where=path, hint=hint, id="webhook-secret") from error
-    if not secret:
-        raise ConfigError("the webhook secret is empty", where=path, hint=hint, id="webhook-secret")
-    return secret
+    read_webhook_secret(config.webhook.secret_file)
+    planned = plans.covers if plans else None
+    return WebhookReceiver(config.webhook.secret_file, config.repository.branch, planned)

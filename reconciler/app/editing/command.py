@@ -150,7 +150,7 @@ async def _open(request: EditRequest) -> _OpenSource:
     if not source.encrypted:
         raise RefusedError("is not encrypted", where=target_id(source), hint=f"Change {name} with any editor")
     if await clone.Clone(top).is_unmerged(path):
-        hint = f"Take one side (`git checkout --ours` or --theirs), `git add {name}`, then make the other's change"
+        hint = f"`reconciler merge {name}` merges it by key; then `git add {name}`"
         raise RefusedError("is in an unfinished merge", where=name, hint=hint)
     file = await clone.read_work_file(path)
     sources = clone.require_keys(request.key_file, _NAME_KEY)

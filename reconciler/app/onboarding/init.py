@@ -27,7 +27,14 @@ KEY_ON_SERVER = "/etc/reconciler/age.key"
 ATTRIBUTES = """\
 # A carriage return in an env file becomes part of a value, so every clone must use the same line endings.
 *.env text eol=lf
+# Encrypted files are merged by key, where the clone has the driver: docs/merging.md.
+* merge=reconciler
 """
+
+_MERGE_DRIVER = (
+    "so that git merges encrypted files by key, each clone needs once: "
+    '`git config merge.reconciler.driver "reconciler merge-driver %O %A %B %P"`'
+)
 
 EMPTY_MANIFEST = f"""\
 {modeline("manifest")}# The files of this environment's servers. docs/configuration.md explains every field.
@@ -112,6 +119,8 @@ async def _initialize(environment: str, path: str, key_file: str | None, recipie
     steps: list[Step] = []
     key, public = await asyncio.to_thread(_key, top, key_file, recipients, steps)
     notes = _sops_config(top, inside, public, configs, governing, steps)
+    if not await git.setting("merge.reconciler.driver"):
+        notes.append(_MERGE_DRIVER)
     for name, text in texts.items():
         _file(top, name, text, steps)
     _schemas(top, posixpath.join(directory, SCHEMAS), schemas, steps)

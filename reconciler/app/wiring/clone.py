@@ -14,6 +14,7 @@ from reconciler.adapters.compose.containers import labelled as containers
 from reconciler.adapters.compose.inventory import take_inventory
 from reconciler.adapters.git.clone import Clone
 from reconciler.adapters.git.clone_writer import CloneWriter
+from reconciler.adapters.git.merge_file import merge_text_files
 from reconciler.adapters.git.work_tree import read_text_file, read_tree
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.local.files import LocalHost
@@ -34,7 +35,7 @@ from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.targets import Format, LiveFile, Ownership, Parser
 from reconciler.core.ports.host import Machine
 from reconciler.core.secret import Secret
-from reconciler.core.sops.ciphertext import Ciphertext
+from reconciler.core.sops.ciphertext import Ciphertext, read_ciphertext
 from reconciler.core.sops.encrypted_twice import length_of_whole
 from reconciler.core.sops.key_mismatch import OwnKeys
 from reconciler.core.tree import Tree
@@ -52,8 +53,10 @@ __all__ = [
     "key_sources",
     "machine",
     "make_key_file",
+    "merge_text_files",
     "private_directory",
     "public_keys",
+    "read_encrypted",
     "read_tree_of_clone",
     "read_work_file",
     "replace_work_file",
@@ -92,8 +95,8 @@ def require_keys(key_file: str | None, hint: str) -> KeySources:
 class Keys:
     """Decrypts with our identities, and encrypts for others."""
 
-    def __init__(self, sources: KeySources) -> None:
-        self._sops = Sops(sources)
+    def __init__(self, sources: KeySources, binary: str = "sops") -> None:
+        self._sops = Sops(sources, binary=binary)
 
     async def own(self) -> OwnKeys:
         """Our public keys. Raises KeyUnavailableError."""
@@ -110,6 +113,12 @@ class Keys:
         """As the Encryptor port says."""
         return await self._sops.amend(name, data, values)
 
+    async def amend_places(
+        self, name: str, data: bytes, values: Mapping[tuple[str, ...], Secret | None], *, ignore_mac: bool = False
+    ) -> bytes:
+        """Set values, as JSON, by the keys that lead to them (None: remove); see ``Sops.amend_places``."""
+        return await self._sops.amend_places(name, data, values, ignore_mac=ignore_mac)
+
     async def edit(self, name: str, data: bytes, content: Secret, directory: str) -> bytes:
         """Give a source other content; ``directory`` is private and in memory. Raises RefusedError, as ``amend``."""
         return await self._sops.edit(name, data, content, directory)
@@ -118,8 +127,10 @@ class Keys:
         """Change for whom a source is encrypted; ``rotate``: by a new data key. Raises RefusedError, as ``amend``."""
         return await self._sops.rekey(name, data, recipients, rotate=rotate)
 
-    async def decrypt(self, name: str, data: bytes, parser: Parser = Parser.OPAQUE) -> Secret:
-        return await self._sops.decrypt(name, data, parser)
+    async def decrypt(
+        self, name: str, data: bytes, parser: Parser = Parser.OPAQUE, output: Format | None = None
+    ) -> Secret:
+        return await self._sops.decrypt(name, data, parser, output)
 
     async def encrypt(self, name: str, data: Secret, recipients: Sequence[str], file_format: Format) -> bytes:
         """Raises RefusedError where sops cannot write it so, DecryptFailedError."""
@@ -163,6 +174,11 @@ def tools(keys: KeySources | None, progress: CountProgress) -> Tools:
         opener=Keys(keys) if keys else None,
         progress=progress,
     )
+
+
+def read_encrypted(name: str, data: bytes) -> Ciphertext:
+    """What an encrypted file says without a key. Raises SourceError."""
+    return read_ciphertext(name, data, parse_yaml=parse_yaml)
 
 
 def is_here(machine: Machine) -> bool:

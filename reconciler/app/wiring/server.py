@@ -37,6 +37,9 @@ from reconciler.app.config.credentials import require_credentials
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
 from reconciler.app.config.server import ServerConfig
+from reconciler.app.wiring.forge import ForgeParts, forge_parts
+from reconciler.app.wiring.merge_plans import merge_plans
+from reconciler.app.wiring.notifications import notification_observers
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
 from reconciler.core.model.hosts import SshAddress
@@ -47,6 +50,7 @@ from reconciler.core.ports import Ports
 from reconciler.core.ports.observer import Observer
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.memory import Claims
+from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 
@@ -83,6 +87,8 @@ class Runtime:
     metrics: PrometheusMetrics
     relay: Relay
     engines: Mapping[str, DockerCompose]
+    forge: ForgeParts | None = None
+    merge_plans: MergePlans | None = None
     observers: tuple[Observer, ...] = ()
 
     def ports_of(self, unit: str) -> Ports:
@@ -136,23 +142,30 @@ def _backups_dir(config: ServerConfig) -> str:
     return os.path.join(config.state_dir, "backups")
 
 
-async def manifest_at_head(config: ServerConfig, environment: str) -> Manifest:
-    """The manifest of an environment as the remote has it now, resolved for this server.
+async def manifest_at_head(config: ServerConfig, environment: str, host: str = "") -> Manifest:
+    """The manifest of an environment as the remote has it now, resolved for this server, or for one of its hosts.
 
     Raises RefusedError where this server follows no such environment, GitUnreachableError, ManifestError.
     """
     if environment not in config.environment:
         known = f"It follows: {', '.join(config.environment)}"
         raise RefusedError(f"this server does not follow an environment {environment}", hint=known)
-    prepare_state_dir(config.state_dir)
-    mirror = _mirror(config)
-    commit = await mirror.head()
-    await mirror.fetch(commit)
+    commit, mirror = await fetch_head(config), _mirror(config)
     path = posixpath.normpath(posixpath.join(config.repository.path, environment, "environment.yaml"))
     blob = await mirror.read(commit, path)
     if blob is None:
         raise ManifestError("does not exist", where=path, hint="Name another environment")
-    return read_manifest(blob.data, environment=environment, file=path, server=config)
+    server = config.model_copy(update={"host": host}) if host else config
+    return read_manifest(blob.data, environment=environment, file=path, server=server)
+
+
+async def fetch_head(config: ServerConfig) -> str:
+    """Bring the branch's head into the mirror; return its commit id. Raises ConfigError, GitUnreachableError."""
+    prepare_state_dir(config.state_dir)
+    mirror = _mirror(config)
+    commit = await mirror.head()
+    await mirror.fetch(commit)
+    return commit
 
 
 def _mirror(config: ServerConfig) -> GitMirror:
@@ -189,22 +202,34 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
 
 @contextlib.asynccontextmanager
 async def runtime(
-    config: ServerConfig, keys: KeySources | None = None, *, watches: bool = False
+    config: ServerConfig, keys: KeySources | None = None, *, daemon: bool = False
 ) -> AsyncIterator[Runtime]:
     """Build every port for ``config``, and close them at the end. The caller holds the lock. ``keys`` take the place of
-    the server's own. ``watches``: who writes to live files is noticed as long as it lives."""
+    the server's own. ``daemon``: who writes to live files is noticed while it lives, and there are observers, whose
+    part it is to run."""
     require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
-            sops = Sops(keys or _key_sources(config), binary=config.decryption.sops_binary)
+            sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary)
             host = LocalHost(config.allowed_paths)
-            if watches:
+            if daemon:
                 host = LocalHost(config.allowed_paths, stack.enter_context(contextlib.closing(FileWriters())))
-            yield await _built(config, sops, store, host, stack)
+            built = await _built(config, sops, store, host, stack)
+            yield replace(built, observers=tuple(_observers(config, store, built))) if daemon else built
 
 
-def _key_sources(config: ServerConfig) -> KeySources:
+def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> Iterator[Observer]:
+    """Raises ConfigError."""
+    if built.forge:
+        yield built.forge.reports
+    if built.merge_plans:
+        yield built.merge_plans
+    yield from notification_observers(config, store, built.ports.clock, built.metrics)
+
+
+def key_sources(config: ServerConfig) -> KeySources:
+    """Where the server's own identities are."""
     decryption = config.decryption
     files = (decryption.age_key_file,) if decryption.age_key_file else ()
     return KeySources(files, command=decryption.age_key_command or (), strict=True)
@@ -268,8 +293,10 @@ async def _built(
         for environment in config.environment
         if any(environment_of(unit) == environment for unit in units)
     )
-    here = {unit: compose for unit, host in units.items() if host is None}
-    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines})
+    forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
+    plans = merge_plans(config, forge, mirror, {unit: on_hosts.get(unit, ports) for unit in units}, claims)
+    engines = {unit: compose for unit, host in units.items() if host is None} | hosts.engines
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, engines, forge, plans)
 
 
 class HostPorts:
@@ -299,7 +326,7 @@ class HostPorts:
         from reconciler.adapters.ssh.connection import SshConnection
         from reconciler.adapters.ssh.files import SshHost
 
-        connection = SshConnection(_address(host), name)
+        connection = SshConnection(ssh_address(host), name)
         self._stack.push_async_callback(connection.close)
         socket = os.path.join(self._socket_directory(), f"{len(self._built)}.sock")
         connection.tunnel(socket, host.docker_socket)
@@ -328,7 +355,8 @@ class HostPorts:
         return self._sockets
 
 
-def _address(server: SshServer) -> SshAddress:
+def ssh_address(server: SshServer) -> SshAddress:
+    """How a machine of the server configuration is reached."""
     jump = server.jump if isinstance(server, HostSettings) else None
     return SshAddress(
         host=server.address,
@@ -336,7 +364,7 @@ def _address(server: SshServer) -> SshAddress:
         user=server.user,
         key_file=server.key_file,
         known_hosts_file=server.known_hosts_file,
-        jump=_address(jump) if jump else None,
+        jump=ssh_address(jump) if jump else None,
     )
 
 

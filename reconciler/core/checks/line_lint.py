@@ -40,7 +40,7 @@ def conflict_markers(path: str, text: str) -> list[Finding]:
         return []
     certain = [_line(text, match.start()) for match in _CERTAIN_MARKER.finditer(text)]
     starts = [_line(text, match.start()) for match in re.finditer(r"^<{7}", text, re.MULTILINE)]
-    how = "take one side as a whole, then repeat the other's change with `reconciler set`"
+    how = "`reconciler merge` merges by key; docs/merging.md"
     message = f"a merge conflict is not resolved: {how if 'ENC[' in text else 'resolve it and remove the markers'}"
     return [Finding(rules.CONFLICT_MARKER, path, line, message) for line in (starts or certain[:1]) if certain]
 

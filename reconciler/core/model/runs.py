@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from reconciler.core.model.compose import Action
+from reconciler.core.model.compose import Action, StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Parser
@@ -58,12 +58,14 @@ class Activity:
     """What a reconciliation is doing: since when (epoch seconds; None: nothing runs), in which phase, and in words.
 
     ``step_at``: when it last began or ended a phase, or looked at a service it waits for (monotonic seconds).
+    ``health`` is that of its stacks when they were last looked at; None before that.
     """
 
     since: float | None = None
     phase: Phase | None = None
     words: str = ""
     step_at: float = 0.0
+    health: tuple[StackHealth, ...] | None = None
 
     @contextlib.contextmanager
     def during(self, phase: Phase, words: str) -> Iterator[None]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from reconciler.core.model.compose import StackHealth
 from reconciler.core.model.runs import Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
     """A reconciliation of a unit that has ended. ``before`` is the outcome of the one before it since the start, None
-    for the first; ``at`` is in seconds since the epoch. Dry runs and refused requests are none."""
+    for the first; ``at`` is in seconds since the epoch. ``health`` is that of its stacks as they were last looked at;
+    None before the first look. Dry runs and refused requests are none."""
 
     outcome: Outcome
     trigger: str
     at: float
     before: Outcome | None
+    health: tuple[StackHealth, ...] | None = None
 
 
 class Observer(Protocol):

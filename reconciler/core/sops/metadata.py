@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ class SopsMetadata:
     """Who can decrypt the file (public keys), and when it was last written.
 
     ``others`` names the kinds of keys beside age ("PGP", "AWS KMS"), which a server ignores. ``rule`` is the setting by
-    which sops leaves values in plain text; "" where it encrypts all.
+    which sops leaves values in plain text; "" where it encrypts all. ``data_keys`` are hashes of the copies of the data
+    key: two files that share one have the same data key.
     """
 
     age: tuple[str, ...]
@@ -45,6 +47,7 @@ class SopsMetadata:
     lastmodified: str
     rule: str = ""
     others: tuple[str, ...] = ()
+    data_keys: frozenset[str] = frozenset()
 
 
 class Fields(list[tuple[str, int, object]]):
@@ -113,7 +116,9 @@ def read_metadata(name: str, flat: Mapping[str, tuple[str, int]]) -> SopsMetadat
     pgp = _public_keys(name, flat, "__map_fp", _FINGERPRINT)
     if not age and not kinds:
         raise BadCiphertextError("its SOPS metadata names no key", where=name, hint=restore_hint(name))
-    return SopsMetadata(age, pgp, flat["lastmodified"][0], _rule(flat), others=_services(kinds))
+    return SopsMetadata(
+        age, pgp, flat["lastmodified"][0], _rule(flat), others=_services(kinds), data_keys=_data_keys(flat)
+    )
 
 
 def _public_keys(
@@ -124,6 +129,14 @@ def _public_keys(
         if not pattern.fullmatch(value):  # messages show them
             raise BadCiphertextError("does not name a public key", where=place_in(name, line), hint=restore_hint(name))
     return tuple(value for value, _ in fields)
+
+
+def _data_keys(flat: Mapping[str, tuple[str, int]]) -> frozenset[str]:
+    copies = (
+        value.strip() for key, (value, _) in flat.items() if key.startswith("age__") and key.endswith("__map_enc")
+    )
+    # In dotenv, a line break is written as two characters; the copy of the key has some.
+    return frozenset(hashlib.sha256(copy.replace("\\n", "\n").strip().encode()).hexdigest()[:32] for copy in copies)
 
 
 def _services(kinds: Iterable[str]) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
-"""What `compare` says to people, the same in every format: names of sides, rows by file, states of services. Pure."""
+"""What `compare` says to people, the same in every form: names of sides, rows by file, states of services. Pure."""
 
 from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
 from reconciler.core.compare.risk import Risk
@@ -34,6 +34,7 @@ _WORDS: Mapping[str, str] = {
     Status.FAILED: "in a bad state",
     Status.UNKNOWN: "values not compared",
 }
+_PRESENCE = {Status.MISSING_LEFT: ("missing", "present"), Status.MISSING_RIGHT: ("present", "missing")}
 PROBLEM, ONE_SIDED, INFORMATION = "problem", "one-sided", "information"
 """Classes of rows beside the statuses: what could not be compared, and facts that never count."""
 
@@ -113,7 +114,7 @@ def _names(side: Side) -> Iterator[str]:
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of a report. ``classes`` are the status, or what the row is instead, and the remarks; the HTML page
-    filters by them."""
+    filters by them. ``left`` and ``right`` say what is on each side, "" where nothing tells; never a value."""
 
     kind: str  # key, file, service, probe or problem
     name: str
@@ -123,6 +124,8 @@ class Row:
     unexplained: bool
     remarks: tuple[Remark, ...] = ()
     informational: bool = False
+    left: str = ""
+    right: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -180,7 +183,8 @@ def _importance(row: Row) -> tuple[bool, int, int, str]:
 def _file_rows(file: FileResult, words: SideWords) -> Iterator[Row]:
     for key in file.keys:
         note = "; ".join(part for part in (*_remarks(key, words), key.reason) if part)
-        yield Row("key", key.key, key.risk, key.status, note, key.unexplained, key.remarks)
+        left, right = _PRESENCE.get(key.status, ("", ""))
+        yield Row("key", key.key, key.risk, key.status, note, key.unexplained, key.remarks, left=left, right=right)
     yield from (_fact_row("file", fact, words) for fact in file.facts)
 
 
@@ -197,7 +201,8 @@ def _remarks(key: KeyResult, words: SideWords) -> Iterator[str]:
 
 def _fact_row(kind: str, fact: Fact, words: SideWords) -> Row:
     note = "; ".join(part for part in (_texts(fact, words), fact.reason) if part)
-    return Row(kind, fact.name, fact.risk, fact.status, note, fact.unexplained, informational=fact.informational)
+    row = Row(kind, fact.name, fact.risk, fact.status, note, fact.unexplained, left=fact.left, right=fact.right)
+    return replace(row, informational=fact.informational)
 
 
 def _texts(fact: Fact, words: SideWords) -> str:
@@ -217,7 +222,8 @@ def _probe_row(probe: ProbeResult, words: SideWords) -> Row:
     where = f"first in line {probe.line}" if probe.line else ""
     both = probe.left if probe.left == probe.right else f"{words.left}: {probe.left}; {words.right}: {probe.right}"
     note = "; ".join(part for part in (both, where, probe.reason) if part)
-    return Row("probe", probe.probe, Risk.MEDIUM, probe.status, note, probe.unexplained)
+    sides = probe.left, probe.right
+    return Row("probe", probe.probe, Risk.MEDIUM, probe.status, note, probe.unexplained, (), False, *sides)
 
 
 def pair_name(file: FileResult) -> str:
