@@ -8,6 +8,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -33,10 +34,21 @@ _PLAN_TIME = 20.0  # seconds to look at one host, between them
 # After a longer look than this (seconds), four times as long passes before the next one: whoever pushes a revision that
 # is slow to plan takes a fifth of the loop's time at most.
 _QUICK, _REST = 2.0, 4.0
+_LAST_RETRY = 3600.0  # seconds
 _TOO_LONG = "it takes too long to plan"
 
 Turn = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 MakePreview = Callable[[MergedBranch], MergePreview]
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What was planned of a pull request: its head and the target. ``again_at`` (monotonic seconds) is when to plan it
+    again, where a host could not tell; after ``delay`` seconds, then twice as many each time."""
+
+    state: tuple[str, str]
+    again_at: float = float("inf")
+    delay: float = 0.0
 
 
 async def immediately(work: Callable[[], Awaitable[Any]]) -> Any:
@@ -68,7 +80,7 @@ class MergePlans:
         self._host = host
         self._interval = interval
         self._news = asyncio.Event()
-        self._done: dict[int, tuple[str, str]] = {}
+        self._done: dict[int, _Done] = {}
         self._target = ""
         self._failing = ""
         self._took = 0.0
@@ -122,15 +134,19 @@ class MergePlans:
         self._done = {number: done for number, done in self._done.items() if number in numbers}
         errors = []
         for pull in newest:
-            state = (pull.head, self._target)
-            if self._done.get(pull.number) == state:
+            state, now = (pull.head, self._target), time.monotonic()
+            done = self._done.get(pull.number, _Done(("", "")))
+            if done.state == state and now < done.again_at:
                 continue
             try:
-                await self._report(pull, await self._planned(pull))
+                plan = await self._planned(pull)
+                await self._report(pull, plan)
             except ReconcilerError as error:
                 errors.append(error)
             else:
-                self._done[pull.number] = state
+                delay = min(_LAST_RETRY, 2 * done.delay if done.state == state else self._interval)
+                retry = any(unit.failed for unit in plan.units)
+                self._done[pull.number] = _Done(state, now + delay if retry else float("inf"), delay)
         if errors:
             raise errors[0]
 

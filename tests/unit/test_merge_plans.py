@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from reconciler.core.errors import ForgeError, GitUnreachableError, SourceError, UnverifiedError
+from reconciler.core.errors import ForgeError, GitUnreachableError, HostUnreachableError, SourceError, UnverifiedError
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.ports.forge import CommitState, CommitStatus, PullRequest
 from reconciler.core.ports.git import MergedBranch
@@ -21,7 +21,7 @@ from reconciler.engine.memory import Claims
 from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.merge_preview import MergePreview
 from reconciler.engine.reconcile import Reconciler
-from tests.fakes import API, WORKER, World, reconcile_once
+from tests.fakes import API, WORKER, FakeHost, World, reconcile_once
 from tests.support.waiting import until
 
 
@@ -107,6 +107,7 @@ class Planning:
 @pytest.fixture
 async def planning(new_world: Callable[[], World]) -> Planning:
     world = new_world()
+    world.settings = replace(world.settings, host="web-1")
     world.commit("a", api="A=1", worker="W=1")
     world.host.put(API, b"A=1\n")
     world.host.put(WORKER, b"W=1\n")
@@ -216,7 +217,41 @@ async def test_a_host_that_takes_too_long_is_said_and_delays_nothing_more(
     monkeypatch.setattr(MergePreview, "plan", hanging)
     planning.pull(1)
     await planning.look()
-    assert planning.board.statuses[0].summary == "production@: not planned: it takes too long to plan"
+    assert planning.board.statuses[0].summary == "production@web-1: not planned: it takes too long to plan"
+
+
+async def test_a_host_that_could_not_tell_is_asked_again_and_every_host_is_in_the_one_comment(
+    planning: Planning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = True
+    reach = FakeHost.read
+
+    async def read(host: FakeHost, path: str) -> Any:
+        if away:
+            raise HostUnreachableError("no route")
+        return await reach(host, path)
+
+    make = planning.plans._previews["production"]
+    planning.plans._previews = {"production": make, "production@web-2": lambda merged: on_web_2(planning.world, merged)}
+    planning.plans._interval = 0.0
+    monkeypatch.setattr(FakeHost, "read", read)
+    planning.pull(1)
+    await planning.look()
+    assert planning.board.statuses[-1].state is CommitState.PENDING
+    away = False
+    await planning.look()
+    assert planning.board.statuses[-1].state is CommitState.SUCCESS
+    (text,) = planning.board.comments[1].values()
+    assert "**production@\N{ZERO WIDTH SPACE}web-1**: api recreated" in text
+    assert "**production@\N{ZERO WIDTH SPACE}web-2**: " in text
+    assert "cannot tell" not in text
+    await planning.look()
+    assert len(planning.branches.merged_branches) == 2
+
+
+def on_web_2(world: World, merged: MergedBranch) -> MergePreview:
+    ports = replace(world.ports(), settings=replace(world.settings, host="web-2"))
+    return MergePreview(ports, "production@web-2", Claims(), merged)
 
 
 async def test_without_a_webhook_the_interval_finds_it_and_an_announcement_is_taken_immediately(

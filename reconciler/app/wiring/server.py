@@ -37,28 +37,22 @@ from reconciler.app.config.credentials import require_credentials
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
 from reconciler.app.config.server import ServerConfig
+from reconciler.app.wiring.digest_key import digest_key_file, open_digester, read_digester
 from reconciler.app.wiring.forge import ForgeParts, forge_parts
 from reconciler.app.wiring.merge_plans import merge_plans
 from reconciler.app.wiring.notifications import notification_observers
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
-from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
+from reconciler.core.errors import ConfigError, ManifestError, RefusedError
 from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.revisions import Verify
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Manifest, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.ports.observer import Observer
-from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.memory import Claims
 from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
-
-_ANOTHER_KEY = (
-    "Restore the right one from a backup of the machine. If it is lost, move state.db and digest.key away and start "
-    "again: files equal to git are then recorded, one that differs is held as first contact. Existing backups stay, "
-    "but can only be restored by hand"
-)
 
 
 @dataclass(slots=True)
@@ -130,7 +124,7 @@ def _database(state_dir: str) -> str:
 
 def open_backups(config: ServerConfig) -> BackupDirectory:
     """The backups of the state directory. The digest key is read only to compare a file: StoreError without one."""
-    return BackupDirectory(_backups_dir(config), lambda data: _read_digest_key(config.state_dir)(data))
+    return BackupDirectory(_backups_dir(config), lambda data: read_digester(config.state_dir)(data))
 
 
 def open_watch(config: ServerConfig, warn: Callable[[str], None]) -> FileWatch:
@@ -191,8 +185,8 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
             if os.path.exists(config.state_dir):
                 _check_private(config.state_dir)
             copy_database(_database(config.state_dir), _database(scratch))
-            if os.path.exists(key := _digest_key_file(config.state_dir)):
-                shutil.copyfile(key, _digest_key_file(scratch))
+            if os.path.exists(key := digest_key_file(config.state_dir)):
+                shutil.copyfile(key, digest_key_file(scratch))
         except OSError as error:
             hint = "Run as root, or as the daemon's user"
             problem = f"cannot be read ({os.strerror(error.errno or 0)})"
@@ -239,7 +233,7 @@ async def _built(
     config: ServerConfig, sops: Sops, store: SqliteStore, host: LocalHost, stack: contextlib.AsyncExitStack
 ) -> Runtime:
     relay = Relay()
-    digest = _digester(config.state_dir, store)
+    digest = open_digester(config.state_dir, store)
     units = config.units
     interval = min(config.repository.poll_interval, config.drift.interval)
     metrics = PrometheusMetrics(version(DISTRIBUTION), tuple(units), interval, host=config.host)
@@ -284,19 +278,19 @@ async def _built(
         unit: Reconciler(on_hosts.get(unit, ports), unit, claims[on_hosts.get(unit, ports).settings.host])
         for unit in units
     }
-    rollouts = tuple(
-        Rollout(
-            ports,
-            [host for unit, host in reconcilers.items() if environment_of(unit) == environment],
-            config.rollout.max_unavailable,
-        )
-        for environment in config.environment
-        if any(environment_of(unit) == environment for unit in units)
-    )
+    rollouts = _rollouts(config, ports, reconcilers)
     forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
     plans = merge_plans(config, forge, mirror, {unit: on_hosts.get(unit, ports) for unit in units}, claims)
     engines = {unit: compose for unit, host in units.items() if host is None} | hosts.engines
     return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, engines, forge, plans)
+
+
+def _rollouts(config: ServerConfig, ports: Ports, reconcilers: Mapping[str, Reconciler]) -> tuple[Rollout, ...]:
+    hosts = {
+        environment: [host for unit, host in reconcilers.items() if environment_of(unit) == environment]
+        for environment in config.environment
+    }
+    return tuple(Rollout(ports, mine, config.rollout.max_unavailable) for mine in hosts.values() if mine)
 
 
 class HostPorts:
@@ -388,64 +382,3 @@ def _settings(config: ServerConfig) -> Settings:
         backup_max_age=config.backups.max_age,
         drift_interval=config.drift.interval,
     )
-
-
-def _digester(state_dir: str, store: SqliteStore) -> Digester:
-    """The server's own digest key, created at the first start (0600).
-
-    Raises StoreError if it cannot be created or read, has the wrong size, or is not the one that the store's digests
-    were made with: with another, every file would look changed in every reconciliation.
-    """
-    path, known = _digest_key_file(state_dir), store.digest_key()
-    try:
-        if known is None and not os.path.exists(path):
-            _make_digest_key(path)
-    except OSError as error:
-        hint = "Make the state directory writable for the daemon's user, with room in it"
-        problem = f"the digest key cannot be created ({os.strerror(error.errno or 0)})"
-        raise StoreError(problem, where=path, hint=hint) from error
-    digester = _read_digest_key(state_dir)
-    mark = digester(b"the digest key")
-    if known is None:
-        store.note_digest_key(mark)
-    elif known != mark:
-        problem = "this is not the digest key that state.db was made with"
-        raise StoreError(problem, where=path, hint=_ANOTHER_KEY, id="digest-key-replaced")
-    return digester
-
-
-def _digest_key_file(state_dir: str) -> str:
-    return os.path.join(state_dir, "digest.key")
-
-
-def _read_digest_key(state_dir: str) -> Digester:
-    """Raises StoreError."""
-    path = _digest_key_file(state_dir)
-    try:
-        with open(path, "rb") as file:
-            key = file.read(DIGEST_KEY_BYTES + 1)
-    except FileNotFoundError as error:
-        raise StoreError("the digest key is gone", where=path, hint=_ANOTHER_KEY, id="digest-key-lost") from error
-    except OSError as error:
-        hint = "Make it readable for the daemon's user"
-        problem = f"the digest key cannot be read ({os.strerror(error.errno or 0)})"
-        raise StoreError(problem, where=path, hint=hint) from error
-    if len(key) != DIGEST_KEY_BYTES:
-        problem = f"the digest key does not have {DIGEST_KEY_BYTES} bytes"
-        raise StoreError(problem, where=path, hint=_ANOTHER_KEY, id="digest-key-replaced")
-    return Digester(key)
-
-
-def _make_digest_key(path: str) -> None:
-    """All or nothing; if another process is faster, its key stays."""
-    new = f"{path}.new"
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(DIGEST_KEY_BYTES))
-            file.flush()
-            os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):
-            os.link(new, path)
-    finally:
-        os.unlink(new)
