@@ -161,6 +161,34 @@ def test_a_failure_in_place_of_another_is_no_recovery(operator: Operator) -> Non
     assert operator.passes(MINUTE) == ["production on web-1: stalled. api.env: TOKEN is twice in it"]
 
 
+def test_a_failure_beside_one_that_was_reported_before_recovers(operator: Operator) -> None:
+    operator.hears(DRIFTED)
+    operator.passes(MINUTE)
+    operator.hears(outcome(Result.ROLLED_BACK, run="r7", id="unhealthy"))
+    operator.passes(MINUTE)
+    operator.hears(replace(DRIFTED, warning=QUARANTINED.warning))
+    operator.passes(MINUTE)
+    operator.hears(DRIFTED)  # a new commit is applied; the drift is as it was
+    assert "recovered. It was: rolled back" in "".join(operator.passes(MINUTE))
+
+
+def test_what_an_operator_has_paused_is_not_reported(operator: Operator) -> None:
+    paused = change("worker.env", Kind.DRIFT, Effect.HOLD, id="paused", changed=("N",))
+    foreign = change("x.env", Kind.FIRST_CONTACT, Effect.HOLD, id="first-contact")
+    operator.hears(outcome(Result.HELD, "paused", id="paused", after=Plan(UNIT, A, (paused,))))
+    assert operator.passes(2 * HOUR) == []
+    operator.hears(outcome(Result.HELD, "2 waiting", id="held", after=Plan(UNIT, A, (paused, foreign))))
+    assert operator.passes(MINUTE) == ["production on web-1: held. 2 waiting"]
+
+
+def test_a_long_reason_keeps_its_next_step(operator: Operator) -> None:
+    operator.hears(outcome(Result.STALLED, f"api.env: {'very ' * 200}long. Allow it with `allow_shrink: true`"))
+    (line,) = operator.passes(MINUTE)
+    assert line.startswith("production on web-1: stalled. api.env: very ")
+    assert line.endswith("… very very long. Allow it with 'allow_shrink: true'"[-40:])
+    assert len(line) <= 500
+
+
 def test_a_refused_head_is_reported_although_all_is_in_sync(operator: Operator) -> None:
     refused = replace(IN_SYNC, warning="branch main: bbb is not signed [unsigned-commit]")
     operator.hears(refused)
@@ -276,6 +304,12 @@ def test_applied_names_keys_services_author_revision_and_a_link(page: str, link:
         f"{link}"
     ]
     assert operator.messages[0].title == "production on web-1: applied"
+
+
+def test_a_new_file_without_keys_is_called_new(operator: Operator) -> None:
+    missing = replace(change("x.conf", Kind.CREATE), aspects=frozenset({Aspect.MISSING}))
+    operator.hears(done(Result.APPLIED, missing))
+    assert operator.passes(MINUTE)[0].endswith("x.conf: new")
 
 
 def test_another_host_is_named() -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from reconciler.core.model.notifications import Message, Notice, NotificationEvent, Origin
-from reconciler.core.model.plans import Aspect, Change
+from reconciler.core.model.plans import Aspect, Change, Kind
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Outcome
 from reconciler.core.model.targets import environment_of, host_of
@@ -39,9 +39,10 @@ _MOST_NAMES = 10
 
 
 def harmless(text: str, most: int = _LONGEST_LINE) -> str:
-    """Given text from outside, return it as one line that no service takes for syntax, of ``most`` characters."""
+    """Given text from outside, return it as one line that no service takes for syntax, of ``most`` characters. What is
+    too long is cut in the middle: a message begins with where and what, and ends with the next step."""
     line = printable("; ".join(text.splitlines())[: 4 * most]).translate(_ALIKE).replace("://", ":/ /")
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+    return line if len(line) <= most else f"{line[: most - most // 3]}…{line[1 - most // 3 :]}"
 
 
 def label(unit: str, origin: Origin) -> str:
@@ -92,7 +93,7 @@ def keys_of(change: Change) -> str:
         for names, verb in ((keys.changed, "changed"), (keys.added, "added"), (keys.removed, "removed"))
         if names
     ]
-    rest = sorted(change.aspects - {Aspect.CONTENT, Aspect.RESTORED})
+    rest = ["new"] if change.kind is Kind.CREATE else sorted(change.aspects - {Aspect.CONTENT, Aspect.RESTORED})
     return f"{harmless(change.target.source, _LONGEST_NAME)}: {', '.join(words or rest) or 'content'}"
 
 

@@ -35,6 +35,7 @@ _PATIENCE = {NotificationEvent.SERVICE_DOWN: 30.0, NotificationEvent.FAILED: 300
 _SETTLING = {NotificationEvent.SERVICE_DOWN: 60.0}
 _LONGEST_GAP = 300.0  # seconds between two messages, however much happens
 _QUARANTINED = "quarantined"
+_PAUSED = "paused"
 _WARNING = "warning "  # begins the subject of a failure that a warning is
 # Warnings that are failures of their own; another one, such as an engine that is away, is a reconciliation that fails.
 _WARNINGS = {
@@ -145,6 +146,8 @@ def _update_failures(
 ) -> tuple[list[OngoingFailure], list[Notice]]:
     """The failures that last, or are over and not reported as such yet; and notices of new ones."""
     present = {failure.key: failure for failure in _failures(event, origin)}
+    before = {failure.key for failure in known}
+    replaced = any(_is_of_result(failure) and failure.key not in before for failure in present.values())
     failures: list[OngoingFailure] = []
     for failure in known:
         if failure.unit != event.outcome.environment:
@@ -153,7 +156,7 @@ def _update_failures(
             failures.append(replace(failure, text=again.text, link=again.link, over_since=0.0))
         elif _is_unknown(failure, event):
             failures.append(failure)
-        elif not _is_replaced(failure, event):
+        elif not (replaced and _is_of_result(failure)):
             failures.append(replace(failure, over_since=failure.over_since or event.at))
     notices = []
     for failure in present.values():
@@ -165,16 +168,16 @@ def _update_failures(
 
 def _failures(event: Reconciled, origin: Origin) -> Iterator[OngoingFailure]:
     outcome = event.outcome
-    for found in (*_of_result(outcome), *_of_warnings(outcome), *_of_services(event.health)):
-        kind, subject, id, reason = found
+    every = (*_of_result(outcome), *_of_warnings(outcome), *_of_services(event.health))
+    for kind, subject, id, reason in every:
         link = _link(outcome, origin) if kind in (NotificationEvent.ROLLED_BACK, NotificationEvent.STALLED) else ""
         yield OngoingFailure(kind, outcome.environment, subject, id, text.harmless(reason), event.at, link)
 
 
-_Found = tuple[NotificationEvent, str, str, str]
+_Failure = tuple[NotificationEvent, str, str, str]
 
 
-def _of_result(outcome: Outcome) -> Iterator[_Found]:
+def _of_result(outcome: Outcome) -> Iterator[_Failure]:
     """The failure that the result is: kind, subject, id and reason. A revision that stalls is one failure, and a run
     that was rolled back is one."""
     kind = _RESULTS.get(outcome.result)
@@ -191,20 +194,21 @@ def _of_result(outcome: Outcome) -> Iterator[_Found]:
     yield kind, subject, outcome.error_id, outcome.reason
 
 
-def _of_held(outcome: Outcome, plan: Plan) -> Iterator[_Found]:
-    """Drift that is only reported, by target; and the rest."""
+def _of_held(outcome: Outcome, plan: Plan) -> Iterator[_Failure]:
+    """Drift that is only reported, by target; and the rest, but for what an operator has paused."""
     drifted = [change for change in plan.reported if change.kind is Kind.DRIFT and change.effect is Effect.REPORT]
     for change in drifted:
         reason = f"{text.keys_of(change)}. Not corrected: on_drift is report"
         yield NotificationEvent.DRIFT, change.target.source, change.error_id, reason
-    rest = [change for change in (*plan.held, *plan.reported) if change not in drifted]
-    if rest or plan.held_stacks or not drifted:
-        ids = [*plan.held_ids, *(change.error_id for change in rest)]
-        id = common_id([*filter(None, ids)]) if drifted else outcome.error_id
+    paused = [change for change in plan.held if change.error_id == _PAUSED]
+    rest = [change for change in (*plan.held, *plan.reported) if change not in (*drifted, *paused)]
+    if rest or plan.held_stacks or not (drifted or paused):
+        ids = [*(id for id in plan.held_ids if id != _PAUSED), *(change.error_id for change in rest)]
+        id = common_id([*filter(None, ids)]) if drifted or paused else outcome.error_id
         yield NotificationEvent.HELD, "", id, outcome.reason
 
 
-def _of_warnings(outcome: Outcome) -> Iterator[_Found]:
+def _of_warnings(outcome: Outcome) -> Iterator[_Failure]:
     for line in outcome.warning.splitlines():
         match = _WARNING_LINE.match(line)
         if match and match["id"] and match["id"] != _QUARANTINED:
@@ -212,7 +216,7 @@ def _of_warnings(outcome: Outcome) -> Iterator[_Found]:
             yield kind, f"{_WARNING}{match['id']}", match["id"], match["text"]
 
 
-def _of_services(health: Sequence[StackHealth] | None) -> Iterator[_Found]:
+def _of_services(health: Sequence[StackHealth] | None) -> Iterator[_Failure]:
     for stack in health or ():
         if stack.status is HealthStatus.UNHEALTHY:
             for service in stack.services:
@@ -234,10 +238,9 @@ def _is_unknown(failure: OngoingFailure, event: Reconciled) -> bool:
     return undecided and failure.event is not NotificationEvent.FAILED
 
 
-def _is_replaced(failure: OngoingFailure, event: Reconciled) -> bool:
-    """Whether the unit has another failure in its place: it has not recovered."""
-    of_result = failure.event in _RESULTS.values() and not failure.subject.startswith(_WARNING)
-    return of_result and event.outcome.result in _RESULTS
+def _is_of_result(failure: OngoingFailure) -> bool:
+    """Whether it is how a reconciliation ended: where another one has taken its place, the unit has not recovered."""
+    return failure.event in _RESULTS.values() and not failure.subject.startswith(_WARNING)
 
 
 def _look_at(
