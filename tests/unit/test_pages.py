@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.pages import overview
 from reconciler.app.pages.html import render_html, stylesheet
-from reconciler.app.pages.overview import overview_facts, run_facts
+from reconciler.app.pages.overview import comparison_facts, overview_facts, run_facts
 from reconciler.core.errors import StoreError
 from reconciler.core.forge_links import commit_address
 from reconciler.core.history.entries import HistoryEntry
@@ -67,6 +67,15 @@ GIT_AWAY = answers.status(
     answers.state("in_sync", warning="git.example.org does not answer. Check the network. [git-unreachable]")
 )
 HELD = answers.STATUSES["held_back"]
+HELD_STACK = answers.status(
+    answers.state(
+        "held",
+        answers.plan(answers.update("production/api.env", effect="hold", sync="held", reason="its stack is held")),
+        reason="production/app is held: git does not explain it. Accept it with `reconciler sync --accept-project x`\n"
+        "1 waiting for an operator: worker.env: paused",
+        error_id="project-edited",
+    )
+)
 ROLLED_BACK = answers.status(
     answers.state(
         "rolled_back",
@@ -89,6 +98,7 @@ ROLLED_BACK = answers.status(
         (answers.STATUSES["hosts"], "failed", "does not answer on port 22", "The daemon retries within 5 minutes"),
         (answers.STATUSES["hosts"], "not reconciled yet", "", "Wait: the first reconciliation"),
         (HELD, "held", "a different file is there", "reconciler sync --take-over"),
+        (HELD_STACK, "held", "production/app is held", "reconciler sync --accept-project x"),
         (HELD, "paused", "an incident", "reconciler resume production/worker.env"),
         (HELD, "pinned", "the incident of Friday", "reconciler unpin -e production"),
         (answers.STATUSES["drifted"], "orphan", "/opt/app/old.env stays", "reconciler forget production/old.env"),
@@ -116,6 +126,22 @@ def test_the_worst_comes_first_and_what_is_known_anyway_last() -> None:
     assert order[:2] == sorted(order[:2])
     assert max(order[:2]) < min(order[2:])
     assert "2 things need an operator" in text
+
+
+def test_what_comparisons_alert_of_is_on_the_overview_and_first_on_their_page() -> None:
+    facts = overview_facts(answers.STATUSES["in_sync"], (), answers.PAIRS)
+    assert [(entry.word, entry.where) for entry in facts["attention"]] == [
+        ("missing", "releases: git:staging and git:production"),
+        ("not compared", "machines"),
+    ]
+    assert facts["attention"][0].reason == "git:production lacks PAYMENT_TOKEN"
+    assert facts["urgent"] == 2
+    ordered = [pair["name"] for pair in comparison_facts(answers.PAIRS)["pairs"]]
+    assert ordered == ["machines", "releases", "new", "hosts"]
+
+
+def test_a_quarantined_revision_names_its_author_and_subject() -> None:
+    assert "Move the mail server by Ada Example" in words(page(ROLLED_BACK)).partition("Environments")[0]
 
 
 def test_a_reason_is_said_once() -> None:

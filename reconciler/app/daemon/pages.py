@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler
 from reconciler.app.daemon import serialize
 from reconciler.app.daemon.requests import find_run, list_runs
 from reconciler.app.pages.html import asset, content_policy, render_html
-from reconciler.app.pages.overview import overview_facts, run_facts, secrets_facts
+from reconciler.app.pages.overview import comparison_facts, overview_facts, run_facts, secrets_facts
 from reconciler.core.errors import ReconcilerError, with_id
 from reconciler.core.forge_links import commit_address
 from reconciler.core.history.entries import iso_instant
@@ -48,7 +48,7 @@ def page_routes(source: CurrentViews) -> list[web.RouteDef]:
 async def _overview(views: Views, _: web.Request) -> web.Response:
     status = await views.status()
     runs = list_runs(views.store, views.daemon.reconcilers, {"environments": [], "limit": _LAST_RUNS})
-    return _page(views, "overview.html", "", **overview_facts(status, runs))
+    return _page(views, "overview.html", "", **overview_facts(status, runs, views.comparisons()))
 
 
 async def _run(views: Views, request: web.Request) -> web.Response:
@@ -64,10 +64,8 @@ async def _secrets(views: Views, _: web.Request) -> web.Response:
 
 
 async def _comparison(views: Views, _: web.Request) -> web.Response:
-    pairs = views.comparisons()
-    unexplained = sum(pair["unexplained"] for pair in pairs)
-    facts = {"pairs": pairs, "unexplained": unexplained, "most": _MOST_DIFFERENCES}
-    return _page(views, "comparison.html", "comparison", **facts)
+    facts = comparison_facts(views.comparisons())
+    return _page(views, "comparison.html", "comparison", most=_MOST_DIFFERENCES, **facts)
 
 
 def _ages(views: Views) -> list[dict[str, Any]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from reconciler.core.change_words import Data, Said, cause_of, is_orphan, reason_of, rest_of_reason
 from reconciler.core.errors import with_id
-from reconciler.core.text import absolute
+from reconciler.core.text import absolute, author_name, listed
 
 BAD, WAITS, KNOWN = "bad", "mid", "info"
 _ORDER = (BAD, WAITS, KNOWN)
+_MOST_NAMES = 10
 _FIX = "Fix it with a new commit."
 _RETRIES = "The daemon retries within 5 minutes; `reconciler doctor` checks every component."
 _ENDED_BADLY = {
@@ -35,9 +36,11 @@ class Attention:
     items: tuple[Data, ...] = ()
 
 
-def attention_of(environments: Sequence[Data]) -> list[Attention]:
-    """All of it, of what GET /api/v1/status says of the environments, the worst first."""
+def attention_of(environments: Sequence[Data], pairs: Iterable[Data] = ()) -> list[Attention]:
+    """All of it, of what GET /api/v1/status says of the environments and /api/v1/comparison of the pairs, the worst
+    first."""
     every = [entry for environment in environments for entry in _attention_of(environment, Said())]
+    every += [entry for pair in pairs for entry in _compared(pair)]
     return sorted(every, key=lambda entry: _ORDER.index(entry.kind))
 
 
@@ -49,7 +52,7 @@ def _attention_of(environment: Data, said: Said) -> Iterator[Attention]:
     for line in said.unsaid(environment["warning"] or "").split("\n"):
         if line and not (environment["quarantine"] and " is quarantined: " in line):
             yield Attention(WAITS, "warning", environment["environment"], line)
-    yield from _targets(environment)
+    yield from _targets(environment, said)
     yield from _standing(environment)
 
 
@@ -81,10 +84,12 @@ def _quarantined(environment: Data, said: Said) -> Iterator[Attention]:
         return
     rolled_back = environment["result"] == "rolled_back"
     reason = with_id(reason_of(environment), environment["error_id"]) if rolled_back else quarantine["reason"]
-    lines = [said.unsaid(reason)]
+    revision = quarantine["revision"]
+    author = f" by {author_name(revision['author'])}" if revision["author"] else ""
+    lines = [f"{revision['subject']}{author}".strip(), said.unsaid(reason)]
     if revert := quarantine["revert"]:
         lines.append(revert["reason"] or f"The revert in git is {revert['state']}")
-    word, where = "rolled_back" if rolled_back else "quarantined", f"{name} at {quarantine['revision']['commit'][:12]}"
+    word, where = "rolled_back" if rolled_back else "quarantined", f"{name} at {revision['commit'][:12]}"
     step = f"Fix it with a new commit, or run `reconciler retry -e {name}` to apply this revision again."
     yield Attention(BAD, word, where, "\n".join(filter(None, lines)), (step,), quarantine["since"])
 
@@ -114,8 +119,8 @@ def _service(service: Data) -> Data:
     return {"name": f"{service['stack']}/{service['service']}", "text": f"{service['state']}{reason}", "keys": None}
 
 
-def _targets(environment: Data) -> Iterator[Attention]:
-    """Targets that wait for somebody, those in the same situation together."""
+def _targets(environment: Data, said: Said) -> Iterator[Attention]:
+    """Targets that wait for somebody, those in the same situation together, and why their stacks are held."""
     changes = environment["after"]["changes"] if environment["after"] else ()
     held, edited, orphans = [], [], []
     for change in changes:
@@ -126,20 +131,18 @@ def _targets(environment: Data) -> Iterator[Attention]:
             orphans.append(change)
         elif change["effect"] == "report":
             edited.append(change)
+    name = environment["environment"]
+    # What is held says what to do itself.
+    reason = said.unsaid(reason_of(environment)) if environment["result"] == "held" else ""
+    if held or reason:
+        yield Attention(WAITS, "held", name, reason, items=tuple(map(_target, held)))
     for word, kind, members, step in (
-        ("held", WAITS, held, ""),
         ("drifted", WAITS, edited, "Bring the edit to git with `reconciler adopt TARGET`, or undo it on the server."),
-        (
-            "orphan",
-            KNOWN,
-            orphans,
-            "`reconciler forget TARGET` ends it; with `--delete` its file goes, after a backup.",
-        ),
+        ("orphan", KNOWN, orphans, "`reconciler forget TARGET` ends it; `--delete` deletes its file, after a backup."),
     ):
         if members:
-            first = members[0]["target"]
-            steps = (step.replace("TARGET", first),) if step else ()  # what is held says what to do itself
-            yield Attention(kind, word, environment["environment"], next=steps, items=tuple(map(_target, members)))
+            steps = (step.replace("TARGET", members[0]["target"]),)
+            yield Attention(kind, word, name, next=steps, items=tuple(map(_target, members)))
 
 
 def _target(change: Data) -> Data:
@@ -148,6 +151,24 @@ def _target(change: Data) -> Data:
     text = "; ".join(filter(None, (cause_of(change), edited_by, rest)))
     keys = change["keys"] if any(change["keys"].values()) else None
     return {"name": change["target"], "text": with_id(text, change["error_id"]), "keys": keys}
+
+
+def _compared(pair: Data) -> Iterator[Attention]:
+    """What the alerts of comparisons are about: a pair that cannot be compared, or whose right side lacks something."""
+    name = pair["name"]
+    shows = f"`reconciler compare {name}` shows all of it."
+    if pair["error"]:
+        reason = with_id(pair["error"], pair["error_id"])
+        yield Attention(WAITS, "not compared", name, reason, (shows,), pair["failing_since"])
+    lacking = [
+        difference["name"] or difference["where"]
+        for difference in pair["differences"]
+        if difference["unexplained"] and difference["class"] == "missing-right"
+    ]
+    if lacking:
+        reason = f"{pair['right']} lacks {listed(lacking, _MOST_NAMES)}"
+        step = f"Add it there, or expect it in `expected-differences.yaml`. {shows}"
+        yield Attention(WAITS, "missing", f"{name}: {pair['left']} and {pair['right']}", reason, (step,))
 
 
 def _standing(environment: Data) -> Iterator[Attention]:

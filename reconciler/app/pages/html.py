@@ -24,8 +24,8 @@ _LONGEST_TEXT = 4000  # characters of anything else
 _COMMAND = re.compile(r"`([^`]+)`")
 _KINDS = {
     **dict.fromkeys(("in_sync", "applied", "corrected", "ok", "done", "healthy", "same"), "good"),
-    **dict.fromkeys(("held", "orphan", "warning", "drifted", "rolled_back", "rolling_back", "quarantined"), "mid"),
-    **dict.fromkeys(("pending", "paused", "pinned", "unfinished", "reconciling", "expected"), "info"),
+    **dict.fromkeys(("held", "warning", "drifted", "rolling_back"), "mid"),
+    **dict.fromkeys(("pending", "paused", "pinned", "orphan", "unfinished", "reconciling", "expected"), "info"),
     **dict.fromkeys(("not_reconciled_yet", "unknown", "empty"), "off"),
 }
 

@@ -12,10 +12,10 @@ _NOTHING_MORE = {"engine_away": "", "services_unknown": "", "reconciling": None}
 _FOLDED = 12  # targets in sync that are listed without folding
 
 
-def overview_facts(status: Data, runs: Sequence[Data]) -> dict[str, Any]:
-    """What ``overview.html`` needs of GET /api/v1/status and of the last runs."""
+def overview_facts(status: Data, runs: Sequence[Data], pairs: Sequence[Data] = ()) -> dict[str, Any]:
+    """What ``overview.html`` needs of GET /api/v1/status, of the last runs, and of the pairs that are compared."""
     environments: Sequence[Data] = status["environments"]
-    attention = attention_of(environments)
+    attention = attention_of(environments, pairs)
     return {
         "attention": attention,
         "urgent": sum(entry.kind != "info" for entry in attention),
@@ -119,6 +119,12 @@ def run_facts(run: Data) -> dict[str, Any]:
     changes = [{**change, "done": done_to_file(change), "keyed": _keyed(change)} for change in run["changes"]]
     services = list(dict.fromkeys(action["service"] for action in run["actions"]))
     return {**run, "changes": changes, "services": services, "said": files_removed(run["reason"])}
+
+
+def comparison_facts(pairs: Iterable[Data]) -> dict[str, Any]:
+    """What ``comparison.html`` needs of the pairs of GET /api/v1/comparison: those that need an operator first."""
+    ordered = sorted(pairs, key=lambda pair: (not pair["error"], -pair["unexplained"], pair["at"] is not None))
+    return {"pairs": ordered, "unexplained": sum(pair["unexplained"] for pair in ordered)}
 
 
 def secrets_facts(environments: Iterable[Data]) -> dict[str, Any]:

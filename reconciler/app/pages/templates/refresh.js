@@ -38,7 +38,7 @@ async function refresh() {
     const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
     const next = page.querySelector('main'), now = page.querySelector('#asof');
     if (!answer.ok || !next || !now) {
-      report(`The daemon answers ${answer.status}; reload the page.`);
+      report(answer.status === 401 ? 'The session has ended; reload the page.' : `The daemon answers ${answer.status}; reload the page.`);
     } else if (getSelection().isCollapsed) {
       replace(next);
       document.title = page.title;
