@@ -370,12 +370,20 @@ async def test_what_a_client_elsewhere_says_of_itself_does_not_count(
         ({"Origin": ELSEWHERE}, 303),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "null", "Host": "127.0.0.1"}, 403),
         ({"Origin": "http://[::x"}, 403),
     ],
 )
 async def test_another_site_cannot_log_a_browser_in(site: Site, headers: dict[str, str], status: int) -> None:
     answer = await site.log_in(**headers)
     assert (answer.status, "Set-Cookie" in answer.headers) == (status, status == 303)
+
+
+@pytest.mark.parametrize("host", ["web-1", "web-1:8080", "[::1]", "[::1]:8080"])
+async def test_without_tls_the_origin_alone_says_whose_form_it_is(tmp_path: Path, token_file: Path, host: str) -> None:
+    async with serving(tmp_path, token_file=str(token_file), allowed_hosts=("web-1", "::1")) as site:
+        assert (await site.log_in(Host=host, Origin=f"http://{host}")).status == 303
+        assert (await site.log_in(Host=host, Origin="http://web-2")).status == 403
 
 
 @pytest.mark.parametrize(

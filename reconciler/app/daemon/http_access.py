@@ -22,7 +22,7 @@ from aiohttp.typedefs import Handler, Middleware
 from reconciler.app.config.sections import Http
 from reconciler.app.daemon.connections import Connection
 from reconciler.app.daemon.http_answers import is_api, refuse
-from reconciler.app.daemon.http_guard import is_allowed_host, local_address
+from reconciler.app.daemon.http_guard import is_allowed_host, local_address, without_port
 from reconciler.app.daemon.logs import RepeatedWarnings
 from reconciler.app.pages.html import csp_hash, render_html, stylesheet
 from reconciler.core.decide.private_files import is_exposed
@@ -258,11 +258,11 @@ def _is_own_form(request: web.Request) -> bool:
     if origin is None:
         return True
     try:
-        host = urlsplit(origin).hostname or ""
+        host = urlsplit(origin).netloc
     except ValueError:
         return False
-    own = request.headers.get("Host", "").rpartition(":")[0]
-    return is_allowed_host(host, local_address(request), (own,))
+    own = without_port(request.headers.get("Host", ""))
+    return bool(host) and is_allowed_host(host, local_address(request), (own,))
 
 
 async def _form_in(request: web.Request) -> dict[str, str]:

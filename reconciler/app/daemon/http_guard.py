@@ -27,7 +27,7 @@ def is_allowed_host(header: str, local: str, names: Collection[str]) -> bool:
 
     A page of another site can make a browser connect here (DNS rebinding), but not name us in the Host header.
     """
-    host, address = _plain(_without_port(header)), _plain(local)
+    host, address = _plain(without_port(header)), _plain(local)
     return host in {address, *map(_plain, names)} or (host == "localhost" and is_loopback(address))
 
 
@@ -127,7 +127,8 @@ def local_address(request: web.Request) -> str:
     return str(name[0]) if isinstance(name, tuple) else "localhost"
 
 
-def _without_port(header: str) -> str:
+def without_port(header: str) -> str:
+    """The host of a Host header; of IPv6 without brackets."""
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.partition(":")[0]
