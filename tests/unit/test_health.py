@@ -365,6 +365,13 @@ def test_assess_says_what_is_known_without_waiting(container: Container, expecte
     assert (service.state, service.healthy) == expected
 
 
+@pytest.mark.parametrize(("state", "said"), [("unhealthy", True), ("starting", False), ("healthy", False)])
+def test_an_unhealthy_service_names_the_command_that_shows_why(state: str, said: bool) -> None:
+    well = replace(NEW, id="1", health="healthy", name="shop-api-1")
+    (service,) = health.assess(STACK, [well, replace(NEW, id="2", health=state, name="shop-api-2")])
+    assert service.reason == ("`docker logs --tail 50 shop-api-2` shows why" if said else "")
+
+
 def test_assess_skips_what_was_stopped_on_purpose() -> None:
     assert health.assess(STACK, [replace(NEW, state="exited", exit_code=143)]) == ()
 

@@ -218,7 +218,7 @@ def test_a_service_is_down_once_it_has_been_for_a_while(operator: Operator) -> N
     operator.hears(IN_SYNC, health(True))
     assert operator.passes(HOUR) == []  # it was restarted
     operator.hears(IN_SYNC, health(False))
-    assert operator.passes(MINUTE) == ["production on web-1: service down. app/api: exit code 1"]
+    assert operator.passes(MINUTE) == ["production on web-1: service down. app/api: exited. exit code 1"]
 
 
 def test_a_service_that_crashes_again_and_again_is_one_message(operator: Operator) -> None:

@@ -109,9 +109,10 @@ def _services(environment: Data) -> Iterator[Attention]:
     services = [service for service in environment.get("services", ()) if not service["healthy"]]
     down = [service for service in services if not service.get("acknowledged")]
     if down:
-        names = " ".join(dict.fromkeys(service["service"] for service in down[:5]))
-        step = f"Read why: `docker compose logs --tail 50 {names}` in the stack's directory."
-        yield Attention(BAD, "unhealthy", environment["environment"], next=(step,), items=tuple(map(_service, down)))
+        silent = dict.fromkeys(service["service"] for service in down if "docker logs" not in service.get("reason", ""))
+        step = f"Read why: `docker compose logs --tail 50 {' '.join([*silent][:5])}` in the stack's directory."
+        steps = (step,) if silent else ()
+        yield Attention(BAD, "unhealthy", environment["environment"], next=steps, items=tuple(map(_service, down)))
 
 
 def _service(service: Data) -> Data:

@@ -299,10 +299,12 @@ def _lifetime(container: Container) -> str:
 
 
 def _summary(stack: Stack, finding: HealthFinding, containers: Sequence[Container]) -> ServiceHealth:
-    words = [container.health if _answers(container) else container.state for container in containers]
+    words = {container.health if _answers(container) else container.state: container.name for container in containers}
     state = min(words, key=_WORST_FIRST.index, default="missing")
     restarts = sum(container.restarts for container in containers)
-    return ServiceHealth(stack.name, finding.service, state, finding.verdict is Verdict.HEALTHY, restarts)
+    name = words.get(state) if finding.verdict is Verdict.FAILED and state != "starting" else ""
+    reason = f"`docker logs --tail 50 {name}` shows why" if name else ""  # the engine allows no odd names
+    return ServiceHealth(stack.name, finding.service, state, finding.verdict is Verdict.HEALTHY, restarts, reason)
 
 
 def _answers(container: Container) -> bool:

@@ -221,7 +221,9 @@ def _of_services(health: Sequence[StackHealth] | None) -> Iterator[_Failure]:
         if stack.status is HealthStatus.UNHEALTHY:
             for service in stack.services:
                 if not service.healthy and not service.acknowledged and service.state != "starting":
-                    reason = f"{stack.stack}/{service.service}: {service.reason or service.state}"
+                    said = service.reason.startswith(service.state)
+                    parts = (service.state if not said else "", service.reason)
+                    reason = f"{stack.stack}/{service.service}: {'. '.join(filter(None, parts))}"
                     yield NotificationEvent.SERVICE_DOWN, f"{stack.stack}/{service.service}", "", reason
 
 
