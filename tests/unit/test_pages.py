@@ -140,6 +140,12 @@ def test_what_comparisons_alert_of_is_on_the_overview_and_first_on_their_page() 
     assert ordered == ["machines", "releases", "new", "hosts"]
 
 
+def test_a_target_that_waits_for_the_engine_is_no_second_thing_to_do() -> None:
+    waits = answers.update("production/api.env", effect="hold", sync="held", error_id="engine-unavailable")
+    failed = answers.state("failed", answers.plan(waits), reason="no answer", retry=True, engine_away="no answer")
+    assert [entry.word for entry in overview_facts(answers.status(failed), ())["attention"]] == ["failed"]
+
+
 def test_a_quarantined_revision_names_its_author_and_subject() -> None:
     assert "Move the mail server by Ada Example" in words(page(ROLLED_BACK)).partition("Environments")[0]
 

@@ -14,6 +14,7 @@ _ORDER = (BAD, WAITS, KNOWN)
 _MOST_NAMES = 10
 _FIX = "Fix it with a new commit."
 _RETRIES = "The daemon retries within 5 minutes; `reconciler doctor` checks every component."
+_WAITS_FOR_ANOTHER = ("paused", "engine-unavailable")  # ids of held targets whose pause or engine is an entry itself
 _ENDED_BADLY = {
     "stalled": (BAD, f"{_FIX} Until then nothing of this revision is written."),
     "failed": (BAD, _RETRIES),
@@ -126,7 +127,7 @@ def _targets(environment: Data, said: Said) -> Iterator[Attention]:
     held, edited, orphans = [], [], []
     for change in changes:
         if change["effect"] == "hold":
-            if change["error_id"] != "paused" and (change["stack"] or "") not in environment["suspended"]:
+            if change["error_id"] not in _WAITS_FOR_ANOTHER and (change["stack"] or "") not in environment["suspended"]:
                 held.append(change)
         elif is_orphan(change):
             orphans.append(change)
