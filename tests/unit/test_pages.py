@@ -140,6 +140,12 @@ def test_what_comparisons_alert_of_is_on_the_overview_and_first_on_their_page() 
     assert ordered == ["machines", "releases", "new", "hosts"]
 
 
+def test_a_pause_beside_what_was_applied_holds_nothing() -> None:
+    reason = "wrote api.env; api healthy on the new values; 1 waiting for an operator: worker.env: paused"
+    held = answers.state("held", answers.plan(answers.PAUSED), reason=reason, error_id="paused")
+    assert overview_facts(answers.status(held), ())["urgent"] == 0
+
+
 def test_a_target_that_waits_for_the_engine_is_no_second_thing_to_do() -> None:
     waits = answers.update("production/api.env", effect="hold", sync="held", error_id="engine-unavailable")
     failed = answers.state("failed", answers.plan(waits), reason="no answer", retry=True, engine_away="no answer")

@@ -262,7 +262,7 @@ def _is_own_form(request: web.Request) -> bool:
     except ValueError:
         return False
     own = without_port(request.headers.get("Host", ""))
-    return bool(host) and is_allowed_host(host, local_address(request), (own,))
+    return is_allowed_host(host, local_address(request), (own,))
 
 
 async def _form_in(request: web.Request) -> dict[str, str]:

@@ -15,6 +15,7 @@ _MOST_NAMES = 10
 _FIX = "Fix it with a new commit."
 _RETRIES = "The daemon retries within 5 minutes; `reconciler doctor` checks every component."
 _WAITS_FOR_ANOTHER = ("paused", "engine-unavailable")  # ids of held targets whose pause or engine is an entry itself
+_STACK_HELD = " is held: "  # in the line of a reason that says why a stack is
 _ENDED_BADLY = {
     "stalled": (BAD, f"{_FIX} Until then nothing of this revision is written."),
     "failed": (BAD, _RETRIES),
@@ -135,7 +136,8 @@ def _targets(environment: Data, said: Said) -> Iterator[Attention]:
             edited.append(change)
     name = environment["environment"]
     # What is held says what to do itself.
-    reason = said.unsaid(reason_of(environment)) if environment["result"] == "held" else ""
+    stacks = [line for line in reason_of(environment).split("\n") if _STACK_HELD in line]
+    reason = said.unsaid("\n".join(stacks)) if environment["result"] == "held" else ""
     if held or reason:
         yield Attention(WAITS, "held", name, reason, items=tuple(map(_target, held)))
     for word, kind, members, step in (
