@@ -120,7 +120,8 @@ docs: venv  ## build docs/ into a site with search, in build/site; a broken link
 outputs: provision venv  ## run the demo, and bring what README.md and docs/ show of its output up to date
 	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
 	$(VENV)/bin/reconciler demo > "$$scratch/demo.txt"; \
-	$(VENV)/bin/python docs/outputs.py "$$scratch/demo.txt"
+	$(VENV)/bin/python docs/outputs.py "$$scratch/demo.txt"; \
+	$(VENV)/bin/python docs/page_picture.py
 
 .PHONY: bench
 bench: provision venv  ## measure what docs/performance.md reports

@@ -20,7 +20,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the package and tests/support
 
-from benchmarks import checks, compare, daemon, drift, failures, history, hosts, pages, reconciliations, services
+from benchmarks import (
+    checks,
+    compare,
+    daemon,
+    drift,
+    failures,
+    history,
+    hosts,
+    merge_plans,
+    pages,
+    reconciliations,
+    services,
+)
 from benchmarks.figures import Figure, machine, skipped, table
 from benchmarks.scratch import TARGETS, make_server
 from tests.support.git_remote import make_git_remote
@@ -72,6 +84,7 @@ def measure(scratch: Path, kills: int) -> Iterator[Figure]:
     yield from failures.full_disks(scratch / "disks")
     yield from hosts.unchanged(scratch / "hosts")
     yield from history.ages(make_git_remote(scratch / "history" / "remote.git"), str(scratch / "history"))
+    yield from merge_plans.replayed(scratch / "merges")
     if reason := services.obstacle():
         yield from daemon.idle(server, f"{TARGETS} targets")
         yield skipped("everything with a stack", reason)
@@ -82,6 +95,7 @@ def measure(scratch: Path, kills: int) -> Iterator[Figure]:
         yield from asyncio.run(services.change(with_stack, project))
         yield from daemon.idle(with_stack, f"{TARGETS} targets in a stack")
         yield from drift.restores(with_stack, "in a stack")
+        yield from merge_plans.announced(with_stack)
     with failures.stack(scratch / "failures") as (failing, project):
         yield from failures.rolling_back(failing, project)
         yield from failures.killed(failing, project, kills)

@@ -126,13 +126,14 @@ text {{ font: 13.5px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; f
 
 
 def _steady(text: str) -> str:
-    """Without what differs from run to run: times, ids, paths, which trigger was the fastest, whether there was a
-    look since the change was applied, and whether there is one right now."""
+    """Without what differs from run to run: times, ids, paths, who runs the demo, which trigger was the fastest,
+    whether there was a look since the change was applied, and whether there is one right now."""
     text = re.sub(r"/\S*/reconciler-(demo-\w+)/\1", "/opt/app", text)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "2026-11-02 08:19:07Z", text)
     text = re.sub(r", \w+(, run \w+\n.*\(drift\))", r", watch\1", text)
     text = re.sub(r", \w+(, run \w+\n.*\(update\))", r", webhook\1", text)
     text = text.replace(": applied at ", ": in sync at ")
+    text = re.sub(r"( edited by: ).*", r"\1ada (login uid of the process that wrote it)", text)
     known: dict[str, str] = {}
 
     def steady(match: re.Match[str]) -> str:

@@ -21,11 +21,13 @@ from reconciler.core.errors import (
     RefusedError,
     UnverifiedError,
 )
+from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import (
     Action,
     Container,
     Ending,
     Guest,
+    HealthStatus,
     Project,
     ProjectFiles,
     Service,
@@ -216,6 +218,7 @@ class FakeHost:
     journal: Journal
     files: dict[str, LiveFile] = field(default_factory=dict)
     sights: dict[str, Sight] = field(default_factory=dict)
+    editors: dict[str, str] = field(default_factory=dict)
 
     def put(self, path: str, data: bytes, mode: int = 0o600) -> None:
         self.files[path] = LiveFile(Secret(data), mode, 0, 0)
@@ -227,6 +230,9 @@ class FakeHost:
 
     async def read(self, path: str) -> LiveFile | None:
         return self.files.get(path)
+
+    async def editor(self, path: str, live: LiveFile | None) -> str:
+        return self.editors.get(path, "unknown")
 
     async def write(
         self,
@@ -486,9 +492,9 @@ class JournaledStore(SqliteStore):
         self.journal.note("amend")
         super().amend(run, record)
 
-    def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
+    def note(self, run: str, sentence: str, record: EnvironmentRecord, at: float) -> None:
         self.journal.note("note")
-        super().note(run, sentence, record)
+        super().note(run, sentence, record, at)
 
     def remember_first_seen(self, directory: str, commit: str, seen: Mapping[str, float]) -> None:
         self.journal.note("remember-first-seen")
@@ -557,6 +563,8 @@ class SilentMetrics:
         self.corrections: list[str] = []
         self.delivery_times: list[float] = []
         self.failures = 0
+        self.failing_since = 0.0
+        self.changes: list[Result] = []
         self.applied_commits: dict[str, str] = {}
         self.delivered_targets: dict[str, float] = {}
         self.engine_up: bool | None = None
@@ -603,9 +611,22 @@ class SilentMetrics:
 
     def failed(self, environment: str, at: float) -> None:
         self.failures += 1
+        self.failing_since = self.failing_since or at
 
-    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
+    def recorded(self, head: HistoryHead) -> None: ...
+
+    def changed(self, environment: str, result: Result) -> None:
+        self.changes.append(result)
+
+    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> float | None:
         self.stacks = tuple(stacks)
+        statuses = {stack.status for stack in stacks}
+        if HealthStatus.UNHEALTHY in statuses:
+            self.failing_since = self.failing_since or at
+        since, healthy = self.failing_since, statuses <= {HealthStatus.HEALTHY, HealthStatus.STOPPED}
+        if healthy:
+            self.failing_since = 0.0
+        return since if healthy and since else None
 
     def engine(self, environment: str, up: bool | None) -> None:
         self.engine_up = up

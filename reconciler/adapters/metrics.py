@@ -12,25 +12,28 @@ from reconciler.adapters.forge.client import RESULTS
 from reconciler.adapters.source_metrics import SourceMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import HOUR, suspension_of
+from reconciler.core.history.chain import HistoryHead
+from reconciler.core.history.report import FAILED, SUCCEEDED
 from reconciler.core.model.compose import HealthStatus, StackHealth
 from reconciler.core.model.notifications import NotificationEvent
 from reconciler.core.model.plans import LEFT_GIT, Aspect, Change, Kind, Plan, SyncStatus
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, Outcome, Phase, Result
+from reconciler.core.model.runs import ENDS_NO_RECONCILIATION, Backup, Outcome, Phase, Result
 from reconciler.core.model.targets import Target
 
 # From a commit to its services, and from a failure to its end: people merge, images start, somebody wakes up at night.
 _LONG = (5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 86400)
 _TARGET = ("environment", "target")
+_ENVIRONMENT_RESULT = ("environment", "result")
 _KEY_KINDS = ("added", "removed", "changed")
 _ENDS = ("ok", "failed")
-# What the webhook answers: accepted, not authentic, too slow, too large.
-_WEBHOOK_CODES = (202, 403, 408, 413)
+# What the webhook answers: nothing to do, accepted, not authentic, too slow, too large, secret unreadable.
+_WEBHOOK_CODES = (200, 202, 403, 408, 413, 503)
 # An orphan is no longer a target: it only has the series of orphans.
 _SYNC_STATUSES = tuple(status for status in SyncStatus if status is not SyncStatus.ORPHAN)
 # How a reconciliation can end.
-_RESULTS = tuple(result for result in Result if result is not Result.DONE)
+_RESULTS = tuple(result for result in Result if result not in ENDS_NO_RECONCILIATION)
 # The live file differs from git, and not because git just changed.
 _DRIFTED = (Kind.DRIFT, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
@@ -78,10 +81,11 @@ class PrometheusMetrics(SourceMetrics):
         self._revision_info = gauge(
             "revision_info", "Revisions: head, desired, applied, healthy.", "environment", "state", "revision"
         )
-        self._reconcile = counter("reconcile", "Reconciliations by result.", "environment", "result")
-        self._last_result = gauge(
-            "last_result", "1 for the result of the latest reconciliation.", "environment", "result"
-        )
+        self._changes = counter("changes", "Changes by result; idle reconciliations are none.", *_ENVIRONMENT_RESULT)
+        self._reconcile = counter("reconcile", "Reconciliations by result.", *_ENVIRONMENT_RESULT)
+        self._last_result = gauge("last_result", "1 for the result of the latest reconciliation.", *_ENVIRONMENT_RESULT)
+        self._history = gauge("history_entries", "The number of the newest entry of the history.")
+        self._history_head = gauge("history_head_info", "1 for the head of the history.", "head")
         self._reconcile_duration = self._histogram(
             "reconcile_duration_seconds", "Duration of a reconciliation.", "environment"
         )
@@ -184,6 +188,8 @@ class PrometheusMetrics(SourceMetrics):
         for result in _RESULTS:
             self._reconcile.labels(environment, result)
             self._last_result.labels(environment, result)
+        for result in (*SUCCEEDED, *FAILED):
+            self._changes.labels(environment, result)
         for end in _ENDS:
             self._backup.labels(environment, end)
             for kind in ("local", "git"):
@@ -323,7 +329,15 @@ class PrometheusMetrics(SourceMetrics):
     def failed(self, environment: str, at: float) -> None:
         self._failing_since.setdefault(environment, at)
 
-    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
+    def changed(self, environment: str, result: Result) -> None:
+        self._changes.labels(environment, result).inc()
+
+    def recorded(self, head: HistoryHead) -> None:
+        self._history.set(head.last)
+        self._history_head.clear()
+        self._history_head.labels(head.sha256[:12]).set(1)
+
+    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> float | None:
         self._forget_stacks(environment, {stack.stack for stack in stacks})
         for stack in stacks:
             self._rollback_failed.labels(environment, stack.stack)
@@ -339,7 +353,10 @@ class PrometheusMetrics(SourceMetrics):
         if HealthStatus.UNHEALTHY in statuses:
             self.failed(environment, at)
         elif statuses <= {HealthStatus.HEALTHY, HealthStatus.STOPPED} and environment in self._failing_since:
-            self._recovery.labels(environment).observe(max(0.0, at - self._failing_since.pop(environment)))
+            since = self._failing_since.pop(environment)
+            self._recovery.labels(environment).observe(max(0.0, at - since))
+            return since
+        return None
 
     def _forget_stacks(self, environment: str, present: set[str]) -> None:
         """Otherwise a service that was unhealthy when its stack was removed would alert forever."""

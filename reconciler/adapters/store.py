@@ -10,12 +10,21 @@ import contextlib
 import dataclasses
 import json
 import os
-import secrets
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from reconciler.adapters.disk import disk_reason, disk_state, state_id
+from reconciler.adapters.disk import disk_reason, state_id
+from reconciler.adapters.store_errors import damaged_store, store_error
+from reconciler.adapters.store_history import (
+    append_entry,
+    append_runs,
+    newest_entries,
+    newest_entry,
+    read_entries,
+    read_head,
+    verify_entries,
+)
 from reconciler.adapters.store_json import (
     action_from_json,
     ran_service_from_json,
@@ -24,20 +33,22 @@ from reconciler.adapters.store_json import (
     run_from_row,
 )
 from reconciler.adapters.store_statements import (
+    ENTRIES,
     GUARDED,
     RAN,
-    SCHEMA,
     VERSION,
     WRITTEN,
     Execute,
+    create_database,
     insert_pending_restarts,
     upsert_applied,
     upsert_ended_run,
     upsert_environment,
 )
 from reconciler.core.decide.guards import folded
-from reconciler.core.errors import ReconcilerError, StoreError, StoreUnavailableError
-from reconciler.core.exhaustion import INODES, missing_space
+from reconciler.core.errors import StoreError
+from reconciler.core.history.chain import ChainVerification, HistoryHead
+from reconciler.core.history.entries import HistoryEntry
 from reconciler.core.model.compose import Action, RanService
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.runs import Result, Run
@@ -51,24 +62,6 @@ _FORGET_RUNS = (
     "(SELECT number FROM run WHERE environment = ? AND result IS NOT NULL ORDER BY number DESC LIMIT 1 OFFSET ?)"
 )
 _SELECT_RUN = "SELECT id, environment, started_at, finished_at, facts, result, reason FROM run"
-# Errors of sqlite, by primary result code, that do not mean a damaged file: what to do about each.
-_OUTSIDE = {
-    sqlite3.SQLITE_FULL: "The state directory's disk is full: free some space",
-    sqlite3.SQLITE_IOERR: "The state directory's disk is full or reports errors (dmesg): free some space",
-    sqlite3.SQLITE_READONLY: "Make state_dir writable for the daemon's user",
-    sqlite3.SQLITE_CANTOPEN: "Make state_dir, and the file, writable for the daemon's user",
-    sqlite3.SQLITE_PERM: "Make state_dir writable for the daemon's user",
-    sqlite3.SQLITE_AUTH: "Make state_dir writable for the daemon's user",
-    sqlite3.SQLITE_BUSY: "Wait for the other reconciler to finish",
-    sqlite3.SQLITE_LOCKED: "Wait for the other reconciler to finish",
-    sqlite3.SQLITE_PROTOCOL: "Wait for the other reconciler to finish",
-    sqlite3.SQLITE_NOMEM: "Free some memory",
-}
-_OUTSIDE_IDS = {
-    sqlite3.SQLITE_FULL: "state-disk-full",
-    sqlite3.SQLITE_IOERR: "state-disk-full",
-    sqlite3.SQLITE_READONLY: "state-read-only",
-}
 
 
 class SqliteStore:
@@ -224,15 +217,24 @@ class SqliteStore:
         with self._decoding():
             return run_from_row(row) if row else None
 
-    def reopen(self, run: Run, record: EnvironmentRecord) -> None:
+    def reopen(self, run: Run, record: EnvironmentRecord, decision: Run) -> None:
         with self._transaction() as do:
+            append_entry(do, decision, decision.started_at)
             do("UPDATE run SET result = NULL, finished_at = NULL WHERE id = ?", (run.id,))
+            self._append_stored(do, run.id, decision.started_at)
             do(*upsert_environment(record))
 
-    def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
+    def note(self, run: str, sentence: str, record: EnvironmentRecord, at: float) -> None:
         with self._transaction() as do:
             do("UPDATE run SET reason = rtrim(reason, '.') || '. ' || ? WHERE id = ?", (sentence, run))
+            self._append_stored(do, run, at)
             do(*upsert_environment(record))
+
+    def _append_stored(self, do: Execute, run: str, at: float) -> None:
+        """Chain the run as it is stored now; nothing where its row has been forgotten meanwhile."""
+        for row in do(f"{_SELECT_RUN} WHERE id = ?", (run,)).fetchall():
+            with self._decoding():
+                append_entry(do, run_from_row(row), at)
 
     def pending_restarts(self, environment: str) -> tuple[Action, ...]:
         rows = self._all(
@@ -264,12 +266,15 @@ class SqliteStore:
                     do("DELETE FROM pending_restart WHERE rowid = ?", (rowid,))
             do("DELETE FROM pending_restart WHERE run = ?", (run.id,))
             insert_pending_restarts(do, run.id, run.environment, pending_restarts)
-            do(
-                "UPDATE run SET finished_at = ?, result = ?, reason = 'ended by a later run' "
-                "WHERE environment = ? AND result IS NULL AND id != ?",
-                (at, Result.FAILED, run.environment, run.id),
+            left = do(
+                "SELECT id FROM run WHERE environment = ? AND result IS NULL AND id != ?", (run.environment, run.id)
             )
+            for (identity,) in left.fetchall():
+                ended = "UPDATE run SET finished_at = ?, result = ?, reason = 'ended by a later run' WHERE id = ?"
+                do(ended, (at, Result.FAILED, identity))
+                self._append_stored(do, identity, at)
             do(*upsert_ended_run(run, result, reason, at))
+            self._append_stored(do, run.id, at)
             do(_FORGET_RUNS, (run.environment, run.environment, _KEEP_RUNS))
             for path in forgotten:
                 do("DELETE FROM applied WHERE environment = ? AND path = ?", (run.environment, path))
@@ -277,27 +282,48 @@ class SqliteStore:
                 do(*upsert_applied(run.environment, state))
             do(*upsert_environment(record))
 
-    def add_done(self, run: Run, reason: str, *, record: EnvironmentRecord, forgotten: Sequence[str] = ()) -> None:
+    # --- the history ---
+
+    def decide(self, decision: Run, record: EnvironmentRecord | None = None, *, forgotten: Sequence[str] = ()) -> None:
         with self._transaction() as do:
-            do(*upsert_ended_run(run, Result.DONE, reason, run.started_at))
+            append_entry(do, decision, decision.finished_at or decision.started_at)
             for path in forgotten:
-                do("DELETE FROM applied WHERE environment = ? AND path = ?", (run.environment, path))
-            do(*upsert_environment(record))
+                do("DELETE FROM applied WHERE environment = ? AND path = ?", (decision.environment, path))
+            if record is not None:
+                do(*upsert_environment(record))
 
-    def run(self, identity: str) -> Run | None:
-        row = self._one(f"{_SELECT_RUN} WHERE id = ?", identity)
-        with self._decoding():
-            return run_from_row(row) if row else None
+    def history(
+        self,
+        environments: Collection[str] | None = None,
+        limit: int = 20,
+        *,
+        before: str | None = None,
+        recoveries: bool = True,
+    ) -> tuple[HistoryEntry, ...]:
+        with self._guarded():
+            return newest_entries(self._database.execute, environments, limit, before=before, recoveries=recoveries)
 
-    def runs(
-        self, environment: str | Collection[str] | None = None, limit: int = 20, before: str | None = None
-    ) -> tuple[Run, ...]:
+    def history_of(self, run: str) -> HistoryEntry | None:
+        with self._guarded():
+            return newest_entry(self._database.execute, run)
+
+    def entries(self, after: int = 0) -> Iterator[HistoryEntry]:
+        with self._guarded():
+            yield from read_entries(self._database.execute, after)
+
+    def history_head(self) -> HistoryHead:
+        with self._guarded():
+            return read_head(self._database.execute)
+
+    def verify_history(self, heads: Collection[str] = ()) -> ChainVerification:
+        with self._guarded():
+            return verify_entries(self._database.execute, heads)
+
+    def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
         names = [environment] if isinstance(environment, str) else environment
         marks = ", ".join("?" * len(names or ()))
-        among = f"environment IN ({marks})" if names is not None else "TRUE"
-        older = "number < (SELECT number FROM run WHERE id = ?)" if before is not None else "TRUE"
-        values = (*(names or ()), *([before] if before is not None else ()), limit)
-        rows = self._all(f"{_SELECT_RUN} WHERE {among} AND {older} ORDER BY number DESC LIMIT ?", *values)
+        among = f"WHERE environment IN ({marks})" if names is not None else ""
+        rows = self._all(f"{_SELECT_RUN} {among} ORDER BY number DESC LIMIT ?", *(names or ()), limit)
         with self._decoding():
             return tuple(run_from_row(row) for row in rows)
 
@@ -318,7 +344,7 @@ class SqliteStore:
             problem = "belongs to a state database that no longer exists"
             raise StoreError(problem, where=log, hint=hint, id="log-without-database")
         try:
-            _create_atomically(self._path)
+            create_database(self._path)
         except OSError as error:
             hint = "Make state_dir writable for the daemon's user, with free space in it"
             problem = f"cannot create the state database ({disk_reason(error, self._path)})"
@@ -326,27 +352,28 @@ class SqliteStore:
 
     def _prepare(self) -> None:
         if os.path.getsize(self._path) == 0:
-            raise self._damaged("it is empty")
+            raise damaged_store(self._path, "it is empty")
         with self._guarded():
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
         version = self._version()
         if version == 0:
-            raise self._damaged("it has no version")
+            raise damaged_store(self._path, "it has no version")
         if version > VERSION:
             hint = f"This one knows version {VERSION}: install the newer reconciler again, or name another state_dir"
             problem = f"the state database has version {version}, written by a newer reconciler"
             raise StoreError(problem, where=self._path, hint=hint, id="newer-database")
         (state,) = self._one("PRAGMA quick_check(1)")
         if state != "ok":
-            raise self._damaged(state.splitlines()[-1])  # after a heading
+            raise damaged_store(self._path, state.splitlines()[-1])  # after a heading
         if version < VERSION:
             self._upgrade()
 
     def _upgrade(self) -> None:
         """Version 1 did not remember every path that was ever written: it knows the applied ones, and those of runs.
         Version 2 did not remember which services ran: the next look sees those that run now. Version 3 did not remember
-        which paths were always guarded: none counts as such."""
+        which paths were always guarded: none counts as such. Version 4 had no chain of entries: it begins with the runs
+        that are known."""
         rows = self._all("SELECT environment, path FROM applied")
         with self._decoding():
             for environment, facts in self._all("SELECT environment, facts FROM run"):
@@ -362,7 +389,14 @@ class SqliteStore:
                     do("INSERT INTO written VALUES (?, ?)", name)
             if version < 3:
                 do(RAN)
-            do(GUARDED)
+            if version < 4:
+                do(GUARDED)
+            for statement in ENTRIES:
+                do(statement)
+            with self._decoding():
+                append_runs(
+                    do, map(run_from_row, do(f"{_SELECT_RUN} WHERE result IS NOT NULL ORDER BY number").fetchall())
+                )
             do(f"PRAGMA user_version = {VERSION}")
 
     def _version(self) -> int:
@@ -395,56 +429,13 @@ class SqliteStore:
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
             raise  # a bug of ours
         except sqlite3.DatabaseError as error:
-            raise self._error(error) from error
+            raise store_error(self._path, error) from error
         except UnicodeDecodeError as error:  # sqlite's message quotes the damage
-            raise self._damaged("it holds text that is not UTF-8") from error
+            raise damaged_store(self._path, "it holds text that is not UTF-8") from error
 
     @contextlib.contextmanager
     def _decoding(self) -> Iterator[None]:
         try:
             yield
         except (ValueError, TypeError, KeyError) as error:
-            raise self._damaged(f"a record cannot be read: {type(error).__name__}") from error
-
-    def _error(self, error: sqlite3.DatabaseError) -> ReconcilerError:
-        hint = _OUTSIDE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
-        if hint is None:
-            return self._damaged(str(error))
-        full = self._full(error)
-        id = "state-no-inodes" if INODES[0] in full else _OUTSIDE_IDS.get(error.sqlite_errorcode & 0xFF, "")
-        problem = f"the state database cannot be used now ({error}{full})"
-        return StoreUnavailableError(problem, where=self._path, hint=hint, id=id)
-
-    def _full(self, error: sqlite3.DatabaseError) -> str:
-        """What is full about the disk, where that may be why."""
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
-            return ""
-        with contextlib.suppress(OSError):
-            space, free, inodes = disk_state(self._path)
-            return f": {missing_space(free, inodes)[0]}" if not space or (inodes and not free) else ""
-        return ""
-
-    def _damaged(self, reason: str) -> StoreError:
-        hint = (
-            "Nothing was changed. Live files and backups are not part of it: stop the daemon, move it away with "
-            "state.db-wal and state.db-shm, and start again. Files equal to git are then recorded, one that differs is "
-            "held as first contact"
-        )
-        problem = f"the state database is damaged ({reason})"
-        return StoreError(problem, where=self._path, hint=hint, id="damaged-database")
-
-
-def _create_atomically(path: str) -> None:
-    """Create the database under another name first. Where another process is faster, its file stays. Raises OSError."""
-    new = f"{path}.new-{secrets.token_hex(4)}"
-    descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as database:
-            for statement in ("BEGIN", *SCHEMA, "COMMIT"):
-                database.execute(statement)
-        os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):
-            os.link(new, path)
-    finally:
-        os.close(descriptor)
-        os.unlink(new)
+            raise damaged_store(self._path, f"a record cannot be read: {type(error).__name__}") from error

@@ -38,7 +38,7 @@ def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
 # Fields of a run that have no column.
 _FACTS = (
     *("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back"),
-    *("accepted", "restored_at", "error_id"),
+    *("accepted", "restored_at", "error_id", "requested_by", "request_reason"),
 )
 
 
@@ -69,6 +69,8 @@ def run_from_row(row: tuple[Any, ...]) -> Run:
         result=Result(result) if result else None,
         reason=reason,
         error_id=data.get("error_id", ""),
+        requested_by=data.get("requested_by", ""),
+        request_reason=data.get("request_reason", ""),
     )
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 
 from reconciler.adapters.store_json import run_facts
+from reconciler.core.history.chain import GENESIS
 from reconciler.core.model.compose import Action
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.runs import Result, Run
 
-VERSION = 4
+VERSION = 5
 WRITTEN = (
     "CREATE TABLE written (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
 )
@@ -20,6 +24,16 @@ GUARDED = (
     "CREATE TABLE guarded (host TEXT NOT NULL, folded TEXT NOT NULL, PRIMARY KEY (host, folded)) STRICT, WITHOUT ROWID"
 )
 RAN = "CREATE TABLE ran (environment TEXT PRIMARY KEY, services TEXT NOT NULL) STRICT, WITHOUT ROWID"
+# The history: ``first`` is the number of the first entry of the same run. ``entry_head`` has one row: the ends of the
+# chain. The table ``history`` says up to where git was read.
+ENTRIES = (
+    "CREATE TABLE entry (number INTEGER PRIMARY KEY, first INTEGER NOT NULL, run TEXT NOT NULL, "
+    "environment TEXT NOT NULL, content TEXT NOT NULL, previous TEXT NOT NULL, sha256 TEXT NOT NULL) STRICT",
+    "CREATE INDEX entry_by_run ON entry (run, number)",
+    "CREATE INDEX entry_by_environment ON entry (environment, first)",
+    "CREATE TABLE entry_head (first INTEGER NOT NULL, last INTEGER NOT NULL, sha256 TEXT NOT NULL) STRICT",
+    f"INSERT INTO entry_head VALUES (1, 0, '{GENESIS}')",  # noqa: S608  # ours
+)
 SCHEMA = (
     "CREATE TABLE environment (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT",
     "CREATE TABLE applied (environment TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL, "
@@ -37,6 +51,7 @@ SCHEMA = (
     WRITTEN,
     GUARDED,
     RAN,
+    *ENTRIES,
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
 )
@@ -85,3 +100,20 @@ def upsert_applied(environment: str, applied: Applied) -> tuple[str, tuple[objec
             int(applied.prune),
         ),
     )
+
+
+def create_database(path: str) -> None:
+    """Create a database with its tables, 0600, under another name first. Where another process is faster, its file
+    stays. Raises OSError."""
+    new = f"{path}.new-{secrets.token_hex(4)}"
+    descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as database:
+            for statement in ("BEGIN", *SCHEMA, "COMMIT"):
+                database.execute(statement)
+        os.fsync(descriptor)
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        os.close(descriptor)
+        os.unlink(new)

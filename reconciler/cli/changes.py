@@ -58,6 +58,8 @@ def change_item(page: Page, change: Data, tense: Tense, said: Said, paused: bool
     details: list[Detail] = page.keys(change["keys"])
     if change["restored_from"]:
         details.append(with_id(f"backup {change['restored_from']}", "restored-from-backup"))
+    if change["edited_by"]:
+        details.append(f"edited by: {change['edited_by']}")
     if text := said.unsaid(rest_of_reason(change, because_paused), remember=False):
         details.append(with_id(text, change["error_id"]))
     return Item(tuple(filter(None, cells)), tuple(details))

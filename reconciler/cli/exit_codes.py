@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reconciler.app.pages.attention import Attention
 
 IN_SYNC, ERROR, PENDING, ROLLED_BACK, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -21,6 +24,8 @@ _OF_RESULT = {
     **dict.fromkeys(("pending", "drifted", "held"), PENDING),
     **dict.fromkeys(("rolled_back", "rolling_back"), ROLLED_BACK),
 }
+_UNDONE = ("rolled_back", "rolling_back", "quarantined")
+_OF_KIND = {"bad": ERROR, "mid": PENDING, "info": IN_SYNC}
 
 
 def outcome_exit_code(outcome: Mapping[str, Any]) -> int:
@@ -50,6 +55,11 @@ def age_exit_code(ages: Mapping[str, Any]) -> int:
     """Pending where a secret is older than it may be."""
     targets = (target for environment in ages["environments"] for target in environment["targets"])
     return PENDING if any(key["too_old"] for target in targets for key in target["keys"]) else IN_SYNC
+
+
+def review_exit_code(attention: Iterable[Attention]) -> int:
+    """Given what needs an operator, return the worst of it; what one has caused counts for nothing."""
+    return worst(ROLLED_BACK if entry.word in _UNDONE else _OF_KIND[entry.kind] for entry in attention)
 
 
 def worst(codes: Iterable[int]) -> int:

@@ -31,7 +31,7 @@ _WORD = re.compile(r"(?:`[^`\n]*`|\([^()\n]{0,40}\)|\S)+")
 _CONTINUES = "\N{NO-BREAK SPACE}"
 _SIGNS = (("added", "+", "green"), ("changed", "~", "yellow"), ("removed", "-", "red"))
 _STATES = {
-    **dict.fromkeys(("in_sync", "applied", "corrected", "ok", "done"), "green"),
+    **dict.fromkeys(("in_sync", "applied", "corrected", "ok", "done", "recovered"), "green"),
     **dict.fromkeys(("held", "orphan", "warning", "drifted"), "yellow"),
     **dict.fromkeys(("rolled_back", "rolling_back", "unfinished"), "magenta"),
     "pending": "cyan",

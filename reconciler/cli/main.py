@@ -17,11 +17,13 @@ from reconciler.cli import (
     edit_commands,
     exit_codes,
     global_options,
+    history_commands,
     merge_commands,
     operator_commands,
     promotion_commands,
     recipient_commands,
     review_commands,
+    server_review,
     setup_commands,
 )
 from reconciler.cli.exit_codes import ERROR, INTERRUPTED
@@ -40,6 +42,8 @@ app = typer.Typer(
 app.callback()(global_options.options)
 app.add_typer(daemon_commands.commands)
 app.add_typer(operator_commands.commands)
+app.add_typer(history_commands.commands)
+app.add_typer(server_review.commands)
 app.add_typer(review_commands.commands)
 app.add_typer(edit_commands.commands)
 app.add_typer(merge_commands.commands)

@@ -58,6 +58,8 @@ def _command(name: str, command: Any, parent: typer.Context) -> Iterator[str]:
     yield ".PP"
     yield from _paragraphs(command.help)
     yield from _options(command, context)
+    for nested, subcommand in getattr(command, "commands", {}).items():
+        yield from _command(f"{name} {nested}", subcommand, parent)
 
 
 def _options(command: Any, context: typer.Context) -> Iterator[str]:

@@ -33,7 +33,7 @@ from reconciler.core.errors import RefusedError
 commands = typer.Typer()
 
 
-Reason = Annotated[str, typer.Option("--reason", help="Why; status shows it.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; the history shows it, and status while it lasts.")]
 
 
 @commands.command(short_help="reconcile now")
@@ -56,6 +56,7 @@ def sync(
             autocompletion=completion.stacks,
         ),
     ] = None,
+    reason: Reason = "",
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
@@ -68,7 +69,7 @@ def sync(
 
     with render.progress() as progress:
         outcomes = sync_environments(
-            config, environment or [], take_over or [], progress, accept_projects=accept_project or []
+            config, environment or [], take_over or [], progress, accept_projects=accept_project or [], reason=reason
         )
     render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose, list_name="outcomes")
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
@@ -127,32 +128,6 @@ def status(
     raise typer.Exit(worst(status_exit_code(environment) for environment in answer["environments"]))
 
 
-@commands.command(short_help="past runs: when, what changed, by whom, and the result")
-def history(
-    config: ConfigFile = DEFAULT_CONFIG,
-    environment: OneEnvironment = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs, newest first.")] = 20,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Oldest first, then each run as it ends, until Ctrl-C.")
-    ] = False,
-    verbose: Verbose = False,
-    as_json: Json = False,
-) -> None:
-    """List past runs: when, trigger, revision, author, keys, services, result and reason.
-
-    Exits 0, or 1 on errors; with --follow 130 after Ctrl-C.
-    """
-    from reconciler.app.daemon.commands import list_runs
-    from reconciler.cli import record_reports, render, watching
-
-    if follow:
-        watching.follow_history(
-            lambda most: list_runs(config, environment, most), limit, as_json=as_json, verbose=verbose
-        )
-    runs = list_runs(config, environment, limit)
-    render.answer(runs, record_reports.history_report, as_json=as_json, verbose=verbose, list_name="runs")
-
-
 @commands.command(short_help="list the backups, or verify them")
 def backups(
     config: ConfigFile = DEFAULT_CONFIG,
@@ -182,6 +157,7 @@ def restore(
     target: Annotated[
         list[str] | None, typer.Option("--target", "-t", help="Only this source or live path (may be repeated).")
     ] = None,
+    reason: Reason = "",
     as_json: Json = False,
 ) -> None:
     """Restore the files of a backup, in the daemon if it runs, else here. What they replace is backed up first.
@@ -193,7 +169,7 @@ def restore(
     from reconciler.cli import record_reports, render
 
     with render.progress() as progress:
-        restored = restore_files(config, backup, target or [], progress)
+        restored = restore_files(config, backup, target or [], progress, reason=reason)
     render.answer(restored, record_reports.restore_report, as_json=as_json)
 
 
@@ -218,6 +194,7 @@ def rollback(
 @commands.command(short_help="follow the branch again")
 def unpin(
     config: ConfigFile = DEFAULT_CONFIG,
+    reason: Reason = "",
     environment: OneEnvironment = None,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -226,7 +203,7 @@ def unpin(
 
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
     """
-    _change_environment(config, environment, (as_json, verbose), kind="unpin")
+    _change_environment(config, environment, (as_json, verbose), kind="unpin", reason=reason)
 
 
 @commands.command(short_help="write nothing for a while; drift is still measured")
@@ -267,6 +244,7 @@ def resume(
         ),
     ] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every pause of the environment.")] = False,
+    reason: Reason = "",
     config: ConfigFile = DEFAULT_CONFIG,
     environment: OneEnvironment = None,
     verbose: Verbose = False,
@@ -277,7 +255,7 @@ def resume(
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
     """
     name = _environment_of_scope(scope, everything, environment)
-    _change_environment(config, name, (as_json, verbose), kind="resume", scope=scope)
+    _change_environment(config, name, (as_json, verbose), kind="resume", scope=scope, reason=reason)
 
 
 def _environment_of_scope(scope: str, everything: bool, environment: str | None) -> str | None:
@@ -290,6 +268,7 @@ def _environment_of_scope(scope: str, everything: bool, environment: str | None)
 @commands.command(short_help="retry what was quarantined or suspended")
 def retry(
     config: ConfigFile = DEFAULT_CONFIG,
+    reason: Reason = "",
     environment: OneEnvironment = None,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -298,12 +277,13 @@ def retry(
 
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back again.
     """
-    _change_environment(config, environment, (as_json, verbose), kind="retry")
+    _change_environment(config, environment, (as_json, verbose), kind="retry", reason=reason)
 
 
 @commands.command(short_help="accept a rewritten branch")
 def accept_rewrite(
     config: ConfigFile = DEFAULT_CONFIG,
+    reason: Reason = "",
     environment: OneEnvironment = None,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -313,7 +293,7 @@ def accept_rewrite(
     Signatures are still verified.
     Exits 0 if in sync or applied, 1 on errors, 2 if something needs an operator, 3 if it was rolled back.
     """
-    _change_environment(config, environment, (as_json, verbose), kind="accept-rewrite")
+    _change_environment(config, environment, (as_json, verbose), kind="accept-rewrite", reason=reason)
 
 
 def _change_environment(config: str, environment: str | None, form: tuple[bool, bool], **request: Any) -> None:
@@ -333,7 +313,7 @@ def forget(
     delete: Annotated[
         bool, typer.Option("--delete", help="Delete its live file too, after a backup. Default: the file stays.")
     ] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why; the history shows it.")] = "",
+    reason: Reason = "",
     config: ConfigFile = DEFAULT_CONFIG,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -360,6 +340,7 @@ def adopt(
         list[str] | None,
         typer.Option("--key", "-k", metavar="NAME", help="Only this variable (may be repeated). Default: the file."),
     ] = None,
+    reason: Reason = "",
     config: ConfigFile = DEFAULT_CONFIG,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -374,7 +355,7 @@ def adopt(
     from reconciler.cli import record_reports, render
 
     with render.progress() as progress:
-        adopted = adopt_target(config, target, key or [], progress)
+        adopted = adopt_target(config, target, key or [], progress, reason=reason)
     render.answer(adopted, record_reports.adopt_report, as_json=as_json, verbose=verbose)
 
 

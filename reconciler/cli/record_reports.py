@@ -14,19 +14,25 @@ _LEVELS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 def history_report(runs: Sequence[Data], page: Page) -> Iterator[str]:
-    """The runs: when, result, revision, author and trigger; below, what each did and why it ended so."""
+    """The runs and decisions: when, result, revision, author and trigger; below, what each did, for whom and why."""
     yield from page.items([_run(run, page) for run in runs], indent=0, apart=True) if runs else ["No runs yet."]
 
 
 def _run(run: Data, page: Page) -> Item:
     revision = run["revision"]
     author = author_name(revision["author"])
-    head = f"{revision['commit'][:12]} by {author}" if author else revision["commit"][:12]
+    commit = revision["commit"][:12] or "no revision yet"
+    head = f"{commit} by {author}" if author else commit
     cells = (page.style("bold", absolute(run["started_at"])), page.state(run["result"]), head)
     details: list[Detail] = [page.style("dim", f"{run['environment']}, {run['trigger']}, run {run['run']}")]
+    if run["requested_by"] and not run["reason"].startswith(run["requested_by"]):  # a decision's sentence says it
+        why = f": {run['request_reason']}" if run["request_reason"] else ""
+        details.append(f"requested by {run['requested_by']}{why}")
     for change in run["changes"]:
         keys = [part for parts in page.keys(change) for part in parts]
         details.append((f"{change['source']} ({done_to_file(change)})", *keys))
+        if change["edited_by"]:
+            details.append(f"{change['source']} edited by: {change['edited_by']}")
     details += [f"{action['service']} ({action['action']}): {action['reason']}" for action in run["actions"]]
     if reason := files_removed(run["reason"]):
         details.append(with_id(reason, run["error_id"]))

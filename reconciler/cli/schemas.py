@@ -6,12 +6,19 @@ from typing import Any
 
 from reconciler.app.checks.check_settings import CheckFile
 from reconciler.app.config.schema import DIALECT, FILES, contract_schema, json_schema, schema_id
-from reconciler.app.daemon.answer_models import SERVER_ANSWERS
+from reconciler.app.daemon.answer_models import SERVER_ANSWERS, JsonAnswer
+from reconciler.app.daemon.history_answer_models import HISTORY_ANSWERS
 from reconciler.cli.clone_answer_models import CLONE_ANSWERS
+from reconciler.cli.server_review_answer import ReviewAnswer
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.answers import SCHEMA
 
-ANSWERS = {**SERVER_ANSWERS, **CLONE_ANSWERS}
+ANSWERS: dict[str, type[JsonAnswer]] = {
+    **SERVER_ANSWERS,
+    **HISTORY_ANSWERS,
+    **CLONE_ANSWERS,
+    "review": ReviewAnswer,
+}
 """The answer of each command that has --json."""
 
 OPENAPI = "openapi"

@@ -18,10 +18,15 @@ def status_report(status: Data, page: Page) -> Iterator[str]:
     daemon = status["daemon"]
     if not daemon["running"]:
         yield from page.text(page.style("yellow", _NO_DAEMON))
+    elif page.verbose:
+        yield from page.text(page.style("dim", f"daemon {daemon['pid']}, HTTP at {daemon['http']}"))
     for number, environment in enumerate(status["environments"]):
-        if number or not daemon["running"]:
+        if number or not daemon["running"] or page.verbose:
             yield ""
         yield from _environment(environment, page, daemon["running"])
+    if page.verbose:
+        head = status["history"]
+        yield from ("", *page.text(f"history: {head['last']} entries, head {head['sha256']}"))
 
 
 def _environment(environment: Data, page: Page, by_daemon: bool) -> Iterator[str]:

@@ -17,11 +17,13 @@ from reconciler.core.errors import (
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.requests import Adopted, GitAnswer
 from reconciler.core.model.revisions import Blob, Revision
+from reconciler.core.model.runs import RunChange, RunOrigin
 from reconciler.core.model.targets import Format, Target, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.sops import adoption
 from reconciler.core.sops.adoption import Proposal
 from reconciler.core.sops.file_format import formats
+from reconciler.engine.history import decision
 from reconciler.engine.observe import Plaintexts, path_in_git, read_manifest, read_source
 from reconciler.engine.target_revision import accepted_head
 
@@ -73,10 +75,16 @@ async def prepare_adoption(
     return Adoption(target, branch, head, files, message, proposal.keys, whole=not by_line)
 
 
-async def push_adoption(ports: Ports, adoption: Adoption) -> Adopted:
-    """Push it as a branch. Raises RefusedError if the remote rejects it, GitUnreachableError."""
+async def push_adoption(ports: Ports, adoption: Adoption, origin: RunOrigin | None = None) -> Adopted:
+    """Push it as a branch; the history says whose request that was (``origin``). Raises RefusedError if the remote
+    rejects it, GitUnreachableError."""
     ports.progress(f"pushing {adoption.branch}")
     commit = await ports.git_writer.propose(adoption.branch, adoption.base.commit, adoption.files, adoption.message)
+    sentence = f"proposed {adoption.target.id} for git, as {commit[:12]} on {adoption.branch}"
+    keys = adoption.keys
+    change = RunChange(adoption.target.source, "adopted", keys.added, keys.removed, keys.changed)
+    record, origin = ports.store.environment(adoption.target.environment), origin or RunOrigin("adopt")
+    ports.store.decide(decision(ports, record, origin, sentence, revision=adoption.base, changes=(change,)))
     return Adopted(adoption.target, adoption.branch, commit, adoption.base, adoption.keys, adoption.whole)
 
 

@@ -41,8 +41,13 @@ async def broken_contracts(ports: Ports, revision: Revision, target: Target, dat
     return [*faults, *(GuardError(f"{sentence}{fix}", id="broken-contract") for sentence in broken)]
 
 
+def contract_path(ports: Ports, contract: str) -> str:
+    """The path of a contract in the repository."""
+    return "/".join(part for part in (ports.settings.repository_path, contract) if part)
+
+
 async def _read(ports: Ports, revision: Revision, path: str) -> Contract:
-    where = "/".join(part for part in (ports.settings.repository_path, path) if part)
+    where = contract_path(ports, path)
     blob = await ports.git.read(revision.commit, where)
     if blob is None:
         hint = "Commit the file, or remove it from the target's schema"

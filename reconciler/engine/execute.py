@@ -394,4 +394,5 @@ def _run_change(ports: Ports, prepared: Prepared, change: Change) -> RunChange:
         in_place=change.in_place,
         restored_from=change.restored_from,
         renamed_from=change.renamed_from,
+        edited_by=change.edited_by,
     )

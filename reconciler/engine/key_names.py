@@ -24,6 +24,13 @@ class KeyNames:
 
     async def name_keys(self, ports: Ports, snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> Change:
         """The change with the names of its keys, and whose they are: git's or a hand's."""
+        named = await self._name_keys(ports, snapshot, change, plaintexts)
+        if not named.drifted or named.restored_from or Aspect.COSMETIC in named.aspects:
+            return named
+        path = named.target.path
+        return replace(named, edited_by=await ports.host.editor(path, snapshot.live[path]))
+
+    async def _name_keys(self, ports: Ports, snapshot: Snapshot, change: Change, plaintexts: Plaintexts) -> Change:
         keys = await self._of(ports, snapshot, change, plaintexts)
         change = with_keys(change, keys)
         live = snapshot.live[change.target.path]

@@ -11,6 +11,7 @@ from reconciler.core.model.requests import SecretAges
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.targets import Manifest, Stack
 from reconciler.engine.guests import OF_NO_STACK
+from reconciler.engine.history import RecordedDecisions
 from reconciler.engine.key_names import KeyNames
 from reconciler.engine.observe import Desired, Fingerprint, Snapshot
 from reconciler.engine.planning import Prepared
@@ -48,7 +49,15 @@ class Claims:
         return self._stacks.get(environment)
 
     def claim(self, manifest: Manifest) -> None:
-        """Claim the manifest's paths for its environment. Raises ManifestError if another environment has one."""
+        """Claim the manifest's paths for its environment. Raises as ``require_free`` does."""
+        self.require_free(manifest)
+        environment = manifest.environment
+        self._owners = {path: owner for path, owner in self._owners.items() if owner != environment}
+        self._owners |= dict.fromkeys((target.path for target in manifest.targets), environment)
+        self._stacks[environment] = manifest.stacks
+
+    def require_free(self, manifest: Manifest) -> None:
+        """Raise ManifestError if another environment has one of the manifest's paths."""
         environment = manifest.environment
         paths = {target.path for target in manifest.targets}
         taken = [path for path in sorted(paths) if self._owners.get(path, environment) != environment]
@@ -56,9 +65,6 @@ class Claims:
             problem = f"the environment {self._owners[taken[0]]} on this server also has a target there"
             hint = "Give each environment its own path, or remove one of them from the server configuration"
             raise ManifestError(problem, where=f"environment {environment}: {taken[0]}", hint=hint)
-        self._owners = {path: owner for path, owner in self._owners.items() if owner != environment}
-        self._owners |= dict.fromkeys(paths, environment)
-        self._stacks[environment] = manifest.stacks
 
 
 @dataclass(slots=True)
@@ -72,6 +78,7 @@ class Memory:
     """
 
     claims: Claims
+    decisions: RecordedDecisions = field(default_factory=RecordedDecisions)
     names: KeyNames = field(default_factory=KeyNames)
     desired: Desired | None = None
     failure: Failure | None = None

@@ -143,13 +143,17 @@ class Plaintexts:
 
     async def of(self, target: Target, blob: Blob, *, former: bool = False) -> Secret:
         """``former``: what git had before. Raises NotEncryptedError, BadCiphertextError, KeyUnavailableError …"""
-        if not target.encrypted:
-            return Secret(blob.data)
         source = (target.source, blob.id, target.parser)
+        if source not in self._known and not target.encrypted:
+            return Secret(blob.data)
         if source not in self._known:
             with contextlib.nullcontext() if former else self._recording(target):
                 self._known[source] = await _decrypt(self._ports, target, blob)
         return self._known[source]
+
+    def replace(self, target: Target, blob: Blob, data: Secret) -> None:
+        """Take ``data`` for the plaintext of the source from now on."""
+        self._known[target.source, blob.id, target.parser] = data
 
     @contextlib.contextmanager
     def _recording(self, target: Target) -> Iterator[None]:

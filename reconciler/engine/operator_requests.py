@@ -12,9 +12,11 @@ from reconciler.core.model.requests import GitAnswer, OperatorRequest, RequestKi
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
+from reconciler.core.text import instant
+from reconciler.engine.history import decided
 from reconciler.engine.observe import path_in_git, read_manifest
 from reconciler.engine.orphans import forget
-from reconciler.engine.target_revision import accept, ask_git
+from reconciler.engine.target_revision import ask_git, verified_head
 from reconciler.engine.transaction import newest_good
 
 _SEARCHED_RUNS = 100
@@ -30,24 +32,29 @@ async def carry_out(ports: Ports, environment: str, request: OperatorRequest, an
     match request.kind:
         case RequestKind.PAUSE:
             changed = await _paused(ports, record, request)
+            until = instant(ports.clock.now() + request.seconds)
+            sentence = f"paused {request.scope or environment} until {until}"
         case RequestKind.RESUME:
             changed = _resumed(ports, record, request)
+            sentence = f"ended {f'the pause of {request.scope}' if request.scope else f'every pause of {environment}'}"
         case RequestKind.ROLLBACK:
             changed = await _pinned(ports, record, request)
+            sentence = f"pinned {environment} to {changed.pin.revision.short if changed.pin else ''}"
         case RequestKind.UNPIN:
-            changed = _unpinned(record)
+            changed, sentence = _unpinned(record), f"ended the pin of {environment}"
         case RequestKind.RETRY:
-            changed = await _retried(ports, record)
+            await _retry(ports, record, request)
+            return
         case RequestKind.ACCEPT_REWRITE:
-            await _accept_rewrite(ports, environment, answer or await ask_git(ports, [environment]))
+            await _accept_rewrite(ports, record, request, answer or await ask_git(ports, [environment]))
             return
         case RequestKind.FORGET:
             await forget(ports, environment, request, answer)
             return
         case RequestKind.PLAN:  # changes nothing: see reconcile.py
             return
-    if changed != record:
-        ports.store.save_environment(changed)
+    revision = changed.pin.revision if changed.pin else None
+    ports.store.decide(decided(ports, record, request, sentence, revision=revision), changed)
 
 
 async def _pinned(ports: Ports, record: EnvironmentRecord, request: OperatorRequest) -> EnvironmentRecord:
@@ -80,7 +87,7 @@ async def _previous_good(ports: Ports, record: EnvironmentRecord) -> Revision:
     raise RefusedError(problem, hint="Name one with --to; `git log` lists them")
 
 
-async def _retried(ports: Ports, record: EnvironmentRecord) -> EnvironmentRecord:
+async def _retry(ports: Ports, record: EnvironmentRecord, request: OperatorRequest) -> None:
     """Continue a failed rollback, if there is one: its backup is still the way back. Otherwise lift the quarantine of
     the desired revision."""
     run = ports.store.unfinished(record.name)
@@ -88,14 +95,17 @@ async def _retried(ports: Ports, record: EnvironmentRecord) -> EnvironmentRecord
         hint = "The next reconciliation continues that; `reconciler status` shows what it waits for"
         raise RefusedError(f"revision {run.revision.short} is being rolled back", where=record.name, hint=hint)
     if not record.stopped:
-        return record.trusting(record.desired) if record.desired else record
+        trusting = record.trusting(record.desired) if record.desired else record
+        ports.store.decide(decided(ports, record, request, f"had {record.name} tried again"), trusting)
+        return
     resumed = replace(record, stopped={})
+    decision = decided(ports, record, request, f"had the rollback of {record.name} tried again")
     backups = {backup.id for backup in ports.backups.list(record.name)}
     for run in ports.store.runs(record.name, _SEARCHED_RUNS):
         if run.result is Result.ROLLBACK_FAILED and run.backup in backups:
-            ports.store.reopen(run, resumed)
-            break
-    return resumed
+            ports.store.reopen(run, resumed, decision)
+            return
+    ports.store.decide(decision, resumed)
 
 
 async def _paused(ports: Ports, record: EnvironmentRecord, request: OperatorRequest) -> EnvironmentRecord:
@@ -141,9 +151,11 @@ def _unpinned(record: EnvironmentRecord) -> EnvironmentRecord:
     return replace(record, pin=None)
 
 
-async def _accept_rewrite(ports: Ports, environment: str, answer: GitAnswer) -> None:
+async def _accept_rewrite(ports: Ports, record: EnvironmentRecord, request: OperatorRequest, answer: GitAnswer) -> None:
     if answer.error is not None:
         raise answer.error
-    record = ports.store.environment(environment)
     if record.head is None or record.head.commit != answer.commit:
-        await accept(ports, record, answer.commit, tip_only=True)
+        head = await verified_head(ports, record, answer.commit, tip_only=True)
+        before = f" instead of {record.head.short}" if record.head else ""
+        decision = decided(ports, record, request, f"accepted the branch at {head.short}{before}", revision=head)
+        ports.store.decide(decision, replace(record, head=head))

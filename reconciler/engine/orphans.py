@@ -10,9 +10,10 @@ from reconciler.core.model.plans import LEFT_GIT, Plan
 from reconciler.core.model.records import EnvironmentRecord, Orphan
 from reconciler.core.model.requests import GitAnswer, OperatorRequest
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Run, RunChange
+from reconciler.core.model.runs import RunChange
 from reconciler.core.model.targets import Target
 from reconciler.core.ports import Ports
+from reconciler.engine.history import decided
 from reconciler.engine.observe import orphans_of, read_manifest
 from reconciler.engine.target_revision import accepted_head, target_revision
 
@@ -41,10 +42,10 @@ async def forget(ports: Ports, environment: str, request: OperatorRequest, answe
     record = ports.store.environment(environment)
     paths = [target.path for target in targets]
     changes = tuple(RunChange(target.source, "forgotten", path=target.path) for target in targets)
-    run = Run(ports.new_run_id(), environment, request.kind, ports.clock.now(), revision, changes=changes)
     orphans = tuple(orphan for orphan in record.orphans if orphan.path not in paths)
     reason = f"{sentence_of(request)}; {', '.join(paths)} stays on the server"
-    ports.store.add_done(run, reason, record=replace(record, orphans=orphans), forgotten=paths)
+    decision = replace(decided(ports, record, request, "", revision=revision, changes=changes), reason=reason)
+    ports.store.decide(decision, replace(record, orphans=orphans), forgotten=paths)
 
 
 async def _orphans(ports: Ports, environment: str, revision: Revision, name: str) -> Sequence[Target]:

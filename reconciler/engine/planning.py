@@ -16,6 +16,7 @@ from reconciler.core.secret import Secret
 from reconciler.engine.engine_away import without_engine
 from reconciler.engine.guards import file_problems
 from reconciler.engine.guests import follow_guests
+from reconciler.engine.history import take_over_sentence
 from reconciler.engine.key_names import KeyNames, desired_bytes
 from reconciler.engine.observe import Plaintexts, Snapshot
 from reconciler.engine.project_files import ProjectFileGuard
@@ -107,12 +108,20 @@ async def prepare(
         views=planning.views,
         written=written,
         guarded=frozenset(files.guarded),
-        accepted=(*planning.accepted, *([permissions.deleted_by] if permissions.deleted_by else ())),
+        accepted=(*planning.accepted, *_permitted(plan, permissions)),
         notes=planning.notes,
         broken=frozenset(planning.broken),
         away=away,
         decided=frozenset(planning.decided),
     )
+
+
+def _permitted(plan: Plan, permissions: Permissions) -> list[str]:
+    """Sentences about what an operator permits beyond the usual, for the history."""
+    contacts = [change.target.id for change in plan.writes if change.kind is Kind.FIRST_CONTACT]
+    taken = [target for target in contacts if target in permissions.taken_over]
+    sentences = [take_over_sentence(permissions.requested_by, taken)] if taken else []
+    return [*sentences, *([permissions.deleted_by] if permissions.deleted_by else [])]
 
 
 async def _plan_stacks(

@@ -11,21 +11,22 @@ from reconciler.core.errors import (
     ChangedMeanwhileError,
     EngineUnavailableError,
     HeldBackError,
+    HistoryRewrittenError,
     HostUnreachableError,
     ReconcilerError,
     RefusedError,
     RevisionError,
+    UnverifiedError,
     all_of,
     with_id,
 )
 from reconciler.core.model.compose import ServiceHealth
-from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import ReconcileRequest, RequestKind, SecretAges
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Activity, Outcome, Phase, Result, Run
 from reconciler.core.model.targets import OnFailure, Stack
 from reconciler.core.ports import Ports
-from reconciler.engine.engine_away import idle_reason
+from reconciler.engine.history import begin_recording, record_outcome, record_refusal
 from reconciler.engine.key_names import KeyNames
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.memory import NEVER, Claims, Memory
@@ -36,6 +37,7 @@ from reconciler.engine.observe import (
     fingerprints,
     load_desired,
     observe,
+    path_in_git,
     read_manifest,
     require_unmoved,
 )
@@ -43,6 +45,7 @@ from reconciler.engine.operator_requests import carry_out, named_revision
 from reconciler.engine.orphans import require_deletable
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared, prepare
+from reconciler.engine.preview import preview_of
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
 from reconciler.engine.secret_age import keep_ages_published
@@ -50,7 +53,7 @@ from reconciler.engine.stack_health import health_now, observe_stacks
 from reconciler.engine.stack_planning import permissions_of
 from reconciler.engine.target_revision import accepted_head, target_revision
 from reconciler.engine.torn_writes import with_torn_writes
-from reconciler.engine.transaction import finish_in_sync, held_reason, orphans_reason, transact
+from reconciler.engine.transaction import finish_in_sync, transact
 
 # Triggers that no operator is behind: the clock, or something that was touched (a live file, a container).
 _AUTOMATIC = ("poll", "drift", "watch", "engine")
@@ -69,6 +72,8 @@ class Reconciler:
         """Reconcile once. Never raises ReconcilerError."""
         clock, started = self._ports.clock, self._ports.clock.monotonic()
         reconciliation = _Reconciliation(self._ports, self.environment, self._memory, request)
+        with contextlib.suppress(ReconcilerError):
+            begin_recording(self._ports, self.environment, self._memory.decisions)
         self.activity.since = clock.now()
         try:
             outcome = await reconciliation.run()
@@ -76,6 +81,8 @@ class Reconciler:
             self.activity.since = None
         if not request.dry_run and not outcome.refused:
             await reconciliation.look_at_services()
+            with contextlib.suppress(ReconcilerError):  # it is reported where the state is needed
+                record_outcome(self._ports, outcome, request.origin, self._memory.decisions)
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
             self._publish_record()
             await keep_ages_published(self._ports, self._memory)
@@ -207,12 +214,12 @@ class _Reconciliation:
             require_deletable(prepared.plan, request.operator)
             ports.metrics.observed(prepared.plan, ports.clock.now())
             if request.dry_run:
-                return _preview(prepared)
+                return preview_of(prepared)
             if unfinished is not None and prepared.plan.held_stacks and not prepared.problems:
-                return _preview(prepared)  # neither its services nor its end may pass over what is held
+                return preview_of(prepared)  # neither its services nor its end may pass over what is held
             idle = prepared.plan.empty or (prepared.away is not None and not prepared.plan.writes)
             if idle and not prepared.problems and unfinished is None:
-                return finish_in_sync(ports, snapshot, prepared, request.trigger)
+                return finish_in_sync(ports, snapshot, prepared, request.origin)
             self._check_guards(prepared)
         except RevisionError as error:
             if unfinished is not None:
@@ -222,7 +229,7 @@ class _Reconciliation:
             ports.metrics.undecryptable(self.environment, plaintexts.failing)
         self.memory.forget_server()
         try:
-            return await transact(ports, snapshot, prepared, request.trigger)
+            return await transact(ports, snapshot, prepared, request.origin)
         finally:
             await self._publish_result(desired)
 
@@ -245,9 +252,17 @@ class _Reconciliation:
         )
         if self.request.poll:
             self.memory.git_warning = warning
+            await self._record_refusal(warning)
         if self.memory.git_warning:
             self.warnings.append(self.memory.git_warning)
         return head
+
+    async def _record_refusal(self, error: ReconcilerError | None) -> None:
+        answer = self.request.answer
+        if isinstance(error, UnverifiedError | HistoryRewrittenError) and answer and not self.request.dry_run:
+            ports, name = self.ports, self.environment
+            revision = await ports.git.revision(answer.commit, path_in_git(ports, name))
+            record_refusal(ports, name, revision, error, self.memory.decisions)
 
     async def _recover(self, head: Revision) -> Outcome | None:
         """Deal with an unfinished run; returns the outcome if the reconciliation ends with that."""
@@ -386,7 +401,7 @@ class _Reconciliation:
             ports, snapshot, KeyNames(), plaintexts, look_at=_names(desired), suspension=suspension
         )
         self.warnings += [prepared.away] if prepared.away else []
-        return _preview(prepared)
+        return preview_of(prepared)
 
     def _check_guards(self, prepared: Prepared) -> None:
         """Raise what the guards found, and remember it for this revision."""
@@ -410,22 +425,6 @@ class _Reconciliation:
 
 def _names(desired: Desired) -> frozenset[str]:
     return frozenset(stack.name for stack in desired.manifest.stacks)
-
-
-def _preview(prepared: Prepared) -> Outcome:
-    plan, result, retry, id = prepared.plan, Result.IN_SYNC, False, ""
-    if prepared.problems:
-        result, (reason, id) = Result.STALLED, all_of(prepared.problems)
-    elif prepared.away is not None and not plan.writes:
-        result, retry, id = Result.FAILED, True, prepared.away.id
-        reason = f"{prepared.away}. {idle_reason(EnvironmentRecord(plan.environment), plan)}"
-    elif plan.waits:
-        result, reason, id = Result.HELD, held_reason(plan), plan.waiting_id
-    elif plan.empty:
-        reason = f"in sync at {plan.revision.short}{orphans_reason(plan)}"
-    else:
-        reason = f"{len(plan.writes)} file(s) would be written, {len(plan.actions)} service(s) touched"
-    return Outcome(plan.environment, result, reason, plan.revision, plan, plan, retry=retry, error_id=id)
 
 
 async def _revert(ports: Ports, outcome: Outcome) -> tuple[Outcome, ReconcilerError | None]:

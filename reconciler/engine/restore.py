@@ -11,25 +11,32 @@ from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.model.records import RestoredFile
 from reconciler.core.model.requests import Restored
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, BackupEntry, Run, RunChange
+from reconciler.core.model.runs import Backup, BackupEntry, Run, RunChange, RunOrigin
 from reconciler.core.model.targets import LiveFile, Ownership, Stack, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.text import listed
 from reconciler.engine.backup import entry_of, find_backup, take_backup
 from reconciler.engine.execute import put
+from reconciler.engine.history import decision
 from reconciler.engine.leftovers import clear_leftovers_of_restore
 from reconciler.engine.observe import read_manifest
 from reconciler.engine.project_files import ProjectFileGuard
 
 
 async def restore_backup(
-    ports: Ports, environment: str, backup_id: str, names: Collection[str] = (), *, requested_by: str = ""
+    ports: Ports,
+    environment: str,
+    backup_id: str,
+    names: Collection[str] = (),
+    *,
+    requested_by: str = "",
+    reason: str = "",
 ) -> Restored:
     """Restore the files of a backup, or only those with these ``names`` (sources or live paths): all of them or none.
 
-    What they replace is backed up first, and the history says who ``requested_by``. ``ports`` are those of the
-    environment's host; no reconciliation may run.
+    What they replace is backed up first, and the history says who ``requested_by`` it, and the ``reason`` they gave.
+    ``ports`` are those of the environment's host; no reconciliation may run.
     Raises BackupUnusableError, RefusedError if no file has that name, LiveFileError, ChangedMeanwhileError.
     """
     backup = find_backup(ports, backup_id, environment)
@@ -52,7 +59,7 @@ async def restore_backup(
     replaced = await _back_up_current(ports, backup, entries, current)
     _note_restored(ports, backup, entries)
     await _restore_all(ports, backup, entries, current, replaced)
-    _note_run(ports, backup, entries, replaced, requested_by or "an operator")
+    _note_run(ports, backup, entries, replaced, RunOrigin("restore", requested_by, reason))
     return Restored(backup.id, tuple(entry.path for entry in entries), replaced)
 
 
@@ -72,13 +79,13 @@ def _note_restored(ports: Ports, backup: Backup, entries: Sequence[BackupEntry])
     ports.store.save_environment(replace(record, restored=tuple(restored.values())))
 
 
-def _note_run(ports: Ports, backup: Backup, entries: Sequence[BackupEntry], replaced: str, requester: str) -> None:
+def _note_run(ports: Ports, backup: Backup, entries: Sequence[BackupEntry], replaced: str, origin: RunOrigin) -> None:
     record = ports.store.environment(backup.environment)
     changes = tuple(RunChange(entry.source, "restored", path=entry.path, restored_from=backup.id) for entry in entries)
     revision = record.applied or Revision(backup.to_commit, "")
-    run = Run(ports.new_run_id(), backup.environment, "restore", ports.clock.now(), revision, "", replaced, changes)
-    reason = f"{requester} had {listed([entry.source for entry in entries])} restored from backup {backup.id}"
-    ports.store.add_done(run, reason, record=record)
+    sentence = f"had {listed([entry.source for entry in entries])} restored from backup {backup.id}"
+    run = decision(ports, record, origin, sentence, revision=revision, changes=changes, backup=replaced)
+    ports.store.decide(run)
 
 
 async def _back_up_current(

@@ -74,4 +74,6 @@ def _store(ports: Ports, record: EnvironmentRecord, quarantine: Quarantine, reve
     reverts = (*_recent_reverts(ports, record), *((ports.clock.now(),) if pushed else ()))
     updated = replace(quarantine, revert=reverted.state, revert_note=reverted.reason)
     ports.metrics.rolled_back(record.name, "git", reverted.state is not RevertState.REFUSED)
-    ports.store.note(quarantine.run, reverted.reason, replace(record.quarantined(updated), reverts=reverts))
+    ports.store.note(
+        quarantine.run, reverted.reason, replace(record.quarantined(updated), reverts=reverts), ports.clock.now()
+    )

@@ -12,6 +12,7 @@ from reconciler.core.errors import EngineUnavailableError, ReconcilerError, Stor
 from reconciler.core.model.compose import Container, HealthStatus, RanService, StackHealth
 from reconciler.core.model.targets import Stack
 from reconciler.core.ports import Ports
+from reconciler.engine.history import record_recovery
 
 
 async def observe_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]) -> Mapping[str, frozenset[str]]:
@@ -37,8 +38,10 @@ async def observe_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]
         raise
     ports.metrics.engine(environment, True if stacks else None)
     ports.activity.health = tuple(summaries)
-    ports.metrics.health(environment, summaries, ports.clock.now())
+    failed_at = ports.metrics.health(environment, summaries, ports.clock.now())
     with contextlib.suppress(StoreUnavailableError):  # a full disk keeps nothing from being reconciled
+        if failed_at is not None:
+            record_recovery(ports, environment, failed_at)
         _remember(ports, environment, ran)
     return {name: frozenset(container.id for container in group) for name, group in containers.items()}
 

@@ -57,14 +57,15 @@ class StackView:
 class Permissions:
     """What a reconciliation may do beyond the usual. ``take_over`` names targets whose unknown live file may be
     replaced, ``delete`` those that left git and whose live file goes, ``deleted_by`` says for whom; ``accepted`` names
-    the stacks (ENVIRONMENT/NAME) whose project ``accepted_by`` accepts as it stands; ``neighbours`` are the stacks of
-    the server's other environments on this host."""
+    the stacks (ENVIRONMENT/NAME) whose project ``requested_by`` accepts as it stands; ``neighbours`` are the stacks of
+    the server's other environments on this host. ``taken_over`` are those of ``take_over`` that are requested now."""
 
     take_over: Collection[str] = ()
     delete: Collection[str] = ()
     deleted_by: str = ""
     accepted: Collection[str] = ()
-    accepted_by: str = ""
+    requested_by: str = ""
+    taken_over: Collection[str] = ()
     neighbours: Sequence[Stack] = ()
 
 
@@ -80,7 +81,8 @@ def permissions_of(request: ReconcileRequest, unfinished: Run | None, neighbours
         delete=delete | ({forget.scope} if forget else set()),
         deleted_by=sentence_of(forget) if forget else "",
         accepted=request.accept_projects,
-        accepted_by=request.accepted_by,
+        requested_by=request.requested_by,
+        taken_over=request.take_over,
         neighbours=neighbours,
     )
 
@@ -172,7 +174,7 @@ class StackPlanning:
             self.problems += await self.files.refusals(stack, staged)
         verdict = await self._judge(stack, due)
         if verdict.accepted:
-            by = self.permissions.accepted_by or "an operator"
+            by = self.permissions.requested_by or "an operator"
             self.accepted.append(f"{by} accepted the project of {stack.id} as it stands ({verdict.accepted})")
         more = verdict.services
         # Without a new revision nothing is to blame for a name, and a try could only end the same way.

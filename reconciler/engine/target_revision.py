@@ -106,7 +106,7 @@ def _held_back(record: EnvironmentRecord, desired: Revision, reason: str) -> tup
 
 async def _take(ports: Ports, record: EnvironmentRecord, answer: GitAnswer) -> Revision:
     """The head that git has answered with, accepted. Raises what git failed with, HistoryRewrittenError and as
-    ``accept`` does."""
+    ``verified_head`` does."""
     ports.metrics.fetched(record.name, not isinstance(answer.error, GitUnreachableError), ports.clock.now())
     if answer.error is not None:
         raise answer.error.with_traceback(None)
@@ -124,11 +124,13 @@ async def _accept(ports: Ports, record: EnvironmentRecord, commit: str) -> Revis
             where=f"branch {ports.settings.branch}",
             hint="Restore the branch, or accept it with `reconciler accept-rewrite`.",
         )
-    return await accept(ports, record, commit)
+    head = await verified_head(ports, record, commit)
+    ports.store.save_environment(replace(record, head=head))
+    return head
 
 
-async def accept(ports: Ports, record: EnvironmentRecord, commit: str, *, tip_only: bool = False) -> Revision:
-    """Check the signatures of a fetched head as the server configuration asks, and store it as the accepted one.
+async def verified_head(ports: Ports, record: EnvironmentRecord, commit: str, *, tip_only: bool = False) -> Revision:
+    """Check the signatures of a fetched head as the server configuration asks, and return it.
 
     ``tip_only``: only its own, as an operator has looked at the commits below it. Raises UnverifiedError,
     SignaturesUnavailableError.
@@ -142,6 +144,4 @@ async def accept(ports: Ports, record: EnvironmentRecord, commit: str, *, tip_on
             ports.metrics.verified(record.name, "failed", reason)
             raise
         ports.metrics.verified(record.name, "ok")
-    head = await ports.git.revision(commit, path_in_git(ports, record.name))
-    ports.store.save_environment(replace(record, head=head))
-    return head
+    return await ports.git.revision(commit, path_in_git(ports, record.name))

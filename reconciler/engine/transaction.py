@@ -11,7 +11,7 @@ from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import LEFT_GIT, Aspect, Change, Effect, KeyChange, Kind, Plan
 from reconciler.core.model.records import Applied, EnvironmentRecord, Quarantine
 from reconciler.core.model.revisions import GitRevert, RevertState, Revision
-from reconciler.core.model.runs import ROLLBACK_FAILED, Outcome, Result, Run
+from reconciler.core.model.runs import ROLLBACK_FAILED, Outcome, Result, Run, RunOrigin
 from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
 from reconciler.core.text import listed
@@ -43,7 +43,7 @@ class _PlannedRun:
         return self.prepared.plan
 
 
-def _open(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> _PlannedRun:
+def _open(ports: Ports, snapshot: Snapshot, prepared: Prepared, origin: RunOrigin) -> _PlannedRun:
     """A new transaction, of which nothing is stored yet; or the unfinished one."""
     plan = prepared.plan
     record = ports.store.environment(plan.environment)
@@ -52,11 +52,13 @@ def _open(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) ->
     run = Run(
         id=ports.new_run_id(),
         environment=plan.environment,
-        trigger=trigger,
+        trigger=origin.trigger,
         started_at=ports.clock.now(),
         revision=plan.revision,
         from_commit=record.applied.commit if record.applied else "",
         accepted=prepared.accepted,
+        requested_by=origin.requested_by,
+        request_reason=origin.reason,
     )
     return _PlannedRun(ports, snapshot, prepared, record, Transaction(run))
 
@@ -70,7 +72,7 @@ def _settled(record: EnvironmentRecord, snapshot: Snapshot, prepared: Prepared) 
     return replace(record, written_without_engine=tuple(left))
 
 
-def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
+def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, origin: RunOrigin) -> Outcome:
     """End a reconciliation that has nothing to do. Stores the revision, and what is in place, if that is new."""
     plan = prepared.plan
     record = ports.store.environment(plan.environment)
@@ -81,7 +83,7 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
         outcome = Outcome(plan.environment, Result.ROLLBACK_FAILED, reason, plan.revision, plan, plan)
         return replace(outcome, error_id=ROLLBACK_FAILED)
     if prepared.away is not None:
-        return _wait_for_engine(ports, snapshot, prepared, trigger)
+        return _wait_for_engine(ports, snapshot, prepared, origin)
     if record.degraded and _still_failing(prepared):
         outcome = Outcome(plan.environment, Result.FAILED, record.degraded, plan.revision, plan, plan)
         return replace(outcome, error_id=ServiceFailedError.id)
@@ -92,20 +94,20 @@ def finish_in_sync(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger
     arrived = plan.applied and (record.applied is None or record.applied.subtree != plan.revision.subtree)
     new = _applied(snapshot, prepared, plan, 0.0) or _forgotten(snapshot, plan) or _obsolete(ports, prepared)
     if record.degraded or arrived or new or _settled(record, snapshot, prepared) != record:
-        return _end(_open(ports, snapshot, prepared, trigger), result, reason, healthy=True, id=plan.waiting_id)
+        return _end(_open(ports, snapshot, prepared, origin), result, reason, healthy=True, id=plan.waiting_id)
     if plan.applied:
         _advance(ports, record, plan)
     _advance_targets(ports, snapshot, plan)
     return Outcome(plan.environment, result, reason, plan.revision, plan, plan, error_id=plan.waiting_id)
 
 
-def _wait_for_engine(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
+def _wait_for_engine(ports: Ports, snapshot: Snapshot, prepared: Prepared, origin: RunOrigin) -> Outcome:
     """End a reconciliation that can do nothing before the engine answers."""
     plan = prepared.plan
     id = prepared.away.id if prepared.away else ""
     reason = f"{prepared.away}. {idle_reason(ports.store.environment(plan.environment), plan)}"
     if _applied(snapshot, prepared, plan, 0.0) or _forgotten(snapshot, plan):
-        planned = _open(ports, snapshot, prepared, trigger)
+        planned = _open(ports, snapshot, prepared, origin)
         return _end(planned, Result.FAILED, reason, pending=True, retry=True, id=id)
     return Outcome(plan.environment, Result.FAILED, reason, plan.revision, plan, plan, retry=True, error_id=id)
 
@@ -152,12 +154,12 @@ def _still_failing(prepared: Prepared) -> bool:
     return any(health.failing(view.stack, view.containers) for view in prepared.views.values())
 
 
-async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, trigger: str) -> Outcome:
+async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, origin: RunOrigin) -> Outcome:
     """Back up, begin, write, recreate and verify; if that fails, roll back or hold; and end the run.
 
     Raises ReconcilerError only if nothing was changed.
     """
-    planned = _open(ports, snapshot, prepared, trigger)
+    planned = _open(ports, snapshot, prepared, origin)
     if new := prepared.broken.difference(planned.record.cut_off):
         planned.record = replace(planned.record, cut_off=(*planned.record.cut_off, *sorted(new))[-_MOST_CUT_OFF:])
         ports.store.save_environment(planned.record)

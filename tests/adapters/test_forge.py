@@ -44,6 +44,10 @@ KINDS: dict[str, tuple[Adapter, Callable[[str], Mapping[str, str]]]] = {
 }
 
 
+# What is the same for all of them is tested once.
+OF_THE_CLIENT = pytest.mark.parametrize("kind", ["github"], indirect=True)
+
+
 class Pauses:
     """Instead of waiting: how long it would have been."""
 
@@ -155,6 +159,7 @@ async def test_a_comment_of_a_former_token_is_followed_by_a_new_one(built: Built
     assert "second" in built.fake.comments[7][1]["text"]
 
 
+@OF_THE_CLIENT
 async def test_the_token_is_read_for_every_request(built: Built, token_file: Path) -> None:
     await built.forge.set_status(PENDING)
     built.fake.tokens = {"the-next-one"}
@@ -182,6 +187,7 @@ async def test_many_pull_requests_are_read_page_by_page(built: Built) -> None:
     assert [pull.number for pull in found] == list(range(1, 131))
 
 
+@OF_THE_CLIENT
 async def test_a_failing_forge_is_asked_again_and_then_given_up(built: Built) -> None:
     built.fake.next_answers += [(502, {}, None), (503, {}, {"message": "down"})]
     await built.forge.set_status(PENDING)
@@ -192,6 +198,7 @@ async def test_a_failing_forge_is_asked_again_and_then_given_up(built: Built) ->
     assert built.results == ["failed", "failed", "ok", "failed", "failed", "failed"]
 
 
+@OF_THE_CLIENT
 @pytest.mark.parametrize(
     ("status", "headers", "seconds"),
     [
@@ -216,6 +223,7 @@ async def test_a_rate_limit_is_respected(built: Built, status: int, headers: dic
     assert built.pauses.seconds == []
 
 
+@OF_THE_CLIENT
 async def test_redirects_are_not_followed(built: Built) -> None:
     built.fake.next_answers.append((302, {"Location": f"{built.fake.url}/elsewhere"}, None))
     with pytest.raises(ForgeError, match="redirects are not followed"):
@@ -223,10 +231,14 @@ async def test_redirects_are_not_followed(built: Built) -> None:
     assert len(built.fake.requests) == 1
 
 
-async def test_an_answer_is_bounded_and_may_be_anything(built: Built) -> None:
+@OF_THE_CLIENT
+async def test_an_answer_is_bounded(built: Built) -> None:
     built.fake.next_answers.append((200, {}, "x" * (9 * 1024 * 1024)))
     with pytest.raises(ForgeError, match="sent more than 8 MiB"):
         await built.client.ask("GET", "/anything", repeat=False)
+
+
+async def test_an_answer_may_be_anything(built: Built) -> None:
     hostile = "no\x1b[31m\n@everyone " + "x" * 1000
     built.fake.next_answers.append((422, {}, {"message": hostile, "errors": [7]}))
     with pytest.raises(ForgeError) as refused:
@@ -257,7 +269,7 @@ async def test_the_token_goes_to_nobody_whose_certificate_is_not_trusted(tmp_pat
         assert server.accounts == []
 
 
-@pytest.mark.parametrize("kind", ["github"], indirect=True)
+@OF_THE_CLIENT
 @pytest.mark.parametrize("name", ["http_proxy", "ALL_PROXY"])
 async def test_the_proxy_of_the_environment_is_used(
     built: Built, token_file: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -282,7 +294,7 @@ async def test_the_proxy_of_the_environment_is_used(
         pytest.param("a\r\nX-Header: b", 0o600, "is not a token", id="header"),
         pytest.param("tökén", 0o600, "is not a token", id="not-ascii"),
         pytest.param(TOKEN, 0o644, "others may read", id="mode"),
-        pytest.param(None, 0, "cannot be read", id="missing"),
+        pytest.param(None, 0, "cannot be used", id="missing"),
     ],
 )
 async def test_a_file_without_a_usable_token(token_file: Path, content: str | None, mode: int, problem: str) -> None:

@@ -11,11 +11,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.adapters.metrics import PrometheusMetrics
+from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import Action, ActionKind, HealthStatus, ServiceHealth, StackHealth
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
 from reconciler.core.model.records import Applied, EnvironmentRecord, Orphan, Pause, Pin, Quarantine
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Result
+from reconciler.core.model.runs import ENDS_NO_RECONCILIATION, Backup, BackupEntry, Outcome, Phase, Result
 from reconciler.core.model.targets import OnDrift, Target
 from tests.support.components import program
 
@@ -25,7 +26,7 @@ WORKER = Target("production", "worker.env", "/opt/app/config/worker.env", stack=
 MOTD = Target("production", "motd", "/etc/motd", on_drift=OnDrift.REPORT)
 RECREATE = Action("app", "api", ActionKind.RECREATE, "API_KEY changed")
 
-RESULTS = [result for result in Result if result is not Result.DONE]  # that one is no reconciliation's
+RESULTS = [result for result in Result if result not in ENDS_NO_RECONCILIATION]
 
 REQUIRED = {
     **dict.fromkeys(("engine_up", "state_free_bytes", "state_free_inodes"), "gauge"),
@@ -60,6 +61,9 @@ REQUIRED = {
     "notifications_total": "counter",
     "notifications_failing_since_timestamp_seconds": "gauge",
     "reconcile_total": "counter",
+    "changes_total": "counter",
+    "history_entries": "gauge",
+    "history_head_info": "gauge",
     "reconcile_duration_seconds": "histogram",
     "phase_duration_seconds": "histogram",
     "decrypt_total": "counter",
@@ -134,6 +138,7 @@ def busy() -> PrometheusMetrics:
     metrics = PrometheusMetrics("1.2.3", ["production"], host="web-1")
     for phase in Phase:
         metrics.phase(phase, 0.2)
+    metrics.recorded(HistoryHead(1, 3, "a" * 64))
     metrics.fetched("production", True, 100.0)
     metrics.fetched("production", False, 101.0)
     metrics.undecryptable("production", {WORKER.id: "key"})
@@ -247,6 +252,8 @@ def test_no_label_holds_a_key_a_path_a_url_or_a_whole_commit_id() -> None:
 
 def test_counters_are_0_before_anything_has_happened(metrics: PrometheusMetrics) -> None:
     assert series(metrics, "reconcile_total") == {(result.value,): 0 for result in RESULTS}
+    ends = ("applied", "corrected", "failed", "stalled", "rolled_back", "rollback_failed")
+    assert series(metrics, "changes_total") == {(end,): 0 for end in ends}
     assert series(metrics, "git_fetch_total") == {("ok",): 0, ("failed",): 0}
     assert series(metrics, "backup_total") == {("ok",): 0, ("failed",): 0}
     reasons = {("", "ok"), ("key", "failed"), ("ciphertext", "failed"), ("sops", "failed")}
@@ -256,7 +263,9 @@ def test_counters_are_0_before_anything_has_happened(metrics: PrometheusMetrics)
     assert series(metrics, "phase_duration_seconds_count") == {(phase.value,): 0 for phase in Phase}
     for name in ("reconcile_duration_seconds", "commit_to_applied_seconds", "failure_to_recovered_seconds"):
         assert series(metrics, f"{name}_count") == {(): 0}
-    assert series(metrics, "webhook_requests_total") == {(code,): 0 for code in ("202", "403", "408", "413")}
+    assert series(metrics, "webhook_requests_total") == {
+        (code,): 0 for code in ("200", "202", "403", "408", "413", "503")
+    }
 
 
 def test_gauges_are_0_before_anything_has_happened(metrics: PrometheusMetrics) -> None:
@@ -515,6 +524,7 @@ def test_only_some_ends_are_a_success(metrics: PrometheusMetrics, result: Result
 
 
 def test_an_unanswered_question_leaves_the_time_of_the_last_answer(metrics: PrometheusMetrics) -> None:
+    metrics.recorded(HistoryHead(1, 3, "a" * 64))
     metrics.fetched("production", True, 100.0)
     metrics.fetched("production", False, 160.0)
     assert series(metrics, "git_last_fetch_success_timestamp_seconds") == {(): 100.0}
@@ -587,7 +597,7 @@ def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics,
         ("phase_duration_seconds_count", {(phase.value,): 1 for phase in Phase}),
         ("service_recreate_total", {("ok", "api", "app"): 1, ("failed", "api", "app"): 0}),
         ("service_healthy", {("api", "app", "running"): 1}),
-        ("webhook_requests_total", {("202",): 1, ("403",): 0, ("408",): 0, ("413",): 0}),
+        ("webhook_requests_total", {("200",): 0, ("202",): 1, ("403",): 0, ("408",): 0, ("413",): 0, ("503",): 0}),
         ("commit_to_applied_seconds_sum", {(): 12.0}),
         ("quarantined", {(): 1}),
         ("loop_last_tick_timestamp_seconds", {(): 105.0}),

@@ -204,7 +204,7 @@ def test_amending_one_run_leaves_pending_restarts_of_others(store: SqliteStore) 
 
 def test_a_note_is_added_to_the_reason_of_an_ended_run(store: SqliteStore) -> None:
     finish(store, run_of())
-    store.note("r1", "Reverted in git", replace(NOTHING, degraded="why"))
+    store.note("r1", "Reverted in git", replace(NOTHING, degraded="why"), 300.0)
     assert store.runs()[0].reason == "because. Reverted in git"
     assert store.environment("production").degraded == "why"
 
@@ -402,12 +402,15 @@ def test_how_services_ran_comes_back_and_is_replaced(opened: Callable[[], Sqlite
 # --- versions and damage ---------------------------------------------------------------------------------------------
 
 
+CHAIN = ("entry", "entry_head")
+
+
 def test_a_newer_version_is_refused_and_not_touched(path: Path) -> None:
     SqliteStore(str(path)).close()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("PRAGMA user_version = 7")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"has version 7.*newer reconciler.*knows version 4") as error:
+    with pytest.raises(StoreError, match=r"has version 7.*newer reconciler.*knows version 5") as error:
         SqliteStore(str(path))
     assert error.value.where == str(path)
     assert not error.value.retryable
@@ -415,13 +418,20 @@ def test_a_newer_version_is_refused_and_not_touched(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "missing"), [(1, ("written", "guarded", "ran")), (2, ("guarded", "ran")), (3, ("guarded",))]
+    ("version", "missing"),
+    [
+        (1, ("written", "guarded", "ran", *CHAIN)),
+        (2, ("guarded", "ran", *CHAIN)),
+        (3, ("guarded", *CHAIN)),
+        (4, CHAIN),
+    ],
 )
 def test_an_earlier_version_is_upgraded_and_keeps_what_it_knows(
     path: Path, version: int, missing: tuple[str, ...]
 ) -> None:
     with contextlib.closing(SqliteStore(str(path))) as store:
         finish(store, run_of("r1"), applied=[applied_at("/opt/app/api.env", "d" * 32)])
+        store.begin(run_of("unfinished", "staging"))
         store.remember_written("", ["/opt/app/api.env"], ["/opt/app/api.env"])
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         for table in missing:
@@ -430,7 +440,10 @@ def test_an_earlier_version_is_upgraded_and_keeps_what_it_knows(
     for _ in range(2):
         with contextlib.closing(SqliteStore(str(path))) as store:
             assert store.ever_written("", ["/opt/app/api.env"]) == {"/opt/app/api.env"}
-            assert store.ever_unguarded("", ["/opt/app/api.env"]) == {"/opt/app/api.env"}
+            unguarded = {"/opt/app/api.env"} if version < 4 else set()
+            assert store.ever_unguarded("", ["/opt/app/api.env"]) == unguarded
+            assert [entry.facts["run"] for entry in store.entries()] == ["r1"]
+            assert store.verify_history().problem == ""
             assert store.ran_services("production") == ()
             assert [run.id for run in store.runs("production")] == ["r1"]
 

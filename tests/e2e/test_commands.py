@@ -29,7 +29,7 @@ OUTCOME = {
     "after",
 }  # fmt: skip
 CHANGE = {"target", "path", "stack", "sync", "kind", "effect", "aspects", "keys", "reason"}
-CHANGE |= {"by_hand", "from_git", "edited_at", "restored_from", "renamed_from", "moved_to", "error_id"}
+CHANGE |= {"by_hand", "from_git", "edited_at", "edited_by", "restored_from", "renamed_from", "moved_to", "error_id"}
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_plan_and_sync_exit_1_for_a_revision_that_cannot_be_applied_and_say_why(
 def test_status_names_the_revisions_and_how_each_target_stands(settled: Server) -> None:
     done = settled.cli("status", "--json")
     status = read_answer("status", done.stdout)
-    assert (done.returncode, status["daemon"]) == (0, {"running": False, "pid": None})
+    assert (done.returncode, status["daemon"]) == (0, {"running": False, "pid": None, "http": ""})
     (environment,) = status["environments"]
     head = settled.remote.head()
     assert [environment[name]["commit"] for name in ("head", "applied", "healthy")] == [head, head, head]

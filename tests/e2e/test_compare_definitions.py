@@ -38,7 +38,7 @@ volumes: {data: }
 """
 DIFFERENT = {
     *("build.args.KIND", "base_images", "user", "restart", "command", "labels.team.name", "environment.LEVEL"),
-    *("mem_limit", "networks.default.aliases", "healthcheck.interval", "logging.options.max-file"),
+    *("mem_limit", "networks.default", "healthcheck.interval", "logging.options.max-file"),
     *("volumes./place", "container_name"),
 }
 CONSEQUENCES = {
@@ -70,7 +70,10 @@ def test_every_difference_of_a_service_counts_once_and_no_value_is_shown(
     comparison = only_comparison(data(tmp_path, *sides))
     assert facts(comparison["services"], "same") == facts(comparison["definitions"], "same") == {}
     defined, running = (facts(comparison[kind], "api") for kind in ("definitions", "services"))
-    assert {name: fact["class"] for name, fact in defined.items()} == dict.fromkeys(DIFFERENT, "differs")
+    assert {name: fact["class"] for name, fact in defined.items()} == {
+        **dict.fromkeys(DIFFERENT, "differs"),
+        "container_name": "missing-left",
+    }
     explained = {name: fact["reason"] for name, fact in running.items() if fact["informational"]}
     assert explained == dict.fromkeys(CONSEQUENCES, "its Compose definition differs")
     assert comparison["unexplained"] == len(DIFFERENT) + 1  # and the key of api.env

@@ -120,6 +120,7 @@ class Site:
         """The runs, newest first; what is known of the environment; and whether any restart is pending."""
         store = SqliteStore(str(self.server.state / "state.db"))
         try:
+            assert store.verify_history().problem == ""
             return store.runs(ENVIRONMENT), store.environment(ENVIRONMENT), bool(store.pending_restarts(ENVIRONMENT))
         finally:
             store.close()

@@ -118,17 +118,27 @@ def test_webhook_starts_a_reconciliation_for_a_good_signature_or_token_only(sett
         assert daemon.post("/webhook", PUSH, {"X-Hub-Signature-256": f"sha256={signature}"})[0] == 202
         lives(settled, b"A=2\n")
 
+        # The secret is replaced without a restart; for as long as it cannot be read, nobody gets in.
+        secret.unlink()
+        token = {"X-Gitlab-Token": "another secret", "X-Gitlab-Event": "Push Hook", "X-Gitlab-Event-UUID": "d-1"}
+        assert daemon.post("/webhook", PUSH, token)[0] == 503
+        secret.write_bytes(b"another secret\n")
+        assert daemon.post("/webhook", PUSH, {"X-Hub-Signature-256": f"sha256={signature}"})[0] == 403
         settled.commit({"api.env": b"A=3\n"})
-        assert daemon.post("/webhook", b"", {"X-Gitlab-Token": WEBHOOK_SECRET.decode()})[0] == 202
+        assert daemon.post("/webhook", b'{"ref": "refs/heads/feature"}', token)[0] == 200
+        assert settled.live("api.env") == b"A=2\n"
+        assert daemon.post("/webhook", PUSH, token)[0] == 202
         lives(settled, b"A=3\n")
+        assert [line["delivery"] for line in daemon.events() if "answer" in line] == ["", "d-1", "d-1"]
     assert [run["trigger"] for run in settled.json("history", "--limit", "2")] == ["webhook", "webhook"]
 
 
-def test_without_a_webhook_secret_no_announcement_is_accepted(settled: Server) -> None:
+def test_without_a_webhook_secret_there_is_no_webhook(settled: Server) -> None:
     with settled.daemon() as daemon:
         empty = hmac.new(b"", PUSH, hashlib.sha256).hexdigest()
         for headers in ({"X-Hub-Signature-256": f"sha256={empty}"}, {"X-Gitlab-Token": ""}):
-            assert daemon.post("/webhook", PUSH, headers)[0] == 403
+            assert daemon.post("/webhook", PUSH, headers) == daemon.post("/nowhere", PUSH, headers)
+            assert daemon.post("/webhook", PUSH, headers)[0] == 404
 
 
 def test_commands_go_through_the_daemon_by_a_private_socket(settled: Server) -> None:
@@ -144,12 +154,12 @@ def test_commands_go_through_the_daemon_by_a_private_socket(settled: Server) -> 
         assert settled.sync()["result"] in ("applied", "in_sync")
         assert settled.live("api.env") == b"A=2\n"
         status = settled.json("status")
-        assert status["daemon"] == {"running": True, "pid": daemon.process.pid}
+        assert status["daemon"] == {"running": True, "pid": daemon.process.pid, "http": f"127.0.0.1:{daemon.port}"}
         assert status["environments"][0]["applied"]["commit"] == settled.remote.head()
         # The public interface takes no requests: it only serves reads and the webhook.
         assert daemon.post(REQUEST_PATH, b"{}", {})[0] == 404
     assert not (settled.state / "control.sock").exists()
-    assert settled.json("status")["daemon"] == {"running": False, "pid": None}
+    assert settled.json("status")["daemon"] == {"running": False, "pid": None, "http": ""}
 
 
 def test_restore_goes_through_the_daemon_and_holds_for_as_long_as_the_pause(settled: Server) -> None:

@@ -36,8 +36,8 @@ def report_to(server: Server, forge: FakeForge, kind: str) -> None:
         "api_url": forge.url,
         "repository": forge.repository,
         "token_file": str(token),
-        "page_url": PAGE,
     }
+    server.settings["http"]["page_url"] = PAGE
 
 
 def shown(forge: FakeForge, commit: str, state: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_page import findings, look_like
 from tests.support.browser import Page, browser
 from tests.support.server import Server
 
@@ -60,19 +61,23 @@ async def test_a_browser_logs_in_and_comes_back_from_another_sites_link(server: 
     file.write_text(TOKEN)
     server.settings["http"]["token_file"] = str(file)
     server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
+    run = server.sync()["run"]
     with server.daemon() as daemon:
-        metrics = f"http://127.0.0.1:{daemon.port}/metrics"
-        with another_site(metrics) as linking:
+        here = f"http://127.0.0.1:{daemon.port}"
+        with another_site(f"{here}/runs/{run}") as linking:
             async with browser(tmp_path / "profile") as page:
-                await page.open(metrics)
-                assert "/login?page=%2Fmetrics" in await page.evaluate("location.href")
+                await page.open(here)
+                assert await page.evaluate("location.href") == f"{here}/login?page=%2F"
                 await log_in(page, "guess")
                 await text_becomes(page, lambda text: "This is not the token" in text)
+                for width, scheme in ((1280, "light"), (360, "dark")):
+                    await look_like(page, width, scheme)
+                    assert await findings(page) == []
                 await log_in(page, TOKEN)
-                await text_becomes(page, lambda text: "reconciler_build_info" in text and text.endswith("/metrics"))
+                await text_becomes(page, lambda text: "production" in text and text.endswith(f"{here}/"))
                 assert await page.evaluate("document.cookie") == ""
                 await page.open(linking)
                 await page.evaluate("document.querySelector('a').click()")
-                await text_becomes(page, lambda text: "reconciler_build_info" in text)
+                await text_becomes(page, lambda text: "api.env" in text and text.endswith(f"/runs/{run}"))
                 assert not [message for message in page.messages if "Content Security Policy" in message]
                 assert all(TOKEN not in address for address in page.requests)

@@ -132,6 +132,32 @@ def test_it_is_started_once_it_has_looked_and_a_reload_answers(machine: Machine,
     eventually(lambda: live(machine) == b"A=1\n", timeout=30)
     assert machine.show("MainPID")["MainPID"] != former
     assert "Fatal Python error: Aborted" in [line["event"] for line in machine.journal()]  # where it hung follows
+    it_is_reviewed_every_monday(machine)
+
+
+def it_is_reviewed_every_monday(machine: Machine) -> None:
+    for name in ("reconciler-review.service", "reconciler-review.timer"):
+        machine.write(f"/etc/systemd/system/{name}", (ROOT / "deploy" / "systemd" / name).read_bytes())
+    key = "[Service]\nLoadCredential=age.key:/root/age.key\n"
+    machine.write("/etc/systemd/system/reconciler-review.service.d/key.conf", key)
+    machine.write("/usr/sbin/sendmail", '#!/bin/sh\ncat > /var/spool/mailed\necho "$@" >> /var/spool/mailed\n', 0o755)
+    assert machine.run("systemd-analyze", "verify", "/etc/systemd/system/reconciler-review.timer", check=False) == ""
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "enable", "--now", "reconciler-review.timer")
+    assert "Mon " in machine.run("systemctl", "list-timers", "--no-pager", "reconciler-review.timer")
+    machine.run("systemctl", "start", "reconciler-review")
+    mailed = (machine.root / "var/spool/mailed").read_text()
+    assert "Subject: reconciler: test: nothing needs you" in mailed, mailed[:3000]
+    assert mailed.endswith("-i -- root\n")
+    # What waits is no failure of the unit; a mail that nobody takes is one.
+    machine.write("/etc/systemd/system/reconciler-review.service.d/key.conf", "")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "reconciler-review")
+    assert "partly looked at" in (machine.root / "var/spool/mailed").read_text()
+    machine.write("/usr/sbin/sendmail", "#!/bin/sh\nexit 75\n", 0o755)
+    assert "Job for reconciler-review.service failed" in machine.run(
+        "systemctl", "start", "reconciler-review", check=False
+    )
 
 
 def test_a_slow_service_is_waited_for_and_a_stop_ends_cleanly(machine: Machine, server: Server) -> None:

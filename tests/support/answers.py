@@ -9,6 +9,7 @@ from reconciler.app.checks.run import CheckReport
 from reconciler.app.compare.run import ComparisonReport
 from reconciler.app.diff.diff import CommitDiff, FileChange, TargetChange
 from reconciler.app.editing.command import EditResult
+from reconciler.app.review.review import Review
 from reconciler.core.checks import rules
 from reconciler.core.checks.rules import Finding
 from reconciler.core.compare.risk import Risk
@@ -64,6 +65,7 @@ def change(target: str, sync: str = "in_sync", kind: str = "in_sync", effect: st
         "by_hand": keys(),
         "from_git": keys(),
         "edited_at": None,
+        "edited_by": "",
         "restored_from": None,
         "renamed_from": None,
         "moved_to": None,
@@ -80,6 +82,7 @@ def drift(target: str, **more: Any) -> Any:
         "effect": "write",
         "keys": keys(removed=("MADE_BY_HAND",), changed=("LOG_LEVEL",)),
         "edited_at": at("29T07:41:00"),
+        "edited_by": "ada (login uid of the process that wrote it)",
         "reason": "LOG_LEVEL, MADE_BY_HAND were changed by hand at 2026-11-29 07:41:00Z",
         **more,
     }
@@ -140,7 +143,12 @@ def service(name: str, state: str = "running (healthy)", healthy: bool = True, *
 
 
 def status(*environments: Any, running: bool = True, **daemon: Any) -> Any:
-    return {"daemon": {"running": running, "pid": 12, **daemon}, "environments": list(environments)}
+    history = {"first": 1, "last": 41, "sha256": "3f" * 32}
+    return {
+        "daemon": {"running": running, "pid": 12, "http": "127.0.0.1:9464", **daemon},
+        "history": history,
+        "environments": list(environments),
+    }
 
 
 UNHEALTHY = "api: unhealthy for 30 s after the change (was healthy before): " + HOW
@@ -453,9 +461,12 @@ STATUSES: Mapping[str, Any] = {
 
 def run(result: str, *changes: Any, actions: Any = (), reason: str = "", **more: Any) -> Any:
     return {
+        "entry": 41,
         "run": "8bc1d2e3",
         "environment": "production",
         "trigger": "poll",
+        "requested_by": "",
+        "request_reason": "",
         "started_at": at("29T07:59:12"),
         "finished_at": at("29T07:59:40"),
         "revision": revision(),
@@ -471,7 +482,8 @@ def run(result: str, *changes: Any, actions: Any = (), reason: str = "", **more:
     }
 
 
-ORIGINS = {"restored_from": None, "renamed_from": None}
+ORIGINS = {"restored_from": None, "renamed_from": None, "edited_by": ""}
+EDITOR = "probably ada: the only login session then"
 HISTORY = [
     run(
         "applied",
@@ -487,12 +499,29 @@ HISTORY = [
         environment="production@web-1",
         trigger="manual",
     ),
-    run("unfinished", {"source": "worker.env", "kind": "drift", **ORIGINS, **keys((), (LONG,))}),
+    run("unfinished", {"source": "worker.env", "kind": "drift", **ORIGINS, **keys((), (LONG,))}, entry=None),
     run(
         "corrected",
-        {"source": "worker.env", "kind": "drift", **ORIGINS, **keys((), (), ("A",))},
+        {"source": "worker.env", "kind": "drift", **ORIGINS, **keys((), (), ("A",)), "edited_by": EDITOR},
         reason="wrote worker.env",
     ),
+    run(
+        "applied",
+        {"source": "old.env", "kind": "first_contact", **ORIGINS, **keys((), (), ("A",))},
+        reason="wrote old.env; ada (uid 1000) had production/old.env taken over",
+        trigger="manual",
+        requested_by="ada (uid 1000)",
+        request_reason="ticket 12",
+        accepted=["ada (uid 1000) had production/old.env taken over"],
+    ),
+    run(
+        "done",
+        reason="root (uid 0), logged in as ada (uid 1000) paused production until 2026-11-29 09:00:00Z: a migration",
+        trigger="pause",
+        requested_by="root (uid 0), logged in as ada (uid 1000)",
+        request_reason="a migration",
+    ),
+    run("refused", reason="the branch was rewritten", error_id="history-rewritten"),
     run(
         "corrected",
         {"source": "api.env", "kind": "drift", **ORIGINS, "restored_from": "20261129T075912Z-8bc1d2e3", **keys()},
@@ -940,4 +969,102 @@ PAIRS = (
         error_id="comparison-failed",
         failing_since=at("29T07:55:00"),
     ),
+)
+
+WHOLE_HISTORY = {
+    "whole": True,
+    "entries": 41,
+    "head": {"first": 1, "last": 41, "sha256": "3f" * 32},
+    "problem": "",
+    "bad_entry": None,
+    "error_id": "",
+}
+BROKEN_HISTORY = {
+    **WHOLE_HISTORY,
+    "whole": False,
+    "entries": 16,
+    "problem": "entry 17 was changed",
+    "bad_entry": 17,
+    "error_id": "history-broken",
+}
+
+
+def reported(result: str, reason: str, **more: Any) -> Any:
+    return {
+        "run": "8bc1d2e3",
+        "environment": "production",
+        "at": at("29T07:59:40"),
+        "result": result,
+        "commit": "02fdac92abcd".ljust(40, "0"),
+        "author": "Ada Example <ada@example.org>",
+        "subject": "Move the mail server",
+        "targets": ["api.env"],
+        "services": ["api"],
+        "requested_by": "",
+        "reason": reason,
+        "error_id": "",
+        **more,
+    }
+
+
+REPORT = {
+    "host": "web-1",
+    "since": at("22T08:20:00"),
+    "until": at("29T08:20:00"),
+    "environments": ["production"],
+    "changed": [
+        reported("applied", "wrote api.env; api healthy on the new values"),
+        reported("corrected", "wrote api.env"),
+    ],
+    "failed": [reported("rolled_back", UNHEALTHY, error_id="unhealthy")],
+    "decided": [
+        reported("done", "ada (uid 1000) paused production until 2026-11-29 09:00:00Z", targets=[], services=[])
+    ],
+    "success_rate": 2 / 3,
+    "recoveries": [
+        {"environment": "production", "at": at("29T07:59:40"), "seconds": 42.0},
+        {"environment": "production", "at": at("29T07:50:40"), "seconds": 600.0},
+    ],
+    "mean_recovery_seconds": 321.0,
+    "worst_recovery_seconds": 600.0,
+    "overdue": [
+        {"kind": "held", "where": "production", "since": at("28T08:20:00"), "reason": "1 waiting for an operator"},
+        {"kind": "old secrets", "where": "production/api.env", "since": at("01T08:20:00"), "reason": "API_KEY, TOKEN"},
+    ],
+    "warnings": [],
+}
+QUIET_REPORT = {
+    **REPORT,
+    "changed": [],
+    "failed": [],
+    "decided": [],
+    "success_rate": None,
+    "recoveries": [],
+    "mean_recovery_seconds": None,
+    "worst_recovery_seconds": None,
+    "overdue": [],
+    "warnings": ["The age of the secrets is not known: git does not answer. [git-unreachable]"],
+}
+
+
+# --- review ---
+
+REVIEW = Review(
+    "web-1.example.org",
+    at("29T08:00:00"),
+    status(
+        *(environment for name in ("held_back", "drifted", "hosts") for environment in STATUSES[name]["environments"])
+    ),
+    PAIRS,
+    CHECK,
+    AGES["environments"],
+    "90d",
+    notes=("Names only, without values: /etc/reconciler/age.key: the age key is not usable [age-key-unusable]",),
+)
+REVIEW_CLEAN = Review("web-1", at("29T08:00:00"), STATUSES["in_sync"], [], CHECK_CLEAN, [], "365d")
+REVIEW_FAILED = Review(
+    "web-1",
+    at("29T08:00:00"),
+    failures=dict.fromkeys(("status", "age", "check"), "the daemon does not answer within 3 s"),
+    comparisons=[],
 )

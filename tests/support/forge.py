@@ -97,7 +97,7 @@ def fake_forge(kind: str, repository: str = "acme/config") -> Iterator[FakeForge
     routes = ROUTES[kind](forge)
     with ThreadingHTTPServer(("127.0.0.1", 0), _handler(forge, routes, _AUTHORIZATION[kind])) as server:
         forge.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005})
         thread.start()
         try:
             yield forge

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 from aiohttp import web
@@ -12,9 +13,42 @@ from aiohttp import web
 from reconciler.app.daemon.connections import HEADERS
 from reconciler.app.daemon.http import CurrentViews, Views
 from reconciler.app.daemon.pages import page_routes
-from reconciler.core.model.requests import SecretAges
-from reconciler.core.model.runs import Run
+from reconciler.core.history.entries import HistoryEntry, run_facts_of
+from reconciler.core.model.compose import Action, ActionKind
+from reconciler.core.model.requests import KeyAge, SecretAges, TargetAge
+from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import Result, Run, RunChange
+from reconciler.core.model.targets import Target
 from tests.support import answers
+
+REVISION = Revision(
+    "02fdac92abcd".ljust(40, "0"), "", "Ada Example <ada@example.org>", answers.NOW, "Move the mail server"
+)
+APPLIED = Run(
+    id="8bc1d2e3",
+    environment="production",
+    trigger="webhook",
+    started_at=answers.NOW - 112,
+    revision=REVISION,
+    changes=(RunChange("worker.env", "update", changed=("WORKER_CONCURRENCY",), edited_by="bob (uid 1001), likely"),),
+    actions=(Action("app", "worker", ActionKind.RECREATE, "WORKER_CONCURRENCY changed"),),
+    backup="20261129T075912Z-8bc1d2e3",
+    requested_by="ada (uid 1000)",
+    request_reason="a slow queue",
+    finished_at=answers.NOW - 100,
+    result=Result.APPLIED,
+    reason="wrote worker.env; worker healthy on the new values",
+)
+AGES = SecretAges(
+    REVISION,
+    (
+        TargetAge(Target("production", "blob", "/opt/app/blob"), (KeyAge("", answers.NOW - 400 * 86400),)),
+        TargetAge(
+            Target("production", "api.env", "/opt/app/api.env"),
+            (KeyAge("FRESH", answers.NOW - 86400), KeyAge("UNUSED", None), KeyAge(answers.LONG, 0.0)),
+        ),
+    ),
+)
 
 
 @dataclass(slots=True)
@@ -23,14 +57,10 @@ class FakeViews:
 
     data: Any
     known_runs: Sequence[Run] = ()
-    ages: SecretAges | None = None
+    secret_ages: SecretAges | None = None
     host: str = "web-1"
     compared: Sequence[Any] = ()
     repository_url: str = "ssh://git@github.com/acme/config.git"
-    secret_ages: SecretAges | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.secret_ages = self.ages
 
     @property
     def daemon(self) -> FakeViews:
@@ -47,11 +77,20 @@ class FakeViews:
     async def status(self) -> Any:
         return self.data
 
-    def runs(self, _: object = None, limit: int = 20) -> Sequence[Run]:
-        return self.known_runs[:limit]
+    def environments(self) -> Sequence[str]:
+        return ()  # that have an unfinished run
+
+    def history(self, *_: object, **__: object) -> list[HistoryEntry]:
+        return [HistoryEntry(1, "", json.dumps(run_facts_of(run)), "") for run in self.known_runs]
+
+    def history_of(self, identity: str) -> HistoryEntry | None:
+        return next((entry for entry in self.history() if entry.facts["run"] == identity), None)
 
     def comparisons(self) -> list[Any]:
         return list(self.compared)
+
+    def run(self, identity: str) -> Run | None:
+        return next((run for run in self.known_runs if run.id == identity), None)
 
     def now(self) -> float:
         return answers.NOW

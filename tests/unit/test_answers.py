@@ -18,9 +18,11 @@ from reconciler.cli import (
     comments,
     compare_table,
     edit_reports,
+    history_reports,
     plan_reports,
     record_reports,
     reports,
+    server_review_reports,
     setup_reports,
     status_reports,
 )
@@ -39,6 +41,10 @@ REPORTS: dict[str, Report] = {
     **{f"status-{name}": partial(status_reports.status_report, data) for name, data in answers.STATUSES.items()},
     "history": partial(record_reports.history_report, answers.HISTORY),
     "history-none": partial(record_reports.history_report, []),
+    "history-verify": partial(history_reports.verification_report, answers.WHOLE_HISTORY),
+    "history-verify-broken": partial(history_reports.verification_report, answers.BROKEN_HISTORY),
+    "report": partial(history_reports.history_report, answers.REPORT),
+    "report-quiet": partial(history_reports.history_report, answers.QUIET_REPORT),
     "backups": partial(record_reports.backups_report, answers.BACKUPS),
     "restore": partial(record_reports.restore_report, answers.RESTORATION),
     "adopt": partial(record_reports.adopt_report, answers.ADOPTED),
@@ -60,6 +66,9 @@ REPORTS: dict[str, Report] = {
     "compare": partial(compare_table.compare_report, answers.COMPARISON, everything=False),
     "compare-environments": partial(compare_table.compare_report, answers.ENVIRONMENTS, everything=False),
     "compare-same": partial(compare_table.compare_report, answers.ALIKE, everything=False),
+    "review": partial(server_review_reports.review_report, answers.REVIEW),
+    "review-clean": partial(server_review_reports.review_report, answers.REVIEW_CLEAN),
+    "review-failed": partial(server_review_reports.review_report, answers.REVIEW_FAILED),
     "init": partial(setup_reports.init_report, answers.INIT),
 }
 EACH = pytest.mark.parametrize("name", REPORTS)

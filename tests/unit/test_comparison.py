@@ -313,7 +313,8 @@ def definitions(left: dict[str, Any], right: dict[str, Any], *, different: bool 
     for name, document in (("shop", left), ("prod", right)):
         project = SideProject(name, f"/srv/{name}")
         text = json.dumps(document).replace("shop_", f"{name}_").replace("/srv/shop", f"/srv/{name}")
-        files = (SideFile("a.env", ("a.env",), {"FROM_FILE": Value("x")}, None),)
+        keys = {"FROM_FILE": Value(name), "SAME": Value("x")}
+        files = (SideFile("a.env", ("a.env",), keys, None, services=("api",)),)
         sides.append(Side(name, files, definitions=read_definitions(text.encode(), project)))
     results = compare_sides(*sides, Expectations(), different=different, known=("in-a-file",)).definitions
     return {fact.name: fact for result in results for fact in result.facts if fact.status is not Status.SAME}
@@ -328,14 +329,15 @@ def test_fields_of_definitions_are_compared_without_values() -> None:
     ports = [
         {"target": 80, "protocol": "tcp", "published": number, "host_ip": "127.0.0.1"} for number in ("8080", "9090")
     ]
-    environment = {"MODE": "hidden-1", "DB_PASSWORD": "hidden-2", "FROM_FILE": "1", "EMPTY": None}
+    environment = {"MODE": "hidden-1", "DB_PASSWORD": "hidden-2", "FROM_FILE": "1", "SAME": "1", "EMPTY": None}
     left = resolved(ports=ports, environment=environment, labels={"a": "hidden-3"}, command=["run", "hidden-1"])
-    other = {**environment, "MODE": "hidden-4", "FROM_FILE": "2"}
+    other = {**environment, "MODE": "hidden-4", "FROM_FILE": "2", "SAME": "2"}
     right = resolved(ports=ports[:1], environment=other, labels={"a": "hidden-5"}, command=["run", "in-a-file"])
     facts = definitions(left, right, different=True)
     assert {name: fact.status for name, fact in facts.items()} == {
         "ports.80/tcp": Status.DIFFERS,
         "environment.MODE": Status.DIFFERS,
+        "environment.SAME": Status.DIFFERS,  # something overrides the file
         "environment.DB_PASSWORD": Status.SAME_SECRET,
         "labels.a": Status.DIFFERS,
         "command": Status.DIFFERS,

@@ -88,7 +88,8 @@ def test_every_field_is_read() -> None:
     assert config.forge
     assert config.forge.app
     assert (config.forge.app.id, config.forge.app.key_file) == (4711, "/etc/reconciler/app.pem")
-    assert (config.forge.app.installation, config.forge.page_url) == (12, "https://ops.example.org/reconciler/")
+    assert config.forge.app.installation == 12
+    assert config.forge.plan_pull_requests == ("*", "change/*")
     address = ("github", "https://git.example.org/api/v3", "acme/configuration")
     assert config.forge_address
     assert (config.forge_address.kind, config.forge_address.api_url, config.forge_address.repository) == address

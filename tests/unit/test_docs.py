@@ -103,12 +103,13 @@ def test_the_readme_has_a_row_for_each_command() -> None:
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    from reconciler.adapters.git import command, mirror_directory, writer
+    from reconciler.adapters.git import branch_merges, command, mirror_directory, writer
     from reconciler.adapters.local import live_files
     from reconciler.app.config import conflicts, scalars, strict_yaml
     from reconciler.app.daemon import connections, webhook
     from reconciler.core import contract, tree
     from reconciler.core.sops import patterns
+    from reconciler.engine import merge_plans
 
     mib = 1024 * 1024
     facts = {
@@ -127,6 +128,11 @@ def test_the_limits_are_those_of_the_code() -> None:
         "what one fetch may bring": f"{mirror_directory.LARGEST_PACK // mib:,} MiB",
         "commits in one automatic revert": f"{writer.MOST_COMMITS}",
         "the body of a webhook request": f"{webhook._LARGEST_BODY // mib} MiB",
+        "a branch that is planned": (
+            f"{branch_merges.LARGEST_BRANCH // mib} MiB, {branch_merges.MOST_COMMITS:,} new commits where each must be "
+            "signed"
+        ),
+        "pull requests that are planned": f"the {merge_plans.MOST_PLANNED} newest",
         "connections, of clients": f"{connections._MOST_CONNECTIONS}",
     }
     page = (ROOT / "docs" / "limits.md").read_text().partition("| what | limit |")[2].partition("\n\n")[0]

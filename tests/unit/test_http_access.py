@@ -19,11 +19,12 @@ import structlog
 
 from reconciler.app.config.listening import LISTEN
 from reconciler.app.config.sections import Http
-from reconciler.app.daemon import http_access, http_guard
+from reconciler.app.daemon import connections, http_access, http_guard
 from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_interfaces
 from reconciler.app.daemon.http_access import read_token
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import ConfigError, ReconcilerError
+from reconciler.core.history.chain import HistoryHead
 from reconciler.core.ports.store import Store
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -36,8 +37,9 @@ ELSEWHERE = "http://127.0.0.1:9464"
 class Site:
     """Both interfaces, and a client that keeps no cookies and follows no redirects."""
 
-    def __init__(self, interfaces: Interfaces, where: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, interfaces: Interfaces, where: str, session: aiohttp.ClientSession, daemon: Any) -> None:
         self.interfaces = interfaces
+        self.daemon = daemon
         self.where = where
         self.session = session
 
@@ -72,7 +74,9 @@ async def no_request(*_: Any) -> Any:
 async def serving(directory: Path, listen: str = "127.0.0.1:0", **settings: Any) -> AsyncIterator[Site]:
     """The interfaces of a daemon that is well and has no runs."""
     daemon = SimpleNamespace(alive=True, ready=True, environments=(), engines_away={}, reconcilers={})
-    store = SimpleNamespace(runs=lambda *_: (), run=lambda _: None)
+    store = SimpleNamespace(
+        history=lambda *_, **__: (), history_of=lambda _: None, history_head=HistoryHead, environments=lambda: ()
+    )
     views = Views(cast(Daemon, daemon), cast(Store, store), lambda: b"# metrics\n", no_request)
     source = CurrentViews()
     async with serve_interfaces(
@@ -83,7 +87,7 @@ async def serving(directory: Path, listen: str = "127.0.0.1:0", **settings: Any)
         connector = aiohttp.UnixConnector(path) if path != where else None
         jar = aiohttp.DummyCookieJar()
         async with source.provide(views), aiohttp.ClientSession(connector=connector, cookie_jar=jar) as session:
-            yield Site(interfaces, where, session)
+            yield Site(interfaces, where, session, daemon)
 
 
 def http(listen: str = "127.0.0.1:0", **settings: Any) -> Http:
@@ -122,7 +126,7 @@ def lines() -> Iterator[list[Any]]:
         ("GET", "/healthz", 200, 200),
         ("GET", "/readyz", 200, 200),
         ("GET", "/login", 200, 200),
-        ("POST", "/webhook", 403, 403),
+        ("POST", "/webhook", 404, 404),  # none is configured
         ("GET", "/metrics", 401, 200),
         ("GET", "/api/v1/status", 401, 200),
         ("GET", "/api/v1/history", 401, 200),
@@ -142,6 +146,17 @@ async def test_all_but_health_and_the_webhook_needs_the_token(
 ) -> None:
     assert (await site.ask(path, method)).status == without
     assert (await site.ask(path, method, headers=BEARER)).status == with_it
+
+
+async def test_readiness_says_only_with_the_token_which_engine_is_away(site: Site, token_file: Path) -> None:
+    site.daemon.engines_away = {"production@web-2": "its engine does not answer"}
+    away = "ready\nproduction@web-2: its engine does not answer\n"
+    assert (await site.ask("/readyz")).text == "ready\n"
+    assert (await site.ask("/readyz", headers=BEARER)).text == away
+    site.daemon.ready = False
+    token_file.unlink()
+    answer = await site.ask("/readyz", headers=BEARER)
+    assert (answer.status, answer.text) == (503, "the first reconciliation has not ended\n")
 
 
 async def test_metrics_can_be_public_and_then_nothing_else_is(tmp_path: Path, token_file: Path) -> None:
@@ -335,6 +350,16 @@ async def test_the_cookie_is_secure_where_a_proxy_here_says_so(site: Site, forwa
     assert ("Secure" in answer.headers["Set-Cookie"]) is secure
 
 
+async def test_what_a_client_elsewhere_says_of_itself_does_not_count(
+    site: Site, lines: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "is_loopback", lambda _: False)
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7"}
+    assert "Secure" not in (await site.log_in(**headers)).headers["Set-Cookie"]
+    await site.ask("/metrics", headers=headers)
+    assert [line["peer"] for line in lines] == ["127.0.0.1"]
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -385,7 +410,8 @@ async def test_an_address_that_guesses_too_often_gets_429_and_the_right_token_lo
     assert (await site.log_in("guess")).status == 403
     again = await site.log_in(TOKEN)
     assert (again.status, again.headers["Retry-After"], "Set-Cookie" in again.headers) == (429, "60", False)
-    assert (await site.log_in(TOKEN, **{"X-Forwarded-For": "203.0.113.8"})).status == 303
+    for _ in range(2):
+        assert (await site.log_in(TOKEN, **{"X-Forwarded-For": "203.0.113.8"})).status == 303
     assert (await site.ask("/metrics", headers=BEARER)).status == 200
 
 

@@ -250,6 +250,12 @@ def test_drift_that_is_corrected_again_and_again_is_no_storm(operator: Operator)
     assert len(operator.passes(MINUTE)) == 1
 
 
+def test_containers_that_ran_older_values_are_drift_that_was_corrected(operator: Operator) -> None:
+    stale = replace(change("api.env", Kind.IN_SYNC, Effect.NONE), aspects=frozenset({Aspect.STALE}))
+    operator.hears(done(Result.CORRECTED, stale, services=("api",)))
+    assert operator.passes(MINUTE) == ["production on web-1: drift corrected. api.env: stale"]
+
+
 # --- what was done ---------------------------------------------------------------------------------------------------
 
 

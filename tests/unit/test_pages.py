@@ -9,13 +9,17 @@ from html.parser import HTMLParser
 from types import FrameType
 from typing import Any
 
+import aiohttp
 import pytest
 
 from benchmarks.pages import overview
 from reconciler.app.pages.html import render_html, stylesheet
 from reconciler.app.pages.overview import overview_facts, run_facts
+from reconciler.core.errors import StoreError
 from reconciler.core.forge_links import commit_address
+from reconciler.core.history.entries import HistoryEntry
 from tests.support import answers
+from tests.support.page_site import FakeViews, page_site
 
 KNOWN = {"here": "", "root": "./", "host": "web-1", "now": answers.NOW, "at": answers.at("29T08:00:00")}
 HOSTILE = "<script>x=1</script>\u202eevil\x00\x1b[31m\"'`" + "A" * 10_000
@@ -145,17 +149,25 @@ def hostile(data: Any) -> Any:
     return data
 
 
-@pytest.mark.parametrize("name", answers.STATUSES)
-def test_hostile_names_are_text_of_bounded_length(name: str) -> None:
-    status, runs = hostile(answers.STATUSES[name]), [hostile(run) for run in answers.HISTORY]
-    parser = page(status, runs)
-    scripts = [tag for tag, _ in parser.tags if tag == "script"]
-    assert len(scripts) == 1  # our own
+def assert_harmless(parser: _Text) -> None:
+    assert [tag for tag, _ in parser.tags if tag == "script"] == ["script"]  # our own
     assert not [attr for _, attrs in parser.tags for attr, _ in attrs if attr.startswith("on") or attr == "style"]
     text = "".join(parser.text) + "".join(value or "" for _, attrs in parser.tags for _, value in attrs)
     assert "<script>x=1</script>" in text
     assert not [character for character in text if not character.isprintable() and character != "\n"]
     assert len(max(re.findall("A+", text), key=len)) <= 4000
+
+
+@pytest.mark.parametrize("name", answers.STATUSES)
+def test_hostile_names_are_text_of_bounded_length(name: str) -> None:
+    assert_harmless(page(hostile(answers.STATUSES[name]), [hostile(run) for run in answers.HISTORY]))
+
+
+def test_hostile_names_in_a_comparison_are_text_too() -> None:
+    parser = _Text()
+    facts = {"pairs": [hostile(answers.PAIRS[0])], "unexplained": 2, "most": 9, "link": lambda _: ""}
+    parser.feed(render_html("comparison.html", script="refresh.js", **KNOWN, **facts))
+    assert_harmless(parser)
 
 
 def test_a_run_has_a_page_of_its_own_with_everything() -> None:
@@ -167,6 +179,21 @@ def test_a_run_has_a_page_of_its_own_with_everything() -> None:
         assert expected in text
     assert all(key in text for key in answers.MANY)
     assert not [value for _, attrs in parser.tags for name, value in attrs if name == "href" and "commit" in str(value)]
+
+
+async def test_where_the_state_cannot_be_read_the_page_says_so() -> None:
+    class Broken(FakeViews):
+        def history_of(self, identity: str) -> HistoryEntry | None:
+            raise StoreError("cannot be read", where="state.db", hint="Free some room")
+
+    async with (
+        page_site(Broken(answers.STATUSES["in_sync"])) as site,
+        aiohttp.ClientSession() as session,
+        session.get(f"{site}/runs/8bc1d2e3") as answer,
+    ):
+        assert answer.status == 503
+        assert "state.db: cannot be read. Free some room" in await answer.text()
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; ")
 
 
 COMMIT = "02fdac92abcd" * 3

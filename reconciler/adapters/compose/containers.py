@@ -66,7 +66,7 @@ async def labelled(machine: Machine, below: str = "/") -> tuple[Labelled, ...] |
             for container in facts
             if (_labels(container).get(_ONE_OFF_LABEL) or "").lower() != "true"
         ]
-        return tuple(sorted(containers, key=lambda it: (it.directory, it.container.service, it.container.state)))
+        return tuple(sorted(containers, key=lambda it: (it.directory, *_order(it.container))))
     except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError):
         return None
 
@@ -124,7 +124,8 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
 def _fields(facts: Mapping[str, Any], image: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """What the engine says beside the facts above, flat. What the image gives, the project's name and its directory
     make no difference."""
-    labels = _labels(facts)
+    labels, identity = _labels(facts), str(facts.get("Id", "?"))[:12]
+    usual = (identity, labels.get(SERVICE_LABEL), str(facts.get("Name", "")).lstrip("/"))  # aliases that Compose gives
     given = running_fields({"Config": image.get("Config") or {}, "HostConfig": {}})
     for field_name, items in running_fields(facts).items():
         if field_name in _APART or (field_name == "hostname" and items.get("") == str(facts.get("Id", ""))[:12]):
@@ -134,7 +135,7 @@ def _fields(facts: Mapping[str, Any], image: Mapping[str, Any]) -> Iterable[tupl
         own = {
             item: without_project(text, project, directory) if field_name in _OF_PROJECT else text
             for item, text in items.items()
-            if inherited.get(item) != text and not item.startswith(str(facts.get("Id", "?"))[:12])
+            if inherited.get(item) != text and not (field_name == "aliases" and item.rpartition(" in ")[0] in usual)
         }
         if own and set(own) != {""} and not any(own.values()):  # a set of names
             names = (without_project(item, project, "/") if field_name in _OF_PROJECT else item for item in own)
@@ -175,5 +176,9 @@ def _cpus(limits: Mapping[str, Any]) -> float:
 
 def containers_of(labelled: Iterable[Labelled]) -> tuple[FoundContainer, ...]:
     """The containers alone, sorted by service."""
-    containers = (container.container for container in labelled)
-    return tuple(sorted(containers, key=lambda container: (container.service, container.state)))
+    return tuple(sorted((each.container for each in labelled), key=_order))
+
+
+def _order(container: FoundContainer) -> tuple[str, str]:
+    """By service, the first of several first."""
+    return container.service, container.fields.get("container_name", "")

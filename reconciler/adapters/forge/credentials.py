@@ -6,18 +6,17 @@ import asyncio
 import base64
 import json
 import os
-import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from reconciler.adapters import process
-from reconciler.core.decide.private_files import is_exposed
-from reconciler.core.errors import ExhaustedError, ForgeError
+from reconciler.adapters.private_sources import PrivateSourceError, read_private_file, run_for_secret
+from reconciler.adapters.process import Limits
+from reconciler.core.errors import ForgeError
 
 _LARGEST = 16 * 1024  # bytes, of a token or a private key
-_COMMAND_LIMITS = process.Limits(timeout=30.0, stdout=_LARGEST)
+_COMMAND_LIMITS = Limits(timeout=30.0, stdout=_LARGEST)
 _MARGIN = 300.0  # seconds before its end from which a token of an App is not used any more
 _JWT_AGE = 540.0  # seconds; GitHub accepts ten minutes
 _CLOCKS_DIFFER = 60.0
@@ -39,7 +38,7 @@ class TokenFile:
         self._setting = setting
 
     async def token(self) -> str:
-        return _checked(read_private(self._path, self._setting), self._path)
+        return _checked(_read_private(self._path, self._setting), self._path)
 
     def refused(self) -> None:
         pass
@@ -54,20 +53,11 @@ class TokenCommand:
     async def token(self) -> str:
         name = os.path.basename(self._command[0])
         try:
-            done = await process.run(self._command, env=dict(os.environ), limits=_COMMAND_LIMITS)
-        except process.MissingProgramError:
-            problem = "cannot be started: not found, or not executable"
-        except (ExhaustedError, OSError) as error:
-            problem = f"cannot be started: {error}"
-        else:
-            if done.ok:
-                return _checked(done.stdout, f"the output of {name}")
-            reason = (
-                "timed out" if done.timed_out else "printed too much" if done.overflowed else f"exit {done.exit_code}"
-            )
-            problem = f"gave no token ({reason})"
-        hint = f"Run {name} by hand as uid {os.geteuid()}, without a terminal: it must print the token and nothing else"
-        raise ForgeError(f"{name} {problem}", where="forge.token_command", hint=hint, id="forge-token")
+            return _checked(await run_for_secret(self._command, _COMMAND_LIMITS, "token"), f"the output of {name}")
+        except PrivateSourceError as error:
+            by_hand = f"Run {name} by hand as uid {os.geteuid()}, without a terminal"
+            hint = f"{by_hand}: it must print the token and nothing else"
+            raise ForgeError(f"{name} {error}", where="forge.token_command", hint=hint, id="forge-token") from None
 
     def refused(self) -> None:
         pass
@@ -97,7 +87,7 @@ class AppCredentials:
     async def token(self) -> str:
         async with self._turn:
             if not self._token or self._now() >= self._until:
-                key = read_private(self._key_file, "forge.app.key_file")
+                key = _read_private(self._key_file, "forge.app.key_file")
                 answer = await self._request(app_jwt(self._app, key, self._now()))
                 self._token = _checked(str(answer.get("token", "")).encode(), "GitHub's answer")
                 self._until = _seconds(answer.get("expires_at")) - _MARGIN
@@ -140,23 +130,14 @@ def _seconds(text: object) -> float:
         return 0.0
 
 
-def read_private(path: str, setting: str) -> bytes:
+def _read_private(path: str, setting: str) -> bytes:
     """The content of a file that is for its owner alone. Raises ForgeError, which names the ``setting``."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a named pipe would block forever
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            data = file.read(_LARGEST) if stat.S_ISREG(status.st_mode) else None
-    except OSError as error:
-        problem, data = f"cannot be read ({os.strerror(error.errno or 0)})", None
-    else:
-        problem, mode = "is not a regular file", stat.S_IMODE(status.st_mode)
-        if data is not None and is_exposed(path, mode, os.environ.get("CREDENTIALS_DIRECTORY", "")):
-            problem, data = f"has mode {mode:04o}: others may read or change it, so it is not used", None
-    if data is None:
+        return read_private_file(path, _LARGEST)
+    except PrivateSourceError as error:
         hint = f"It must be a file of mode 0600 that uid {os.geteuid()} owns; or correct {setting}"
-        raise ForgeError(problem, where=path, hint=hint, id="forge-token")
-    return data
+        problem = str(error) if error.mode is not None else f"cannot be used ({error})"
+        raise ForgeError(problem, where=path, hint=hint, id="forge-token") from None
 
 
 def _checked(data: bytes, where: str) -> str:

@@ -264,10 +264,10 @@ def ls_remote_command(url: str, pattern: str) -> list[str]:
     return ["git", "ls-remote", "--exit-code", "--", url, pattern]
 
 
-def fetch_command(url: str, branch: str) -> list[str]:
-    """Fetch the branch and its history into HEAD_REF, even where the branch was rewritten (the ``+``)."""
+def fetch_command(url: str, branch: str, ref: str = HEAD_REF) -> list[str]:
+    """Fetch the branch and its history into ``ref``, even where the branch was rewritten (the ``+``)."""
     options = ("--quiet", "--no-tags", "--no-auto-maintenance", "--no-write-fetch-head", "--no-recurse-submodules")
-    return ["git", "fetch", *options, "--", url, f"+refs/heads/{branch}:{HEAD_REF}"]
+    return ["git", "fetch", *options, "--", url, f"+refs/heads/{branch}:{ref}"]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -41,16 +41,8 @@ from reconciler.adapters.git.command import (
 from reconciler.adapters.git.errors import UnexplainedError
 from reconciler.adapters.git.history import first_appearances
 from reconciler.adapters.git.mirror_directory import MirrorDirectory
-from reconciler.adapters.git.object_reader import ObjectReader, refusal
-from reconciler.adapters.git.objects import (
-    FILE_MODES,
-    LFS_POINTERS,
-    TREE_MODE,
-    DamagedError,
-    MissingCommitError,
-    RefusedObject,
-    TreeListing,
-)
+from reconciler.adapters.git.object_reader import ObjectReader, blob_at, revision_at
+from reconciler.adapters.git.objects import DamagedError, MissingCommitError, TreeListing
 from reconciler.adapters.git.runner import QUICK, GitRunner
 from reconciler.adapters.git.signatures import Signatures
 from reconciler.core.errors import ConfigError, GitUnreachableError, RefusedError, UnverifiedError
@@ -104,6 +96,7 @@ class GitMirror:
             token_file=token_file or "" if url.startswith("https:") else "",
         )
         self._signatures = Signatures(self._git, allowed_signers_file)
+        self._allowed_signers_file = allowed_signers_file
         self._poll_timeout = poll_timeout
         self._directory = MirrorDirectory(self._git, fetch_timeout)
         self._objects = ObjectReader(self._git)
@@ -113,6 +106,10 @@ class GitMirror:
     def git(self) -> GitRunner:
         """How git is run for this remote."""
         return self._git
+
+    @property
+    def allowed_signers_file(self) -> str | None:
+        return self._allowed_signers_file
 
     # --- the remote ---
 
@@ -223,23 +220,11 @@ class GitMirror:
 
     async def revision(self, commit: str, directory: str) -> Revision:
         place = await self._repairing(commit, lambda: self._objects.find(commit, directory))
-        if place.entry is not None and place.entry.mode != TREE_MODE:
-            raise refusal(commit, directory, f"it is {place.entry.kind}, not a directory")
-        subtree = place.entry.id if place.entry else ""
-        return Revision(commit, subtree, place.commit.author, place.commit.committed_at, place.commit.subject)
+        return revision_at(commit, directory, place)
 
     async def read(self, commit: str, path: str) -> Blob | None:
         entry, git_object = await self._repairing(commit, lambda: self._objects.open(commit, path))
-        if entry is None:
-            return None
-        if entry.mode not in FILE_MODES:
-            raise refusal(commit, path, f"it is {entry.kind}, not a regular file")
-        if not isinstance(git_object, Blob):
-            reason = git_object.reason if isinstance(git_object, RefusedObject) else "it is not a file"
-            raise refusal(commit, path, reason)
-        if git_object.data.startswith(LFS_POINTERS):
-            raise refusal(commit, path, "it is a Git LFS pointer, not the file; take it out of LFS in .gitattributes")
-        return git_object
+        return blob_at(commit, path, entry, git_object)
 
     async def names(self, commit: str, directory: str) -> tuple[str, ...]:
         """Sorted names in the directory; empty where it does not exist. For messages that say what exists."""

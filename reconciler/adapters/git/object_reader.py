@@ -11,6 +11,7 @@ from reconciler.adapters.git.command import LARGEST_OBJECT, check_commit, check_
 from reconciler.adapters.git.objects import (
     FILE_MODES,
     KEPT_OBJECTS,
+    LFS_POINTERS,
     TREE_MODE,
     CommitObject,
     DamagedError,
@@ -26,6 +27,7 @@ from reconciler.adapters.git.objects import (
 )
 from reconciler.adapters.git.runner import QUICK, GitRunner
 from reconciler.core.errors import SourceError
+from reconciler.core.model.revisions import Blob, Revision
 
 
 class ObjectReader:
@@ -109,6 +111,28 @@ class ObjectReader:
         for object_id, value in read.items():
             self._kept.put(object_id, value)
         return read
+
+
+def revision_at(commit: str, directory: str, place: TreePlace) -> Revision:
+    """The revision whose environment is the directory at that place. Raises SourceError where it is none."""
+    if place.entry is not None and place.entry.mode != TREE_MODE:
+        raise refusal(commit, directory, f"it is {place.entry.kind}, not a directory")
+    subtree = place.entry.id if place.entry else ""
+    return Revision(commit, subtree, place.commit.author, place.commit.committed_at, place.commit.subject)
+
+
+def blob_at(commit: str, path: str, entry: TreeEntry | None, git_object: GitObject | None) -> Blob | None:
+    """The regular file of what ``ObjectReader.open`` has returned; None where nothing exists. Raises SourceError."""
+    if entry is None:
+        return None
+    if entry.mode not in FILE_MODES:
+        raise refusal(commit, path, f"it is {entry.kind}, not a regular file")
+    if not isinstance(git_object, Blob):
+        reason = git_object.reason if isinstance(git_object, RefusedObject) else "it is not a file"
+        raise refusal(commit, path, reason)
+    if git_object.data.startswith(LFS_POINTERS):
+        raise refusal(commit, path, "it is a Git LFS pointer, not the file; take it out of LFS in .gitattributes")
+    return git_object
 
 
 def refusal(commit: str, path: str, reason: str) -> SourceError:

@@ -15,15 +15,19 @@ import grp
 import os
 import pwd
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from reconciler.adapters import process
 from reconciler.adapters.disk import disk_id, disk_reason
+from reconciler.adapters.local.file_writers import FileWriters
 from reconciler.adapters.local.in_place import overwrite
 from reconciler.adapters.local.live_files import changed, edit_of, is_left_of, new_name
 from reconciler.adapters.local.mounted_files import sight_of
 from reconciler.adapters.local.open_files import TO_READ, chown_arguments, is_being_written, read_open, write_all
 from reconciler.adapters.local.renames import claim_name, exchange
+from reconciler.adapters.local.users import login_sessions, user_name
+from reconciler.core.decide.editors import editor_sentence
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import GuardError, LiveFileError, OutsideError
 from reconciler.core.exhaustion import INODES, MEMORY
@@ -31,6 +35,8 @@ from reconciler.core.model.compose import Sight
 from reconciler.core.model.targets import Check, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
+# A session may end before it is looked for, so only a file that has just been written is anybody's by that.
+_FRESH = 60.0  # seconds
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHECK_LIMITS = process.Limits(timeout=30, grace=2)
@@ -57,13 +63,15 @@ _HINTS = {
 
 
 class LocalHost:
-    """The ``Host`` port for the machine the daemon runs on.
+    """The ``Host`` port for the machine the daemon runs on. ``writers`` learns of each file that is read.
 
     ``allowed_paths`` are absolute directories; nothing outside them is opened.
     """
 
-    def __init__(self, allowed_paths: Sequence[str]) -> None:
+    def __init__(self, allowed_paths: Sequence[str], writers: FileWriters | None = None) -> None:
         self._allowed = tuple(os.path.normpath(path) for path in allowed_paths)
+        self._writers = writers
+        self._editors: dict[str, tuple[float, str]] = {}  # by path: when it was modified, and by whom
 
     async def reach(self) -> None:
         """This machine always answers."""
@@ -71,11 +79,25 @@ class LocalHost:
     async def read(self, path: str) -> LiveFile | None:
         try:
             with self._parent(path) as (parent, name):
+                if self._writers is not None:
+                    self._writers.follow(path)
                 return _read(parent, name, path)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise _live_file_error("cannot read the live file", path, error) from error
+
+    async def editor(self, path: str, live: LiveFile | None) -> str:
+        modified_at = live.modified_at if live else 0.0
+        writers = self._writers.writers_of(path, modified_at) if self._writers else ()
+        fresh = live is not None and 0 <= time.time() - modified_at < _FRESH
+        sessions, owner = login_sessions(modified_at) if fresh else None, user_name(live.uid) if live else ""
+        sentence = editor_sentence(writers, sessions, owner)
+        # What was known when it was looked at first is not forgotten with the sessions.
+        if not writers and (known := self._editors.get(path)) is not None and known[0] == modified_at:
+            return known[1]
+        self._editors[path] = (modified_at, sentence)
+        return sentence
 
     async def write(
         self,

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
-import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reconciler.adapters import process
+from reconciler.adapters.private_sources import PrivateSourceError, read_private_file, run_for_secret
 from reconciler.adapters.process import KIB, Limits
 from reconciler.adapters.sops.identities import Identity, KeyText, fingerprint, read_key_text
-from reconciler.core.decide.private_files import is_exposed
-from reconciler.core.errors import ExhaustedError, KeyUnavailableError
+from reconciler.core.errors import KeyUnavailableError
 from reconciler.core.secret import Secret
 from reconciler.core.sops.key_mismatch import OwnKeys, public_key
 from reconciler.core.text import listed
@@ -153,40 +150,23 @@ def _place(command: Sequence[str]) -> str:
 def _read_key_file(path: str, *, strict: bool) -> bytes:
     """Raises KeyUnavailableError."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a named pipe would block forever
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            data = file.read(_KEY_FILE_BYTES) if stat.S_ISREG(status.st_mode) else None
-    except OSError as error:
-        data, reason = None, error.strerror or "it cannot be read"
-        if error.errno == errno.EISDIR:
-            reason = "it is not a regular file"
-    else:
-        reason = "it is not a regular file"
-        mode = stat.S_IMODE(status.st_mode)
-        if strict and data is not None and is_exposed(path, mode, os.environ.get("CREDENTIALS_DIRECTORY", "")):
-            problem = f"has mode {mode:04o}: others may read or change it, so it is not used"
-            raise KeyUnavailableError(problem, where=path, hint=f"`chmod 0600 {path}`", id="age-key-readable")
-    if data is None:
+        return read_private_file(path, _KEY_FILE_BYTES, strict=strict)
+    except PrivateSourceError as error:
+        if error.mode is not None:
+            hint = f"`chmod 0600 {path}`"
+            raise KeyUnavailableError(str(error), where=path, hint=hint, id="age-key-readable") from None
         owner = f"It must be a file of mode 0600 that uid {os.geteuid()} owns"
         hint = f"{owner}: restore it from your copy. If it is lost: docs/keys.md"
-        raise KeyUnavailableError(f"the age key is not usable: {reason}", where=path, hint=hint)
-    return data
+        raise KeyUnavailableError(f"the age key is not usable: {error}", where=path, hint=hint) from None
 
 
 async def _run_key_command(command: Sequence[str]) -> Secret:
-    """What it prints. Its messages are dropped: they could quote a key. Raises KeyUnavailableError."""
+    """What it prints. Raises KeyUnavailableError."""
     name = os.path.basename(command[0])
-    hint = f"Run {name} by hand as uid {os.geteuid()}, without a terminal: it must print identities and nothing else"
     try:
-        done = await process.run(command, env=dict(os.environ), limits=_COMMAND_LIMITS)
-    except process.MissingProgramError:
-        problem = "cannot be started: not found, or not executable"
-    except (ExhaustedError, OSError) as error:
-        problem = f"cannot be started: {error}"
-    else:
-        if done.ok:
-            return Secret(done.stdout)
-        reason = "timed out" if done.timed_out else "printed too much" if done.overflowed else f"exit {done.exit_code}"
-        problem = f"gave no key ({reason})"
-    raise KeyUnavailableError(f"{name} {problem}", where="age_key_command", hint=hint, id="age-key-command")
+        return Secret(await run_for_secret(command, _COMMAND_LIMITS, "key"))
+    except PrivateSourceError as error:
+        hint = (
+            f"Run {name} by hand as uid {os.geteuid()}, without a terminal: it must print identities and nothing else"
+        )
+        raise KeyUnavailableError(f"{name} {error}", where="age_key_command", hint=hint, id="age-key-command") from None

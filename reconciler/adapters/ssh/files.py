@@ -29,6 +29,7 @@ from reconciler.adapters.ssh.compose_context import (
     staging_directory,
 )
 from reconciler.adapters.ssh.connection import SshConnection
+from reconciler.core.decide.editors import editor_sentence
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
 from reconciler.core.model.compose import Sight
@@ -78,6 +79,9 @@ class SshHost:
             return None
         except asyncssh.SFTPError as error:
             raise self._error("cannot read the live file", path, error) from None
+
+    async def editor(self, path: str, live: LiveFile | None) -> str:
+        return editor_sentence((), None, f"uid {live.uid}" if live else "")
 
     async def write(
         self,

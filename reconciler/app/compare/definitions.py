@@ -18,6 +18,7 @@ from reconciler.core.secrets.masking import masked
 _SECONDS = 30.0
 # Nothing that a compose file includes is fetched.
 _OFFLINE = ("env", "COMPOSE_EXPERIMENTAL_GIT_REMOTE=false", "COMPOSE_EXPERIMENTAL_OCI_REMOTE=false")
+_EVERY_PROFILE = ("--profile", "*")
 _ARGUMENT = re.compile(r"ARG\s+(\w+)(?:=(\S+))?", re.IGNORECASE)
 _FROM = re.compile(r"FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))")
@@ -37,8 +38,11 @@ async def with_definitions(side: Side, machine: Machine, values: Collection[str]
 
 
 async def _of_project(project: SideProject, machine: Machine, known: Collection[str]) -> tuple[Definition, ...] | str:
-    argv = [*_OFFLINE, "docker", "compose", *project.options, "config", "--format", "json"]
-    ran = await machine.run(argv, project.directory, _SECONDS)
+    compose = [*_OFFLINE, "docker", "compose", *project.options]
+    config = ["config", "--format", "json"]
+    ran = await machine.run([*compose, *_EVERY_PROFILE, *config], project.directory, _SECONDS)
+    if ran.exit_code:  # services of profiles that nobody uses may lack a file
+        ran = await machine.run([*compose, *config], project.directory, _SECONDS)
     where = f"Compose definitions of {project.directory}"
     if ran.exit_code is None:
         return f"{where}: {ran.problem}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from reconciler.app.checks.contracts import open_book
 from reconciler.app.checks.survey import MANIFEST, Source, survey_environments
 from reconciler.app.compare.contents import NO_VARIABLES, Content, KnownVariables, Reader
-from reconciler.app.compare.interpolation import read_interpolation
+from reconciler.app.compare.interpolation import Interpolation, read_interpolation
 from reconciler.app.compare.side_names import SideKind, SideName
 from reconciler.app.config.manifest import Outline, outlines
 from reconciler.app.wiring import clone
@@ -212,12 +212,16 @@ async def _of_inventory(name: str, inventory: Inventory, reader: Reader) -> Side
         problems=(*problems, *inventory.unread),
         sealed=sum(sealed for _, sealed in files),
         directory=_directory(inventory),
-        projects=_projects(inventory.projects),
+        projects=_projects(interpolations),
     )
 
 
-def _projects(projects: Sequence[FoundProject]) -> tuple[SideProject, ...]:
-    return tuple(SideProject(project.name, project.directory, project.options, project.active) for project in projects)
+def _projects(interpolations: Sequence[Interpolation]) -> tuple[SideProject, ...]:
+    return tuple(
+        SideProject(project.name, project.directory, project.options, project.active, each.variables or {})
+        for each in interpolations
+        for project in (each.project,)
+    )
 
 
 def _containers(projects: Sequence[FoundProject], reader: Reader) -> tuple[FoundContainer, ...]:
@@ -342,7 +346,7 @@ async def _live(name: SideName, context: SideContext) -> Side:
         _containers(projects, context.reader) if answers else None,
         _without_engine(inventories),
         directory=directories[0] if len(directories) == 1 else "",
-        projects=_projects(projects),
+        projects=_projects(interpolations),
     )
 
 

@@ -1,4 +1,4 @@
-"""The section ``forge``: which forge hosts the repository, with which credentials, and where links lead."""
+"""The section ``forge``: which forge hosts the repository, with which credentials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, model_validator
 
 from reconciler.app.config.models import Items, Section
-from reconciler.app.config.scalars import ARGUMENT, Choice, Form, OwnFile, Whole, http_url, mistake
+from reconciler.app.config.scalars import ARGUMENT, BRANCHES, Choice, Form, OwnFile, Whole, http_url, mistake
 from reconciler.app.config.strict_yaml import FieldPath, Problem
 
 
@@ -32,9 +32,6 @@ _API_URL = Form(
     r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[!-~]*)?$",
     http_url,
     quote=False,
-)
-_PAGE_URL = Form(
-    "an address", "https://… or http://…, without user and password", _API_URL.pattern, http_url, quote=False
 )
 _PROJECT = Form(
     "a repository's name at the forge",
@@ -92,8 +89,10 @@ class ForgeSettings(Section):
         default=None, description="A command that prints the token, run for every request."
     )
     app: ForgeApp | None = Field(default=None, description="A GitHub App instead of a token.")
-    page_url: Annotated[str, _PAGE_URL] | None = Field(
-        default=None, description="Where people reach the daemon's page; statuses and comments link to it."
+    plan_pull_requests: Annotated[tuple[Annotated[str, BRANCHES], ...], Items()] = Field(
+        default=(),
+        description="The branches (patterns such as `*` or `change/*`) whose pull requests are planned before the "
+        "merge, with a status and a comment. Never those of forks. Default: none.",
     )
 
     @model_validator(mode="after")

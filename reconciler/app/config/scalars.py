@@ -281,6 +281,9 @@ DIRECTORY_IN_GIT = Form(
 PROGRAM = Form("a program", "a name on PATH, or an absolute path", r"^([A-Za-z0-9][A-Za-z0-9._-]*|/.+)$")
 URL = Form("an address", "ssh://…, https://… or an absolute path", r"^[^\x00-\x1f\x7f]+$", quote=False)
 BRANCH = Form("a branch", "a branch's name, such as main", r"^(?!-)(?!.*\.\.)[^\x00-\x20\x7f~^:?*\[\\]+$", _limited)
+BRANCHES = Form(
+    "a pattern of branches", "a pattern such as * or change/*", r"^(?!-)(?!.*\.\.)[^\x00-\x20\x7f~^:\\]+$", _limited
+)
 AUTHOR = Form("an author", "Name <address@host>", r"^[^<>\x00-\x1f]+ <[^<>\s@]+@[^<>\s@]+>$")
 ARGUMENT = Form("an argument", "text that is not empty", r"^[^\x00-\x1f\x7f]+$", quote=False)
 ON_CHANGE = Form(

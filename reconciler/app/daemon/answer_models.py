@@ -55,7 +55,8 @@ class ChangeData(BaseModel):
     """A target: how its live file differs from git, and what the reconciliation does about it.
 
     ``keys`` are the differences from the live file to git, ``by_hand`` those made on the server since it was last
-    written, ``from_git`` those made in git since then. Only `status` has ``applied``,
+    written, ``from_git`` those made in git since then. ``edited_by`` says who edited the file, and how sure that is.
+    Only `status` has ``applied``,
     ``since`` (when ``sync`` became what it is) and ``left_at`` (when an orphan left git). ``error_id``:
     as for an outcome.
     """
@@ -71,6 +72,7 @@ class ChangeData(BaseModel):
     by_hand: KeysData
     from_git: KeysData
     edited_at: Instant | None
+    edited_by: str
     restored_from: str | None
     renamed_from: str | None
     moved_to: str | None
@@ -208,10 +210,19 @@ class DaemonData(BaseModel):
     http: str
 
 
+class HistoryHeadData(BaseModel):
+    """The numbers of the first and the last entry of the history, and the last one's hash."""
+
+    first: int
+    last: int
+    sha256: str
+
+
 class StatusAnswer(JsonAnswer):
     """`status`, and /api/v1/status of the daemon."""
 
     daemon: DaemonData
+    history: HistoryHeadData
     environments: list[EnvironmentData]
 
 
@@ -223,14 +234,20 @@ class RunChangeData(KeysData):
     kind: str
     restored_from: str | None
     renamed_from: str | None
+    edited_by: str = ""
 
 
 class RunData(BaseModel):
-    """``accepted`` says who has accepted which project as it stood; ``error_id`` is as for an outcome."""
+    """A run, or a decision. ``requested_by`` is who asked for it, by the kernel's word, and ``request_reason`` why, in
+    their words. ``accepted`` says who has accepted which project as it stood; ``error_id`` is as for an outcome;
+    ``entry`` is the number of its newest entry in the history, null while it is unfinished."""
 
+    entry: int | None
     run: str
     environment: str
     trigger: str
+    requested_by: str
+    request_reason: str
     started_at: Instant
     finished_at: Instant | None
     revision: RevisionData

@@ -26,7 +26,7 @@ Request = Mapping[str, Any]
 
 REQUEST_PATH = "/api/v1/request"
 
-FROM_MEMORY = ("status", "history")
+FROM_MEMORY = ("status", "history", "comparisons")
 """The kinds that the daemon answers from what it knows, also while it reconciles."""
 
 # A daemon answers immediately, also while it reconciles: its answer then begins with what it is doing.

@@ -23,6 +23,7 @@ def sync_environments(
     progress: Progress,
     *,
     accept_projects: Sequence[str] = (),
+    reason: str = "",
 ) -> list[dict[str, Any]]:
     """Reconcile now; ``accept_projects`` are stacks, NAME or ENVIRONMENT/NAME.
 
@@ -33,6 +34,7 @@ def sync_environments(
         "environments": list(environments),
         "take_over": list(take_over),
         "accept_projects": list(accept_projects),
+        "reason": reason,
     }
     return list(serve_request(config_file, request, progress))
 
@@ -71,14 +73,20 @@ def reload_daemon(config_file: str, progress: Progress) -> None:
         raise RefusedError("no daemon listens here", where=where, hint=hint, id="reload-failed")
 
 
-def restore_files(config_file: str, backup: str, only: Sequence[str], progress: Progress) -> dict[str, Any]:
+def restore_files(
+    config_file: str, backup: str, only: Sequence[str], progress: Progress, *, reason: str = ""
+) -> dict[str, Any]:
     """Restore the files of a backup, or those of ``only`` (sources or live paths). Raises ReconcilerError."""
-    return dict(serve_request(config_file, {"kind": "restore", "backup": backup, "only": list(only)}, progress))
+    request = {"kind": "restore", "backup": backup, "only": list(only), "reason": reason}
+    return dict(serve_request(config_file, request, progress))
 
 
-def adopt_target(config_file: str, target: str, keys: Sequence[str], progress: Progress) -> dict[str, Any]:
+def adopt_target(
+    config_file: str, target: str, keys: Sequence[str], progress: Progress, *, reason: str = ""
+) -> dict[str, Any]:
     """Propose a live file, or some of its keys, for git: see engine/adopt.py. Raises ReconcilerError, LockedError."""
-    return dict(serve_request(config_file, {"kind": "adopt", "target": target, "keys": list(keys)}, progress))
+    request = {"kind": "adopt", "target": target, "keys": list(keys), "reason": reason}
+    return dict(serve_request(config_file, request, progress))
 
 
 def read_secret_ages(

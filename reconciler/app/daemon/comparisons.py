@@ -15,10 +15,10 @@ from reconciler.app.compare.differences import count_differences, limits_of, ser
 from reconciler.app.compare.run import ComparisonReport
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.daemon import logs
-from reconciler.app.daemon.serialize import format_instant
 from reconciler.app.wiring.comparisons import ComparisonMetrics
 from reconciler.app.wiring.server import Runtime
 from reconciler.core.errors import OutsideError, ReconcilerError, StoreError
+from reconciler.core.history.entries import iso_instant
 from reconciler.core.ports import Clock
 from reconciler.core.ports.observer import Reconciled
 
@@ -218,11 +218,11 @@ def _serialize(result: PairResult) -> dict[str, Any]:
         "left": pair.settings.left,
         "right": pair.settings.right,
         "interval": pair.settings.interval,
-        "at": format_instant(result.at),
+        "at": iso_instant(result.at),
         "commit": result.commit or None,
         "error": result.error,
         "error_id": "comparison-failed" if result.error else "",
-        "failing_since": format_instant(result.failing_since),
+        "failing_since": iso_instant(result.failing_since),
         "verdict": verdict if result.at is not None else "not compared yet",
         "unexplained": result.unexplained,
         "counts": dict(result.counts),

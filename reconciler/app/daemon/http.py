@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from aiohttp import web
@@ -30,14 +30,13 @@ from reconciler.app.daemon.pages import page_routes
 from reconciler.app.daemon.request_queue import NotServedError
 from reconciler.app.daemon.requester import requester_of
 from reconciler.app.daemon.requests import Turn, list_runs
-from reconciler.app.daemon.webhook import ACCEPTED, judge_announcement
+from reconciler.app.daemon.webhook import WebhookReceiver
 from reconciler.core.errors import OutsideError, ReconcilerError, RefusedError
+from reconciler.core.history.entries import iso_instant
 from reconciler.core.ports.store import Store
 
 _WITHDRAWAL = 15.0  # seconds for the answers under way to end before a reload goes on without them
 _GOODBYE = 5.0  # seconds for the answers under way when the daemon ends
-_ANNOUNCED = {202: "reconciling", 408: "the body did not arrive in time", 413: "the body is too large"}
-_FORGED = "the signature or token does not match webhook.secret_file"
 _SERVICES = 2.0  # seconds for the engines to say how services are: who asks for the status waits 3
 
 
@@ -45,27 +44,29 @@ _SERVICES = 2.0  # seconds for the engines to say how services are: who asks for
 class Views:
     """What the handlers use: the daemon, its memory, the text of a scrape, and ``serve``, which serves a request.
 
-    ``announced`` takes the status that the webhook answers with. ``host`` and ``repository_url`` are the server
-    configuration's, for the pages.
+    ``announced`` takes the status that the webhook answers with; ``plan_soon`` looks at the open pull requests.
+    ``host`` and ``repository_url`` are the server configuration's, for the pages; ``comparisons`` returns its pairs of
+    sides with their last results.
     """
 
     daemon: Daemon
     store: Store
     render_metrics: Callable[[], bytes]
     serve: Callable[[Request, Turn, Progress], Coroutine[Any, Any, Any]]
-    webhook_secret: bytes | None = field(default=None, repr=False)
+    webhook: WebhookReceiver | None = None
     announced: Callable[[int], None] = lambda _: None
+    plan_soon: Callable[[], None] = lambda: None
     host: str = ""
     repository_url: str = ""
     http: str = ""
     """Where HTTP is served."""
     comparisons: Callable[[], list[dict[str, Any]]] = list
-    """The environments that are compared, and how they differ."""
+    """The pairs of sides that are compared, each with its last result."""
 
     async def status(self) -> dict[str, Any]:
         environments = await asyncio.gather(*(self._environment(name) for name in self.daemon.environments))
-        daemon = {"running": True, "pid": os.getpid(), "http": self.http}
-        return {"daemon": daemon, "environments": environments}
+        daemon, history = {"running": True, "pid": os.getpid(), "http": self.http}, asdict(self.store.history_head())
+        return {"daemon": daemon, "history": history, "environments": environments}
 
     async def _environment(self, name: str) -> dict[str, Any]:
         last, record = self.daemon.last_outcomes.get(name), self.store.environment(name)
@@ -80,7 +81,7 @@ class Views:
             record, last.outcome, self.store.applied(name), at=last.at, since=last.since
         )
         for change in (status["after"] or {"changes": []})["changes"]:
-            change["since"] = serialize.format_instant(last.targets[change["target"]][1])
+            change["since"] = iso_instant(last.targets[change["target"]][1])
         return {**status, **doing, **await serialize.serialize_services(reconciler, within=_SERVICES)}
 
 
@@ -206,7 +207,7 @@ async def serve_interfaces(
     warnings = RepeatedWarnings()
     access = Access(lambda: interfaces.http, warnings)
     app = web.Application(middlewares=[public_guard(lambda: interfaces.hosts(), warnings), access.guard()])
-    _add_public(app, source)
+    _add_public(app, source, warnings)
     add_api(app, source)
     app.add_routes([web.get("/login", access.show_login), web.post("/login", access.log_in)])
     public = web.AppRunner(app, access_log=None, shutdown_timeout=_GOODBYE)
@@ -241,7 +242,7 @@ def _named(where: str, setting: str) -> Iterator[None]:
         raise RefusedError(f"cannot listen ({reason})", where=where, hint=hint, id="cannot-listen") from error
 
 
-def _add_public(app: web.Application, source: CurrentViews) -> None:
+def _add_public(app: web.Application, source: CurrentViews, warnings: RepeatedWarnings) -> None:
     async def metrics(_: web.Request) -> web.Response:
         async with source.use() as views:
             return web.Response(
@@ -259,11 +260,15 @@ def _add_public(app: web.Application, source: CurrentViews) -> None:
 
     async def webhook(request: web.Request) -> web.Response:
         async with source.use() as views:
-            status = await judge_announcement(request, views.webhook_secret)
-            views.announced(status)
-            if status == ACCEPTED:
+            if views.webhook is None:
+                raise web.HTTPNotFound
+            answer = await views.webhook.judge(request, warnings)
+            views.announced(answer.status)
+            if answer.polls:
                 views.daemon.poll_now("webhook")
-            return web.Response(status=status, text=f"{_ANNOUNCED.get(status, _FORGED)}\n")
+            if answer.plans:
+                views.plan_soon()
+            return web.Response(status=answer.status, text=f"{answer.text}\n")
 
     app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
     app.add_routes([web.post("/webhook", webhook)])
@@ -294,6 +299,8 @@ def _control(source: CurrentViews, reload: Callable[[Progress], Coroutine[Any, A
         async with source.use() as views:
             if request["kind"] == "history":
                 return list_runs(views.store, views.daemon.reconcilers, request)
+            if request["kind"] == "comparisons":
+                return views.comparisons()
             return await views.status()
 
     app.add_routes([web.post(REQUEST_PATH, serve)])

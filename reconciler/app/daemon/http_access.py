@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -27,7 +28,7 @@ from reconciler.app.pages.html import csp_hash, render_html, stylesheet
 from reconciler.core.decide.private_files import is_exposed
 from reconciler.core.errors import ConfigError, RefusedError
 
-_OPEN = frozenset({"/healthz", "/readyz", "/webhook", "/login"})
+_OPEN = frozenset({"/healthz", "/login"})
 _TOKEN = re.compile(rb"[\x21-\x7e]+")
 _SHORTEST_TOKEN = 20
 _LONGEST_TOKEN = 4096
@@ -105,11 +106,13 @@ class Access:
                 return await handler(request)
             try:
                 token = read_token(http.token_file)
+                known = self._has_token(request, token) or self._has_session(request, token)
+                refusal = None if known else self._ask_for_token
             except ConfigError as error:
-                return self._without_token(request, error)
-            if self._has_token(request, token) or self._has_session(request, token):
-                return await handler(request)
-            return self._ask_for_token(request)
+                refusal = functools.partial(self._without_token, error=error)
+            if path == "/readyz" and refusal:
+                return _first_line(await handler(request))
+            return refusal(request) if refusal else await handler(request)
 
         return guard
 
@@ -221,6 +224,12 @@ class Turns:
     def forget(self, address: str) -> None:
         """The address has the token, so it need not wait."""
         self._free.pop(address, None)
+
+
+def _first_line(response: web.StreamResponse) -> web.Response:
+    """What /readyz says to anybody: not which engines do not answer, and why."""
+    text = response.text if isinstance(response, web.Response) else None
+    return web.Response(status=response.status, text=f"{(text or '').partition(chr(10))[0]}\n")
 
 
 def client_of(request: web.Request) -> str:

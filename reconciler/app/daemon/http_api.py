@@ -14,8 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from reconciler.app.daemon.http_answers import API, OPENAPI_PATH, refuse
-from reconciler.app.daemon.requests import check_environments, units_of
-from reconciler.app.daemon.serialize import serialize_run
+from reconciler.app.daemon.requests import check_environments, find_run, list_runs
 from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.model.answers import versioned
 from reconciler.core.text import printable
@@ -39,22 +38,22 @@ def add_api(app: web.Application, source: CurrentViews) -> None:
         given = _parameters(request, "environment", "limit", "before")
         limit = _limit(given.get("limit", str(HISTORY_LIMIT)))
         async with source.use() as views:
-            units, environment, before = views.daemon.reconcilers, given.get("environment"), given.get("before")
-            if environment is not None:
-                check_environments(units, [environment])
-            if before is not None and views.store.run(before) is None:
+            before, environments = given.get("before"), [given["environment"]] if "environment" in given else []
+            check_environments(views.daemon.reconcilers, environments)
+            if before is not None and find_run(views.store, before) is None:
                 raise _no_run("before")
-            runs = views.store.runs(units_of(units, environment), limit + 1, before)
+            listed = {"environments": environments, "limit": limit + 1, "before": before}
+            runs = list_runs(views.store, views.daemon.reconcilers, listed)
         page, more = runs[:limit], len(runs) > limit
-        return _answer(request, {"runs": [serialize_run(run) for run in page], "next": page[-1].id if more else None})
+        return _answer(request, {"runs": page, "next": page[-1]["run"] if more else None})
 
     async def run(request: web.Request) -> web.Response:
         _parameters(request)
         async with source.use() as views:
-            known = views.store.run(request.match_info["run"])
+            known = find_run(views.store, request.match_info["run"])
         if known is None:
             raise _no_run(request.path)
-        return _answer(request, serialize_run(known))
+        return _answer(request, known)
 
     async def comparison(request: web.Request) -> web.Response:
         _parameters(request)

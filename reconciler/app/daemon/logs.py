@@ -110,6 +110,10 @@ def log_outcome(outcome: Outcome, trigger: str) -> None:
     if plan is not None and not plan.empty:
         facts["files"] = {change.target.id: list(change.keys.names) for change in plan.writes}
         facts["services"] = [f"{action.stack}/{action.service}" for action in plan.actions]
+    if plan is not None and (
+        edited := {change.target.id: change.edited_by for change in plan.changes if change.edited_by}
+    ):
+        facts["edited_by"] = edited
     for name in ("run", "backup", "error_id", "warning", "retry"):
         if getattr(outcome, name):
             facts[name] = getattr(outcome, name)

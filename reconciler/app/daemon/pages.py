@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from reconciler.app.daemon import serialize
-from reconciler.app.daemon.requests import list_runs
+from reconciler.app.daemon.requests import find_run, list_runs
 from reconciler.app.pages.html import asset, content_policy, render_html
 from reconciler.app.pages.overview import overview_facts, run_facts, secrets_facts
+from reconciler.core.errors import ReconcilerError, with_id
 from reconciler.core.forge_links import commit_address
+from reconciler.core.history.entries import iso_instant
 from reconciler.core.model.targets import environment_of
 
 if TYPE_CHECKING:
     from reconciler.app.daemon.http import CurrentViews, Views
 
 _LAST_RUNS = 20
-_KNOWN_RUNS = 1000  # the newest ones that have a page
 _MOST_DIFFERENCES = 200  # of a pair
 _OLD = 90  # days after which a secret is old, as in the alert
 _SCRIPT = "refresh.js"
@@ -27,35 +30,44 @@ _SCRIPT = "refresh.js"
 def page_routes(source: CurrentViews) -> list[web.RouteDef]:
     """The pages, of the daemon that runs."""
 
-    async def overview(_: web.Request) -> web.Response:
-        async with source.use() as views:
-            status = await views.status()
-            runs = list_runs(views.store, views.daemon.reconcilers, {"environments": [], "limit": _LAST_RUNS})
-            return _page(views, "overview.html", "", **overview_facts(status, runs))
+    def serving(render: Callable[[Views, web.Request], Awaitable[web.Response]]) -> Handler:
+        async def serve(request: web.Request) -> web.StreamResponse:
+            async with source.use() as views:
+                try:
+                    return await render(views, request)
+                except ReconcilerError as error:  # the state cannot be read
+                    text, here = with_id(str(error), error.id), request.path[1:]
+                    return _page(views, "message.html", here, status=503, heading="Cannot be shown now", text=text)
 
-    async def run(request: web.Request) -> web.Response:
-        async with source.use() as views:
-            identity = request.match_info["run"]
-            known = next((run for run in views.store.runs(limit=_KNOWN_RUNS) if run.id == identity), None)
-            if known is None:
-                text = "It is older than the history, or no run has that id. `reconciler history` lists them."
-                return _page(views, "message.html", "runs/", status=404, heading="No such run", text=text)
-            return _page(views, "run.html", "runs/", run=run_facts(serialize.serialize_run(known)))
+        return serve
 
-    async def secrets(_: web.Request) -> web.Response:
-        async with source.use() as views:
-            return _page(views, "secrets.html", "secrets", oldest_days=_OLD, **secrets_facts(_ages(views)))
+    pages = {"/": _overview, "/runs/{run}": _run, "/secrets": _secrets, "/comparison": _comparison}
+    return [web.get(path, serving(render)) for path, render in pages.items()]
 
-    async def comparison(_: web.Request) -> web.Response:
-        async with source.use() as views:
-            return _page(views, "comparison.html", "comparison", pairs=views.comparisons(), most=_MOST_DIFFERENCES)
 
-    return [
-        web.get("/", overview),
-        web.get("/runs/{run}", run),
-        web.get("/secrets", secrets),
-        web.get("/comparison", comparison),
-    ]
+async def _overview(views: Views, _: web.Request) -> web.Response:
+    status = await views.status()
+    runs = list_runs(views.store, views.daemon.reconcilers, {"environments": [], "limit": _LAST_RUNS})
+    return _page(views, "overview.html", "", **overview_facts(status, runs))
+
+
+async def _run(views: Views, request: web.Request) -> web.Response:
+    known = find_run(views.store, request.match_info["run"])
+    if known is None:
+        text = "It is older than the history, or no run has that id. `reconciler history` lists them."
+        return _page(views, "message.html", "runs/", status=404, heading="No such run", text=text)
+    return _page(views, "run.html", "runs/", run=run_facts(known))
+
+
+async def _secrets(views: Views, _: web.Request) -> web.Response:
+    return _page(views, "secrets.html", "secrets", oldest_days=_OLD, **secrets_facts(_ages(views)))
+
+
+async def _comparison(views: Views, _: web.Request) -> web.Response:
+    pairs = views.comparisons()
+    unexplained = sum(pair["unexplained"] for pair in pairs)
+    facts = {"pairs": pairs, "unexplained": unexplained, "most": _MOST_DIFFERENCES}
+    return _page(views, "comparison.html", "comparison", **facts)
 
 
 def _ages(views: Views) -> list[dict[str, Any]]:
@@ -80,7 +92,7 @@ def _page(views: Views, template: str, here: str, *, status: int = 200, **facts:
         root="../" if "/" in here else "./",
         host=views.host,
         now=now,
-        at=serialize.format_instant(now),
+        at=iso_instant(now),
         link=functools.partial(commit_address, views.repository_url),
         **facts,
     )

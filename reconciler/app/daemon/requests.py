@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from reconciler.app.daemon import serialize
 from reconciler.app.daemon.client import Progress, Request
 from reconciler.app.wiring.server import Runtime
 from reconciler.core.errors import RefusedError
+from reconciler.core.history.entries import run_facts_of
 from reconciler.core.model.requests import GitAnswer, OperatorRequest, ReconcileRequest, RequestKind
-from reconciler.core.model.runs import Activity, Outcome, Result
+from reconciler.core.model.runs import Activity, Outcome, RunOrigin
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.ports.store import Store
@@ -32,6 +33,7 @@ Turn = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 # What follows the branch waits for git first. What may be urgent, a pause or a rollback, does not.
 _ASK_GIT = ("sync", "plan", "adopt", "retry", "resume", "unpin", "accept-rewrite", "forget")
 
+_MOST_AFTER_FORGET = 4  # entries of the history: its own, and those of the reconciliation after it
 _TARGET_FORM = "A target is ENVIRONMENT/SOURCE, as `reconciler status` lists it"
 _STACK_FORM = "A stack is ENVIRONMENT/NAME, as `reconciler status` lists it"
 
@@ -65,7 +67,7 @@ def resolve_names(units: Collection[str], request: Request) -> Request:
     """
     environments = list(dict.fromkeys(environment_of(unit) for unit in units))
     match request["kind"]:
-        case "status" | "restore":
+        case "status" | "comparisons" | "restore":
             return request
         case "adopt":
             environment, _, source = request["target"].partition("/")
@@ -113,10 +115,28 @@ def units_of(units: Collection[str], environment: str | None) -> frozenset[str] 
 
 
 def list_runs(store: Store, units: Collection[str], request: Request) -> list[dict[str, Any]]:
-    """The runs of the request's environment, or of all, newest first. Raises RefusedError for an unknown one."""
+    """The runs and decisions (no recoveries, nobody decides them) of the request's environment or of all, newest first;
+    unfinished ones before, unless those ``before`` a run are requested. Raises RefusedError for an unknown one."""
     check_environments(units, request["environments"])
-    environment = next(iter(request["environments"]), None)
-    return [serialize.serialize_run(run) for run in store.runs(units_of(units, environment), request["limit"])]
+    names, limit = units_of(units, next(iter(request["environments"]), None)), request["limit"]
+    before, open_runs = request.get("before"), _open_runs(store, names)
+    ended = [entry.shown() for entry in store.history(names, limit, before=before, recoveries=False)]
+    open_ids = {run["run"] for run in open_runs}
+    return [*([] if before else open_runs), *(facts for facts in ended if facts["run"] not in open_ids)][:limit]
+
+
+def find_run(store: Store, identity: str) -> dict[str, Any] | None:
+    """The run or decision with this id, as ``list_runs`` has it; None where there is none, or not any more."""
+    for run in _open_runs(store, None):
+        if run["run"] == identity:
+            return run
+    entry = store.history_of(identity)
+    return entry.shown() if entry else None
+
+
+def _open_runs(store: Store, names: Collection[str] | None) -> list[dict[str, Any]]:
+    runs = [run for name in names or store.environments() if (run := store.unfinished(name))]
+    return [{**run_facts_of(run), "entry": None} for run in sorted(runs, key=lambda run: -run.started_at)]
 
 
 def _answer(built: Runtime, request: Request, outcome: Outcome) -> dict[str, Any]:
@@ -124,8 +144,8 @@ def _answer(built: Runtime, request: Request, outcome: Outcome) -> dict[str, Any
     forgotten with what that did."""
     answer, kind = serialize.serialize_outcome(outcome), request["kind"]
     if kind == RequestKind.FORGET and not request["delete"] and not outcome.refused:
-        runs = built.ports.store.runs(outcome.environment, 2)  # its own, and perhaps one of the reconciliation after it
-        answer["forgotten"] = next((run.reason for run in runs if run.result is Result.DONE), "")
+        recent = (entry.facts for entry in built.ports.store.history([outcome.environment], _MOST_AFTER_FORGET))
+        answer["forgotten"] = next((facts["reason"] for facts in recent if facts["trigger"] == kind), "")
     if kind in (RequestKind.PAUSE, RequestKind.RESUME) and not outcome.refused:
         record = built.ports.store.environment(outcome.environment)
         answer["pauses"] = serialize.serialize_pauses(record, built.ports.clock.now())
@@ -136,7 +156,8 @@ async def serve_without_daemon(built: Runtime, request: Request) -> Any:
     """The same where no daemon runs; also ``status``, which a daemon answers from memory. Raises ReconcilerError."""
     if request["kind"] == "status":
         environments = [await _status_of(built, unit) for unit in built.reconcilers]
-        return {"daemon": {"running": False, "pid": None, "http": ""}, "environments": environments}
+        daemon, history = {"running": False, "pid": None, "http": ""}, asdict(built.ports.store.history_head())
+        return {"daemon": daemon, "history": history, "environments": environments}
 
     async def reconcile(request: ReconcileRequest, environments: Collection[str]) -> tuple[Outcome, ...]:
         only = select_units(built.reconcilers, environments)
@@ -154,7 +175,8 @@ def _reconcile_request(request: Request) -> ReconcileRequest:
                 "manual",
                 take_over=request["take_over"],
                 accept_projects=request.get("accept_projects", ()),
-                accepted_by=request.get("requested_by", ""),
+                requested_by=request.get("requested_by", ""),
+                reason=request.get("reason", ""),
             )
         case "plan":
             operator = OperatorRequest(RequestKind.PLAN, request["revision"]) if request["revision"] else None
@@ -178,8 +200,8 @@ async def _status_of(built: Runtime, unit: str) -> dict[str, Any]:
 
 async def _restore(built: Runtime, request: Request) -> dict[str, Any]:
     unit = find_backup(built.ports, request["backup"]).environment
-    ports, by = built.ports_of(unit), request.get("requested_by", "")
-    restored = await restore_backup(ports, unit, request["backup"], request["only"], requested_by=by)
+    facts = {name: request.get(name, "") for name in ("requested_by", "reason")}
+    restored = await restore_backup(built.ports_of(unit), unit, request["backup"], request["only"], **facts)
     return serialize.serialize_restored(restored)
 
 
@@ -187,7 +209,8 @@ async def _adopt(built: Runtime, request: Request, answer: GitAnswer, turn: Turn
     unit, target = request["target"].partition("/")[0], request["target"]
     ports = built.ports_of(unit)
     adoption = await turn(lambda: prepare_adoption(ports, unit, target, request["keys"], answer))
-    adopted = await push_adoption(replace(ports, progress=progress), adoption)
+    origin = RunOrigin("adopt", request.get("requested_by", ""), request.get("reason", ""))
+    adopted = await push_adoption(replace(ports, progress=progress), adoption, origin)
     return serialize.serialize_adopted(adopted, ports.settings.branch)
 
 

@@ -5,25 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.errors import ReconcilerError, with_id
-from reconciler.core.model.compose import Action
+from reconciler.core.history.entries import action_facts, iso_instant, revision_facts
 from reconciler.core.model.plans import Change, KeyChange, Plan, SyncStatus
 from reconciler.core.model.records import Applied, EnvironmentRecord, Pause, Pin
 from reconciler.core.model.requests import Adopted, KeyAge, Restored, TargetAge
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Activity, Backup, Outcome, Result, Run, RunChange
+from reconciler.core.model.runs import Activity, Backup, Outcome, Result, RunChange
 
 if TYPE_CHECKING:
     from reconciler.engine.reconcile import Reconciler
-
-
-def format_instant(seconds: float | None) -> str | None:
-    """Seconds since the epoch as ISO 8601 in UTC."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _serialize_change(change: Change) -> dict[str, Any]:
@@ -38,7 +32,8 @@ def _serialize_change(change: Change) -> dict[str, Any]:
         "keys": _keys(change.keys),
         "by_hand": _keys(change.by_hand),
         "from_git": _keys(change.from_git),
-        "edited_at": format_instant(change.edited_at),
+        "edited_at": iso_instant(change.edited_at),
+        "edited_by": change.edited_by,
         "restored_from": change.restored_from or None,
         "renamed_from": change.renamed_from or None,
         "moved_to": change.moved_to or None,
@@ -51,19 +46,8 @@ def _keys(keys: KeyChange | RunChange) -> dict[str, tuple[str, ...]]:
     return {"added": keys.added, "removed": keys.removed, "changed": keys.changed}
 
 
-def _serialize_action(action: Action) -> dict[str, Any]:
-    return {"stack": action.stack, "service": action.service, "action": action.kind.value, "reason": action.reason}
-
-
 def serialize_revision(revision: Revision | None) -> dict[str, Any] | None:
-    if revision is None:
-        return None
-    return {
-        "commit": revision.commit,
-        "author": revision.author,
-        "committed_at": format_instant(revision.committed_at),
-        "subject": revision.subject,
-    }
+    return None if revision is None else revision_facts(revision)
 
 
 def _serialize_plan(plan: Plan | None) -> dict[str, Any] | None:
@@ -71,7 +55,7 @@ def _serialize_plan(plan: Plan | None) -> dict[str, Any] | None:
         return None
     return {
         "changes": [_serialize_change(change) for change in plan.changes],
-        "actions": [_serialize_action(action) for action in plan.actions],
+        "actions": [action_facts(action) for action in plan.actions],
         "notes": list(plan.notes),
     }
 
@@ -104,36 +88,12 @@ def serialize_outcome(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def serialize_run(run: Run) -> dict[str, Any]:
-    return {
-        "run": run.id,
-        "environment": run.environment,
-        "trigger": run.trigger,
-        "started_at": format_instant(run.started_at),
-        "finished_at": format_instant(run.finished_at),
-        "revision": serialize_revision(run.revision),
-        "from_commit": run.from_commit,
-        "changes": [_serialize_run_change(change) for change in run.changes],
-        "actions": [_serialize_action(action) for action in run.actions],
-        "backup": run.backup or None,
-        "result": run.result.value if run.result else "unfinished",
-        "reason": run.reason,
-        "error_id": run.reason_id,
-        "accepted": list(run.accepted),
-    }
-
-
-def _serialize_run_change(change: RunChange) -> dict[str, Any]:
-    origins = {"restored_from": change.restored_from or None, "renamed_from": change.renamed_from or None}
-    return {"source": change.source, "kind": change.kind, **origins, **_keys(change)}
-
-
 def serialize_backup(backup: Backup) -> dict[str, Any]:
     return {
         "backup": backup.id,
         "environment": backup.environment,
         "run": backup.run,
-        "at": format_instant(backup.at),
+        "at": iso_instant(backup.at),
         "from_commit": backup.from_commit,
         "to_commit": backup.to_commit,
         "files": [
@@ -153,10 +113,10 @@ def serialize_environment(
     """One environment: its revisions, its last outcome, and what was ``applied`` to each target, by live path. ``at``
     and ``since`` are epoch seconds."""
     outcome: dict[str, Any] = dict(_NO_OUTCOME) if last is None else serialize_outcome(last)
-    left_at = {orphan.path: format_instant(orphan.at) for orphan in record.orphans}
+    left_at = {orphan.path: iso_instant(orphan.at) for orphan in record.orphans}
     for change in outcome["after"]["changes"] if outcome["after"] else ():
         known = applied.get(change["path"])
-        change["applied"] = {"commit": known.commit, "at": format_instant(known.at)} if known else None
+        change["applied"] = {"commit": known.commit, "at": iso_instant(known.at)} if known else None
         change["left_at"] = left_at.get(change["path"]) if change["sync"] == SyncStatus.ORPHAN else None
     return {
         **outcome,
@@ -168,15 +128,15 @@ def serialize_environment(
         "pauses": serialize_pauses(record, at),
         "quarantine": _serialize_quarantine(record),
         "suspended": dict(record.stopped),
-        "checked_at": format_instant(at),
-        "since": format_instant(since),
+        "checked_at": iso_instant(at),
+        "since": iso_instant(since),
     }
 
 
 def _serialize_pin(pin: Pin | None) -> dict[str, Any] | None:
     if pin is None:
         return None
-    return {"revision": serialize_revision(pin.revision), "reason": pin.reason, "since": format_instant(pin.at)}
+    return {"revision": serialize_revision(pin.revision), "reason": pin.reason, "since": iso_instant(pin.at)}
 
 
 def serialize_pauses(record: EnvironmentRecord, at: float | None) -> list[dict[str, Any]]:
@@ -187,9 +147,9 @@ def serialize_pauses(record: EnvironmentRecord, at: float | None) -> list[dict[s
 def _serialize_pause(pause: Pause) -> dict[str, Any]:
     return {
         "scope": pause.scope,
-        "until": format_instant(pause.until),
+        "until": iso_instant(pause.until),
         "reason": pause.reason,
-        "since": format_instant(pause.at),
+        "since": iso_instant(pause.at),
     }
 
 
@@ -201,7 +161,7 @@ def _serialize_quarantine(record: EnvironmentRecord) -> dict[str, Any] | None:
     return {
         "revision": serialize_revision(quarantine.revision),
         "reason": quarantine.reason,
-        "since": format_instant(quarantine.at),
+        "since": iso_instant(quarantine.at),
         "run": quarantine.run,
         "revert": {"state": quarantine.revert.value, "reason": quarantine.revert_note} if quarantine.revert else None,
     }
@@ -212,7 +172,7 @@ def serialize_activity(activity: Activity) -> dict[str, Any] | None:
     if activity.since is None:
         return None
     return {
-        "since": format_instant(activity.since),
+        "since": iso_instant(activity.since),
         "phase": activity.phase.value if activity.phase else None,
         "doing": activity.words,
     }
@@ -260,7 +220,7 @@ def serialize_ages(
         "targets": [
             {
                 "target": age.target.id,
-                "last_rotated": format_instant(age.oldest),
+                "last_rotated": iso_instant(age.oldest),
                 "keys": [_serialize_key_age(key, oldest) for key in age.keys],
             }
             for age in ages
@@ -272,7 +232,7 @@ def _serialize_key_age(age: KeyAge, oldest: float | None) -> dict[str, Any]:
     return {
         "key": age.key,
         "empty": age.at is None,
-        "last_rotated": format_instant(age.at),
+        "last_rotated": iso_instant(age.at),
         "too_old": oldest is not None and age.at is not None and age.at < oldest,
     }
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import faulthandler
 import functools
-import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence, Sized
 from dataclasses import replace
@@ -21,10 +20,12 @@ from reconciler.app.daemon.http_access import read_token
 from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon, FileWatching
 from reconciler.app.daemon.systemd import ServiceManager, ServiceReports
+from reconciler.app.daemon.webhook import WebhookReceiver, read_webhook_secret
 from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError, RefusedError
 from reconciler.core.model.runs import Activity
 from reconciler.core.ports.observer import Observer
+from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.target_revision import ask_git
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class _Service:
         if config.state_dir != self._config.state_dir:
             hint = "Restart the daemon, or set it back"
             raise ConfigError("a reload cannot change it", where="state_dir", hint=hint)
-        _webhook_secret(config)
+        _webhook_of(config)
         if config.http.token_file is not None:
             read_token(config.http.token_file)
         return config
@@ -190,7 +191,7 @@ class _Service:
     async def _serve(self, interfaces: Interfaces, config: ServerConfig, event: str) -> None:
         """Run a daemon until it is stopped, or a reload is due."""
         bound = await interfaces.listen(config.http)
-        async with runtime(config, observed=True) as built:
+        async with runtime(config, daemon=True) as built:
             watch = open_watch(config, self._logger.warning)
             self._compare(built, config)
             observers = (*built.observers, *((self._comparisons,) if self._comparisons else ()))
@@ -204,13 +205,16 @@ class _Service:
                 built.ports.store,
                 built.metrics.render,
                 functools.partial(requests.serve, built, daemon.reconcile),
-                _webhook_secret(config),
+                _webhook_of(config, built.merge_plans),
                 announced=built.metrics.announced,
+                plan_soon=built.merge_plans.look_soon if built.merge_plans else lambda: None,
                 host=config.host,
                 repository_url=config.repository.url,
                 http=bound,
                 comparisons=self._comparisons.serialize if self._comparisons else list,
             )
+            if built.merge_plans:
+                built.merge_plans.turn = daemon.between_reconciliations
             async with self._views.provide(views):
                 self._running = True
                 self._logger.info(event, environments=list(daemon.environments), http=bound)
@@ -276,18 +280,10 @@ async def _follow_engine(built: Runtime, unit: str, touched: Callable[[], None])
             await asyncio.sleep(_FOLLOW_AGAIN)
 
 
-def _webhook_secret(config: ServerConfig) -> bytes | None:
-    """The secret that signs announcements; None without a webhook. Raises ConfigError: an empty one lets anybody in."""
+def _webhook_of(config: ServerConfig, plans: MergePlans | None = None) -> WebhookReceiver | None:
+    """Raises ConfigError where the secret cannot be used now."""
     if config.webhook is None:
         return None
-    path, hint = config.webhook.secret_file, "Put the secret there, or correct webhook.secret_file"
-    try:
-        with open(path, "rb") as file:
-            secret = file.read().strip()
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        problem = f"cannot read the webhook secret ({reason})"
-        raise ConfigError(problem, where=path, hint=hint, id="webhook-secret") from error
-    if not secret:
-        raise ConfigError("the webhook secret is empty", where=path, hint=hint, id="webhook-secret")
-    return secret
+    read_webhook_secret(config.webhook.secret_file)
+    planned = plans.covers if plans else None
+    return WebhookReceiver(config.webhook.secret_file, config.repository.branch, planned)

@@ -9,11 +9,11 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from reconciler.app.config.server import ServerConfig, load_server_config
-from reconciler.app.daemon import requests
+from reconciler.app.daemon import logs, requests
 from reconciler.app.daemon.client import Progress, Request
 from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.requester import requester_of
-from reconciler.app.wiring.server import prepare_state_dir, runtime
+from reconciler.app.wiring.server import Runtime, prepare_state_dir, runtime
 from reconciler.core.errors import RefusedError
 
 _Result = TypeVar("_Result")
@@ -40,8 +40,20 @@ async def _serve(config: ServerConfig, request: Request, progress: Progress) -> 
     with exclusive(config.state_dir, f"reconciler {request['kind']}"):
         async with runtime(config) as built:
             built.relay.listen(progress)
+            if request["kind"] == "comparisons":
+                return await _compare(config, built)
             work = requests.serve_without_daemon(built, {**request, "requested_by": requester_of(os.getuid(), "self")})
             return await (work if request["kind"] == "status" else _uninterrupted(work))
+
+
+async def _compare(config: ServerConfig, built: Runtime) -> list[dict[str, Any]]:
+    """The pairs of the configuration, compared now."""
+    from reconciler.app.daemon.comparisons import comparisons_of
+
+    logs.set_up("error")  # what the daemon would log is in the answer
+    comparisons = comparisons_of(config, built, None)
+    await comparisons.compare_due()
+    return comparisons.serialize()
 
 
 async def _uninterrupted(work: Awaitable[_Result]) -> _Result:

@@ -144,7 +144,8 @@ def _targets(environment: Data) -> Iterator[Attention]:
 
 def _target(change: Data) -> Data:
     rest = f"{change['path']} stays" if is_orphan(change) else rest_of_reason(change)
-    text = "; ".join(filter(None, (cause_of(change), rest)))
+    edited_by = f"edited by {change['edited_by']}" if change["edited_by"] else ""
+    text = "; ".join(filter(None, (cause_of(change), edited_by, rest)))
     keys = change["keys"] if any(change["keys"].values()) else None
     return {"name": change["target"], "text": with_id(text, change["error_id"]), "keys": keys}
 

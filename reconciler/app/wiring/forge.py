@@ -38,6 +38,7 @@ class ForgeParts:
 
     forge: Forge
     reports: ForgeReports
+    side: ForgeSide
 
 
 def forge_parts(
@@ -63,10 +64,10 @@ def forge_parts(
         memory,
         host=config.host,
         branch=config.repository.branch,
-        links=ForgeLinks(settings.page_url or ""),
+        links=ForgeLinks(config.http.page_url or ""),
         mark=lambda subject: f"reconciler-{ports.digest(subject.encode())}",
     )
-    return ForgeParts(forge, ForgeReports(side, ports.store, ports.clock, units))
+    return ForgeParts(forge, ForgeReports(side, ports.store, ports.clock, units), side)
 
 
 def _adapter(client: ForgeClient, address: ForgeAddress) -> Forge:

@@ -10,6 +10,7 @@ from reconciler.adapters.notify.delivery import Delivery
 from reconciler.adapters.notify.observer import NotificationObserver
 from reconciler.adapters.store import SqliteStore
 from reconciler.adapters.store_notifications import NotificationTable
+from reconciler.app.config.credentials import require_credentials
 from reconciler.app.config.server import ServerConfig
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.notifications import NotificationEvent, NotificationPolicy, Origin
@@ -17,11 +18,13 @@ from reconciler.core.ports import Clock
 
 
 def open_messenger(config: ServerConfig) -> AppriseMessenger:
-    """What sends messages. Raises RefusedError where nobody is to be notified, ConfigError without the extra."""
+    """What sends messages. Raises RefusedError where nobody is to be notified, ConfigError without the extra or the
+    credential that the file of URLs is."""
     if config.notifications is None:
         hint = "Add the section to the server configuration (docs/notifications.md)"
         raise RefusedError("the server configuration has no section notifications", hint=hint)
     require_apprise()
+    require_credentials({"notifications": config.notifications.model_dump()})
     return AppriseMessenger(config.notifications.urls_file, os.environ)
 
 

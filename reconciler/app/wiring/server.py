@@ -23,6 +23,7 @@ from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.git.writer import GitPusher
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.local.backups import BackupDirectory
+from reconciler.adapters.local.file_writers import FileWriters
 from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.local.http_probe import HttpHealth, TunnelledHealth
 from reconciler.adapters.local.watch import FileWatch
@@ -36,26 +37,22 @@ from reconciler.app.config.credentials import require_credentials
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
 from reconciler.app.config.server import ServerConfig
+from reconciler.app.wiring.digest_key import digest_key_file, open_digester, read_digester
 from reconciler.app.wiring.forge import ForgeParts, forge_parts
+from reconciler.app.wiring.merge_plans import merge_plans
 from reconciler.app.wiring.notifications import notification_observers
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
-from reconciler.core.errors import ConfigError, ManifestError, RefusedError, StoreError
+from reconciler.core.errors import ConfigError, ManifestError, RefusedError
 from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.revisions import Verify
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Manifest, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.ports.observer import Observer
-from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
 from reconciler.engine.memory import Claims
+from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
-
-_ANOTHER_KEY = (
-    "Restore the right one from a backup of the machine. If it is lost, move state.db and digest.key away and start "
-    "again: files equal to git are then recorded, one that differs is held as first contact. Existing backups stay, "
-    "but can only be restored by hand"
-)
 
 
 @dataclass(slots=True)
@@ -84,8 +81,9 @@ class Runtime:
     metrics: PrometheusMetrics
     relay: Relay
     engines: Mapping[str, DockerCompose]
-    observers: tuple[Observer, ...] = ()
     forge: ForgeParts | None = None
+    merge_plans: MergePlans | None = None
+    observers: tuple[Observer, ...] = ()
 
     def ports_of(self, unit: str) -> Ports:
         """The ports of the unit's host. Raises RefusedError for a host that this server no longer has: its files are
@@ -126,7 +124,7 @@ def _database(state_dir: str) -> str:
 
 def open_backups(config: ServerConfig) -> BackupDirectory:
     """The backups of the state directory. The digest key is read only to compare a file: StoreError without one."""
-    return BackupDirectory(_backups_dir(config), lambda data: _read_digest_key(config.state_dir)(data))
+    return BackupDirectory(_backups_dir(config), lambda data: read_digester(config.state_dir)(data))
 
 
 def open_watch(config: ServerConfig, warn: Callable[[str], None]) -> FileWatch:
@@ -187,8 +185,8 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
             if os.path.exists(config.state_dir):
                 _check_private(config.state_dir)
             copy_database(_database(config.state_dir), _database(scratch))
-            if os.path.exists(key := _digest_key_file(config.state_dir)):
-                shutil.copyfile(key, _digest_key_file(scratch))
+            if os.path.exists(key := digest_key_file(config.state_dir)):
+                shutil.copyfile(key, digest_key_file(scratch))
         except OSError as error:
             hint = "Run as root, or as the daemon's user"
             problem = f"cannot be read ({os.strerror(error.errno or 0)})"
@@ -198,22 +196,30 @@ def scratch_state(config: ServerConfig) -> Iterator[ServerConfig]:
 
 @contextlib.asynccontextmanager
 async def runtime(
-    config: ServerConfig, keys: KeySources | None = None, *, observed: bool = False
+    config: ServerConfig, keys: KeySources | None = None, *, daemon: bool = False
 ) -> AsyncIterator[Runtime]:
     """Build every port for ``config``, and close them at the end. The caller holds the lock. ``keys`` take the place of
-    the server's own. ``observed``: with observers, whose part it is to run; only the daemon's outcomes are reported."""
+    the server's own. ``daemon``: who writes to live files is noticed while it lives, and there are observers, whose
+    part it is to run."""
     require_credentials(config.model_dump())
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
             sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary)
-            built = await _built(config, sops, store, stack)
-            yield replace(built, observers=(*built.observers, *_observers(config, store, built))) if observed else built
+            host = LocalHost(config.allowed_paths)
+            if daemon:
+                host = LocalHost(config.allowed_paths, stack.enter_context(contextlib.closing(FileWriters())))
+            built = await _built(config, sops, store, host, stack)
+            yield replace(built, observers=tuple(_observers(config, store, built))) if daemon else built
 
 
-def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> tuple[Observer, ...]:
+def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> Iterator[Observer]:
     """Raises ConfigError."""
-    return notification_observers(config, store, built.ports.clock, built.metrics)
+    if built.forge:
+        yield built.forge.reports
+    if built.merge_plans:
+        yield built.merge_plans
+    yield from notification_observers(config, store, built.ports.clock, built.metrics)
 
 
 def key_sources(config: ServerConfig) -> KeySources:
@@ -223,9 +229,11 @@ def key_sources(config: ServerConfig) -> KeySources:
     return KeySources(files, command=decryption.age_key_command or (), strict=True)
 
 
-async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: contextlib.AsyncExitStack) -> Runtime:
+async def _built(
+    config: ServerConfig, sops: Sops, store: SqliteStore, host: LocalHost, stack: contextlib.AsyncExitStack
+) -> Runtime:
     relay = Relay()
-    digest = _digester(config.state_dir, store)
+    digest = open_digester(config.state_dir, store)
     units = config.units
     interval = min(config.repository.poll_interval, config.drift.interval)
     metrics = PrometheusMetrics(version(DISTRIBUTION), tuple(units), interval, host=config.host)
@@ -244,7 +252,7 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
         ),
         decryptor=sops,
         encryptor=sops,
-        host=LocalHost(config.allowed_paths),
+        host=host,
         compose=compose,
         backups=BackupDirectory(_backups_dir(config), digest),
         store=store,
@@ -270,19 +278,19 @@ async def _built(config: ServerConfig, sops: Sops, store: SqliteStore, stack: co
         unit: Reconciler(on_hosts.get(unit, ports), unit, claims[on_hosts.get(unit, ports).settings.host])
         for unit in units
     }
-    rollouts = tuple(
-        Rollout(
-            ports,
-            [host for unit, host in reconcilers.items() if environment_of(unit) == environment],
-            config.rollout.max_unavailable,
-        )
-        for environment in config.environment
-        if any(environment_of(unit) == environment for unit in units)
-    )
-    here = {unit: compose for unit, host in units.items() if host is None}
+    rollouts = _rollouts(config, ports, reconcilers)
     forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
-    observers: tuple[Observer, ...] = (forge.reports,) if forge else ()
-    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, {**here, **hosts.engines}, observers, forge)
+    plans = merge_plans(config, forge, mirror, {unit: on_hosts.get(unit, ports) for unit in units}, claims)
+    engines = {unit: compose for unit, host in units.items() if host is None} | hosts.engines
+    return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, engines, forge, plans)
+
+
+def _rollouts(config: ServerConfig, ports: Ports, reconcilers: Mapping[str, Reconciler]) -> tuple[Rollout, ...]:
+    hosts = {
+        environment: [host for unit, host in reconcilers.items() if environment_of(unit) == environment]
+        for environment in config.environment
+    }
+    return tuple(Rollout(ports, mine, config.rollout.max_unavailable) for mine in hosts.values() if mine)
 
 
 class HostPorts:
@@ -374,64 +382,3 @@ def _settings(config: ServerConfig) -> Settings:
         backup_max_age=config.backups.max_age,
         drift_interval=config.drift.interval,
     )
-
-
-def _digester(state_dir: str, store: SqliteStore) -> Digester:
-    """The server's own digest key, created at the first start (0600).
-
-    Raises StoreError if it cannot be created or read, has the wrong size, or is not the one that the store's digests
-    were made with: with another, every file would look changed in every reconciliation.
-    """
-    path, known = _digest_key_file(state_dir), store.digest_key()
-    try:
-        if known is None and not os.path.exists(path):
-            _make_digest_key(path)
-    except OSError as error:
-        hint = "Make the state directory writable for the daemon's user, with room in it"
-        problem = f"the digest key cannot be created ({os.strerror(error.errno or 0)})"
-        raise StoreError(problem, where=path, hint=hint) from error
-    digester = _read_digest_key(state_dir)
-    mark = digester(b"the digest key")
-    if known is None:
-        store.note_digest_key(mark)
-    elif known != mark:
-        problem = "this is not the digest key that state.db was made with"
-        raise StoreError(problem, where=path, hint=_ANOTHER_KEY, id="digest-key-replaced")
-    return digester
-
-
-def _digest_key_file(state_dir: str) -> str:
-    return os.path.join(state_dir, "digest.key")
-
-
-def _read_digest_key(state_dir: str) -> Digester:
-    """Raises StoreError."""
-    path = _digest_key_file(state_dir)
-    try:
-        with open(path, "rb") as file:
-            key = file.read(DIGEST_KEY_BYTES + 1)
-    except FileNotFoundError as error:
-        raise StoreError("the digest key is gone", where=path, hint=_ANOTHER_KEY, id="digest-key-lost") from error
-    except OSError as error:
-        hint = "Make it readable for the daemon's user"
-        problem = f"the digest key cannot be read ({os.strerror(error.errno or 0)})"
-        raise StoreError(problem, where=path, hint=hint) from error
-    if len(key) != DIGEST_KEY_BYTES:
-        problem = f"the digest key does not have {DIGEST_KEY_BYTES} bytes"
-        raise StoreError(problem, where=path, hint=_ANOTHER_KEY, id="digest-key-replaced")
-    return Digester(key)
-
-
-def _make_digest_key(path: str) -> None:
-    """All or nothing; if another process is faster, its key stays."""
-    new = f"{path}.new"
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(DIGEST_KEY_BYTES))
-            file.flush()
-            os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):
-            os.link(new, path)
-    finally:
-        os.unlink(new)

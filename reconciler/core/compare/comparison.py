@@ -29,15 +29,17 @@ def compare_sides(
     wants to be compared with each other, ``known`` values that must not be shown."""
     left, right = for_machine(left, right), for_machine(right, left)
     judge = Judge(frozenset({left.environment, right.environment}), expected, different)
-    files = tuple(
-        replace(judge.file(both.left, both.right), paired_by=both.paired_by)
+    files = [
+        (both, replace(judge.file(both.left, both.right), paired_by=both.paired_by))
         for both in pair(left.files, right.files, chosen)
-    )
+    ]
     services, definitions = without_consequences(
         compare_services(left, right, expected, known),
-        compare_definitions(left, right, expected, known, different=different),
+        compare_definitions(left, right, expected, known, files, different=different),
     )
-    return Comparison(left, right, different, files, services, tuple(probes), definitions)
+    return Comparison(
+        left, right, different, tuple(result for _, result in files), services, tuple(probes), definitions
+    )
 
 
 def are_different(left: Side, right: Side) -> bool:

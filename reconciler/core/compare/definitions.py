@@ -5,28 +5,38 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from reconciler.core.compare.pairing import Pair
 from reconciler.core.compare.risk import Risk, must_differ, risk_of
-from reconciler.core.compare.services import explanations_for, service_pairs, text_of_field
+from reconciler.core.compare.services import (
+    ServiceName,
+    explanations_for,
+    service_pairs,
+    text_of_field,
+    whole_health_checks,
+)
 from reconciler.core.compare.types import (
     Definition,
     Expectations,
     Fact,
+    FileResult,
     ServiceResult,
     Side,
     SideProject,
     Status,
 )
 from reconciler.core.compose_names import without_project
+from reconciler.core.text import listed
 
 PROJECT = "(project)"
-"""Stands for a service where networks and volumes of the whole project are compared."""
+"""Stands for a service where networks, volumes, configs and secrets of the whole project are compared."""
 
 _ENVIRONMENT = "environment."
 # What may hold a secret that nothing marks as one: only whether it differs is shown.
 _NEVER_SHOWN = (_ENVIRONMENT, "labels.", "build.args.", "logging.options.", "configs.", "secrets.")
+_DEFINED = ("networks", "volumes", "configs", "secrets")
 _WHOLE = ("command", "entrypoint", "test")
 _SIZES = ("mem_limit", "mem_reservation", "memswap_limit", "memory", "shm_size", "size")
 _MEBIBYTE = 1024 * 1024
@@ -41,6 +51,7 @@ _DEFINED_BY: Mapping[str, tuple[str, ...]] = {
     "cpus": ("cpus", "deploy"),
     "containers": ("scale", "deploy"),
     "restart": ("restart", "deploy"),
+    "container": ("profiles", "scale"),
     "mounts": ("volumes", "configs", "secrets", "tmpfs"),
     "aliases": ("networks",),
 }
@@ -50,16 +61,20 @@ def read_definitions(resolved: bytes, project: SideProject) -> tuple[Definition,
     """Given what `docker compose config --format json` prints of a project, return its services. Raises ValueError,
     TypeError or AttributeError if it is something else."""
     document = json.loads(resolved)
-    own = {kind: document.get(kind) or {} for kind in ("networks", "volumes")}
-    services = {**(document.get("services") or {}), PROJECT: own}
-    return tuple(
-        Definition(project.name, name, _joined(_fields(fields, project)), _build(fields))
-        for name, fields in services.items()
-    )
+    services = [_service(name, fields, project) for name, fields in (document.get("services") or {}).items()]
+    own = _joined(_fields({kind: document.get(kind) or {} for kind in _DEFINED}, project))
+    # One that is called as Compose calls it by itself has no name of its own.
+    named = {name: text for name, text in own.items() if not name.endswith(f".{text}.name")}
+    return (*services, Definition(project.name, PROJECT, named))
 
 
-def _build(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    return fields.get("build") or {}
+def _service(name: str, fields: Mapping[str, Any], project: SideProject) -> Definition:
+    networks = {
+        network: _words(options or {}, "networks", project) or "attached"
+        for network, options in (fields.get("networks") or {}).items()
+    }
+    texts = _joined(_fields({**fields, "networks": networks}, project))
+    return Definition(project.name, name, texts, fields.get("build") or {})
 
 
 def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -99,8 +114,11 @@ def _entry(name: str, entry: Mapping[str, Any], project: SideProject) -> str:
     words = [str(entry.get("type") or ""), _text(name, entry.get("source") or "", project)]
     words += ["read-only"] if entry.get("read_only") else []
     rest = {key: value for key, value in entry.items() if key not in usual and value not in _DEFAULTS}
-    words += [f"{key} {_text(name, value, project)}" for key, value in sorted(rest.items())]
-    return " ".join(filter(None, words))
+    return " ".join(filter(None, (*words, _words(rest, name, project))))
+
+
+def _words(fields: Mapping[str, Any], name: str, project: SideProject) -> str:
+    return " ".join(f"{key} {_text(name, value, project)}" for key, value in sorted(fields.items()))
 
 
 def _text(name: str, value: Any, project: SideProject) -> str:
@@ -109,13 +127,18 @@ def _text(name: str, value: Any, project: SideProject) -> str:
 
 
 def compare_definitions(
-    left: Side, right: Side, expected: Expectations, known: Collection[str], *, different: bool
+    left: Side,
+    right: Side,
+    expected: Expectations,
+    known: Collection[str],
+    files: Sequence[tuple[Pair, FileResult]],
+    *,
+    different: bool,
 ) -> tuple[ServiceResult, ...]:
     """The differences of each service; () if the definitions of a side are not known. ``known`` are values that must
-    not be shown. A variable that an env file of either side has is compared there."""
+    not be shown. A variable that an env file of the service has is compared there, in ``files``."""
     if left.definitions is None or right.definitions is None:
         return ()
-    judged = {key for side in (left, right) for file in side.files for key in file.keys or ()}
     ours, theirs = (
         {(each.project, each.service): each.fields for each in side} for side in (left.definitions, right.definitions)
     )
@@ -128,8 +151,10 @@ def compare_definitions(
         left_fields, right_fields = ours.get(pair[0] or ("", "")), theirs.get(pair[1] or ("", ""))
         if service == PROJECT and None in (left_fields, right_fields):
             continue  # its services are reported
-        facts = tuple(map(explain, _facts(left_fields, right_fields, judged, hidden, different=different)))
-        results.append(ServiceResult(f"{project}/{service}" if several else service, facts))
+        changed = _changed_variables((left, pair[0]), (right, pair[1]))
+        facts = _facts(left_fields, right_fields, _given(service, files), hidden, different=different)
+        explained = (explain(_consequence_of_variables(fact, left_fields, right_fields, changed)) for fact in facts)
+        results.append(ServiceResult(f"{project}/{service}" if several else service, tuple(explained)))
     return tuple(sorted((result for result in results if result.facts), key=lambda result: result.service))
 
 
@@ -137,29 +162,78 @@ def _variables(services: Collection[Mapping[str, str]]) -> Iterator[str]:
     return (text for fields in services for name, text in fields.items() if name.startswith(_ENVIRONMENT))
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The variables that env files give a service: all of them, those for which the files explain a difference, and by
+    name of a file that only one side's service uses, its own."""
+
+    names: Collection[str]
+    different: Collection[str]
+    one_sided: Mapping[str, Collection[str]]
+
+    def file_of(self, variable: str) -> str:
+        """The file that only one side's service takes the variable from, "" for none."""
+        return next((file for file, names in self.one_sided.items() if variable in names), "")
+
+
+def _given(service: str, files: Sequence[tuple[Pair, FileResult]]) -> _Given:
+    names: set[str] = set()
+    different: set[str] = set()
+    one_sided = {}
+    for pair, result in files:
+        users = [service in file.services for file in (pair.left, pair.right) if file]
+        interpolated = not result.services  # a project's .env
+        keys = [key for key in result.keys if not (interpolated and key.unused_on)]
+        if interpolated or any(users):
+            names |= {key.key for key in keys}
+            different |= {key.key for key in keys if key.status is not Status.SAME}
+        if users in ([True, False], [False, True]):
+            one_sided[result.name] = {key.key for key in keys}
+    return _Given(names, different, one_sided)
+
+
 def _facts(
     left: Mapping[str, str] | None,
     right: Mapping[str, str] | None,
-    judged: Collection[str],
+    given: _Given,
     hidden: Collection[str],
     *,
     different: bool,
 ) -> Iterator[Fact]:
     if left is None or right is None:
-        status = Status.MISSING_LEFT if left is None else Status.MISSING_RIGHT
-        yield Fact("definition", "yes" if left is not None else "", "yes" if right is not None else "", status)
+        yield _one_sided("definition", "yes", Status.MISSING_LEFT if left is None else Status.MISSING_RIGHT)
         return
+    left, right = whole_health_checks(left, right)
+    one_sided_files: dict[str, Status] = {}
     for name in sorted(left.keys() | right.keys()):
         variable = name.removeprefix(_ENVIRONMENT) if name.startswith(_ENVIRONMENT) else ""
-        if variable in judged:
-            continue
         ours, theirs = left.get(name), right.get(name)
-        status, reason = (Status.SAME if ours == theirs else Status.DIFFERS), ""
+        if variable in given.different or (variable in given.names and ours == theirs):
+            continue
+        if None in (ours, theirs) and (file := given.file_of(variable)):
+            one_sided_files[file] = _only_in(ours)
+            continue
+        status, reason = (_only_in(ours) if None in (ours, theirs) else _equality(ours, theirs)), ""
         if variable and different and must_differ(variable) and None not in (ours, theirs) and (ours or theirs):
             reason = "a secret differs between environments" if ours != theirs else "two environments share a secret"
             status = Status.EXPECTED if ours != theirs else Status.SAME_SECRET
         risk = risk_of(variable) if variable else Risk.MEDIUM
         yield Fact(name, _shown(name, ours, theirs, hidden), _shown(name, theirs, ours, hidden), status, risk, reason)
+    for file, status in one_sided_files.items():
+        yield _one_sided(f"env_file {file}", "used", status)
+
+
+def _one_sided(name: str, text: str, status: Status) -> Fact:
+    left, right = ("", text) if status is Status.MISSING_LEFT else (text, "")
+    return Fact(name, left, right, status)
+
+
+def _only_in(left: str | None) -> Status:
+    return Status.MISSING_LEFT if left is None else Status.MISSING_RIGHT
+
+
+def _equality(left: str | None, right: str | None) -> Status:
+    return Status.SAME if left == right else Status.DIFFERS
 
 
 def _shown(name: str, text: str | None, counterpart: str | None, hidden: Collection[str]) -> str:
@@ -168,6 +242,31 @@ def _shown(name: str, text: str | None, counterpart: str | None, hidden: Collect
     if name.startswith(_NEVER_SHOWN):
         return "set" if counterpart is None else ""
     return text_of_field(name, text, hidden)
+
+
+def _changed_variables(*sides: tuple[Side, ServiceName | None]) -> dict[str, tuple[str, str]]:
+    """The variables to which the .env of the project of a service gives other values on the other side."""
+    ours, theirs = (
+        next((project.variables for project in side.projects if name and project.name == name[0]), {})
+        for side, name in sides
+    )
+    return {name: (ours[name], theirs[name]) for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
+
+
+def _consequence_of_variables(
+    fact: Fact, left: Mapping[str, str] | None, right: Mapping[str, str] | None, changed: Mapping[str, tuple[str, str]]
+) -> Fact:
+    """The fact, for information only if nothing but the values of these variables makes the difference."""
+    if fact.status is not Status.DIFFERS or not left or not right:
+        return fact
+    text, names = left[fact.name], []
+    for name, (ours, theirs) in sorted(changed.items(), key=lambda item: -len(item[1][0])):
+        if ours and ours in text:
+            text = text.replace(ours, theirs)
+            names.append(name)
+    if text != right[fact.name]:
+        return fact
+    return replace(fact, informational=True, reason=f"{listed(sorted(names))} of .env differs")
 
 
 def without_consequences(
@@ -201,10 +300,17 @@ def _counterpart(result: ServiceResult, others: Sequence[ServiceResult]) -> Serv
 
 
 def _consequence(fact: Fact, definition: ServiceResult | None) -> Fact:
-    if definition is None or fact.status is not Status.DIFFERS or fact.name in ("state", "health"):
-        return fact
     field = re.split(r"[ .]", fact.name)[0]
+    if definition is None or not _may_follow(fact):
+        return fact
     changed = {re.split(r"[ .]", each.name)[0] for each in definition.facts if each.status is not Status.SAME}
     if changed.isdisjoint(_DEFINED_BY.get(field, (field,))):
         return fact
     return replace(fact, informational=True, reason="its Compose definition differs")
+
+
+def _may_follow(fact: Fact) -> bool:
+    """Whether the fact of a container may follow from a definition: not from one that wants the same on both sides."""
+    if fact.name == "container":
+        return fact.status in _LACKS and "" in (fact.left, fact.right)  # one side is to have none
+    return fact.status is Status.DIFFERS and fact.name not in ("state", "health")

@@ -51,6 +51,7 @@ class _Rule(Enum):
 
 
 _REFERS = "refers to a variable whose value is not known"
+_REFERS_TO_OTHERS = "written alike; a variable that it refers to differs"
 _UNKNOWN = (Status.UNKNOWN, _REFERS)
 _SAME = (Status.SAME, "")
 _BY_CONTRACT = (Status.EXPECTED, "{place}")
@@ -146,6 +147,8 @@ class Judge:
         note = next((note for note in notes if note.differs), None)
         rule = self._rule(note.differs if note else None, is_secret=is_secret)
         status, reason = _VERDICTS[_relation(left, right)][rule]
+        if status is Status.DIFFERS and not reason and left.written and left.written == right.written:
+            reason = _REFERS_TO_OTHERS
         place = f"x-differs of {note.contract}:{note.line}" if note else ""
         return status, reason.replace("{place}", place)
 

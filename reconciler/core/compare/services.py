@@ -109,6 +109,7 @@ class _Service:
 
 
 _ABSENT = _Service()
+_NO_CHECK = '["NONE"]'
 
 
 def compare_services(
@@ -156,10 +157,29 @@ def _facts(left: _Service, right: _Service, known: Collection[str]) -> Iterator[
 
 def _more_facts(left: _Service, right: _Service, known: Collection[str]) -> Iterator[Fact]:
     """The rest of what the engine says of the first container of each side, without values."""
-    ours, theirs = (side.containers[0].fields if side.containers else {} for side in (left, right))
+    ours, theirs = whole_health_checks(
+        *(side.containers[0].fields if side.containers else {} for side in (left, right))
+    )
     for name in sorted(ours.keys() | theirs.keys()):
         status = Status.SAME if ours.get(name) == theirs.get(name) else Status.DIFFERS
         yield Fact(name, _shown(name, ours, theirs, known), _shown(name, theirs, ours, known), status)
+
+
+def whole_health_checks(
+    left: Mapping[str, str], right: Mapping[str, str]
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Given the fields of two sides, return them with the health check as one field if only one side has any."""
+
+    def of(fields: Mapping[str, str]) -> set[str]:
+        names = {name for name in fields if name.startswith("healthcheck")}
+        return {name for name in names if not name.endswith("disable") and fields[name] != _NO_CHECK}
+
+    def whole(fields: Mapping[str, str]) -> dict[str, str]:
+        rest = {name: text for name, text in fields.items() if not name.startswith("healthcheck")}
+        test = next((fields[name] for name in of(fields) if name.endswith("test")), "")
+        return {**rest, "healthcheck": test} if of(fields) else rest
+
+    return (left, right) if bool(of(left)) == bool(of(right)) else (whole(left), whole(right))
 
 
 def _shown(name: str, fields: Mapping[str, str], counterpart: Mapping[str, str], known: Collection[str]) -> str:
@@ -175,7 +195,7 @@ def text_of_field(name: str, text: str, known: Collection[str]) -> str:
     """Given the text of a field, return what may be shown of it. Fields that hold no secret do not hide a tag or a
     port, which is the value of some variable more often than not."""
     words = re.split(r"[ .]", name)
-    plain = words[0] in _PLAIN or (words[0] == "healthcheck" and words[-1] != "test")
+    plain = words[0] in _PLAIN or (words[0] == "healthcheck" and words[-1] not in ("healthcheck", "test"))
     return masked(text, () if plain else known, words[-1])
 
 
@@ -191,7 +211,8 @@ def _states(left: _Service, right: _Service) -> Iterator[Fact]:
             status = Status.DIFFERS
         else:
             status = Status.FAILED if bad else Status.SAME
-        alone = not (left.containers and right.containers) or (name == "health" and other_state)
+        unchecked = "" in (ours, theirs)  # one side has no health check, which counts
+        alone = not (left.containers and right.containers) or (name == "health" and (other_state or unchecked))
         if ours or theirs:
             yield Fact(name, ours, theirs, status, Risk.HIGH, informational=alone and not bad)
 

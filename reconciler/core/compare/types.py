@@ -122,13 +122,14 @@ class SideFile:
 
 @dataclass(frozen=True, slots=True)
 class SideProject:
-    """A Compose project of a side: ``options`` of `docker compose` in its directory, and the services that are to have
-    a container there."""
+    """A Compose project of a side: ``options`` of `docker compose` in its directory, the services that are to have a
+    container there, and the ``variables`` of its .env, with every secret."""
 
     name: str
     directory: str
     options: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

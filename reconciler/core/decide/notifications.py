@@ -24,7 +24,7 @@ from reconciler.core.model.notifications import (
     OngoingFailure,
     Origin,
 )
-from reconciler.core.model.plans import Change, Effect, Kind, Plan
+from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.ports.observer import Reconciled
 from reconciler.core.text import instant
@@ -292,9 +292,7 @@ def _note_corrections(
     outcome = event.outcome
     by_target = {(corrections.unit, corrections.source): corrections for corrections in known}
     new: list[Change] = []
-    for change in _written(outcome):
-        if change.kind is not Kind.DRIFT:
-            continue
+    for change in _corrected(outcome):
         key = (outcome.environment, change.target.source)
         if before := by_target.get(key):
             keys = tuple(sorted({*before.keys, *change.keys.names}))[:100]
@@ -315,6 +313,14 @@ def _again(known: Corrections, now: float, origin: Origin) -> Notice:
     line = f"{text.harmless(known.source)}: {known.count} more times since {instant(known.reported_at)}{keys}"
     line = text.sentence(NotificationEvent.CORRECTED, known.unit, line, origin)
     return Notice(NotificationEvent.CORRECTED, known.unit, line, now)
+
+
+def _corrected(outcome: Outcome) -> tuple[Change, ...]:
+    """The drift that is gone: of live files, and of containers that ran older values."""
+    written = tuple(change for change in _written(outcome) if change.kind is Kind.DRIFT)
+    if written or outcome.result is not Result.CORRECTED or outcome.plan is None:
+        return written
+    return tuple(change for change in outcome.plan.changes if Aspect.STALE in change.aspects)
 
 
 def _written(outcome: Outcome) -> tuple[Change, ...]:

@@ -117,7 +117,8 @@ class Change:
     """What was decided for one target, and why.
 
     ``keys`` are the differences from the live file to git; ``by_hand`` what somebody changed in the live file since we
-    last wrote it, ``from_git`` what changed in git since then. ``edited_at`` is when the live file was last written.
+    last wrote it, ``from_git`` what changed in git since then. ``edited_at`` is when the live file was last written,
+    ``edited_by`` who did that, as in Host.editor; "" where nobody did.
     ``alone``: it is held for a reason of its own (paused, on_drift is report, a conflicting writer), nothing else is.
     ``restored_from`` is as in TargetState. ``renamed_from`` is the source that the target had before, or that of the
     orphan whose content it takes over; then ``keys`` are the differences from that. ``moved_to`` is of such an orphan:
@@ -133,6 +134,7 @@ class Change:
     by_hand: KeyChange = KeyChange()
     from_git: KeyChange = KeyChange()
     edited_at: float | None = None
+    edited_by: str = ""
     alone: bool = False
     restored_from: str = ""
     renamed_from: str = ""

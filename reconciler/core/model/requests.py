@@ -9,6 +9,7 @@ from enum import StrEnum
 from reconciler.core.errors import ReconcilerError
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.revisions import Revision
+from reconciler.core.model.runs import RunOrigin
 from reconciler.core.model.targets import Target
 
 
@@ -65,9 +66,9 @@ class ReconcileRequest:
 
     ``poll`` asks git for a new head first, or takes the ``answer`` that it gave before; ``dry_run`` changes nothing
     live. ``take_over`` names targets (ENVIRONMENT/SOURCE) whose unknown live file may be replaced, ``accept_projects``
-    stacks (ENVIRONMENT/NAME) whose project ``accepted_by`` accepts as it stands now. ``operator`` is carried out first;
-    if it is refused, nothing is reconciled. Without ``revert``, git is not asked to follow a rollback: see
-    ``Reconciler.revert``.
+    stacks (ENVIRONMENT/NAME) whose project is accepted as it stands now, both by ``requested_by``, with the ``reason``
+    that they gave. ``operator`` is carried out first; if it is refused, nothing is reconciled. Without ``revert``, git
+    is not asked to follow a rollback: see ``Reconciler.revert``.
     """
 
     trigger: str
@@ -76,10 +77,16 @@ class ReconcileRequest:
     dry_run: bool = False
     take_over: Collection[str] = ()
     accept_projects: Collection[str] = ()
-    accepted_by: str = ""
+    requested_by: str = ""
+    reason: str = ""
     operator: OperatorRequest | None = None
     held_back: HeldBack = not_held_back
     revert: bool = True
+
+    @property
+    def origin(self) -> RunOrigin:
+        who = self.operator or self
+        return RunOrigin(self.trigger, who.requested_by, who.reason)
 
     def asks(self, kind: RequestKind) -> bool:
         return self.operator is not None and self.operator.kind is kind

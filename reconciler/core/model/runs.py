@@ -17,8 +17,9 @@ ROLLBACK_FAILED = "rollback-failed"
 
 
 class Result(StrEnum):
-    """How a reconciliation of one environment ended; ``done``, only in the history: an operator request was carried out
-    without one."""
+    """How a reconciliation of one environment ended. Only in the history: an operator request was carried out without
+    one (``done``), a revision was refused before it became the target (``refused``), failing services are healthy
+    again (``recovered``)."""
 
     APPLIED = "applied"
     IN_SYNC = "in_sync"
@@ -30,6 +31,12 @@ class Result(StrEnum):
     ROLLBACK_FAILED = "rollback_failed"
     FAILED = "failed"
     DONE = "done"
+    REFUSED = "refused"
+    RECOVERED = "recovered"
+
+
+ENDS_NO_RECONCILIATION = (Result.DONE, Result.REFUSED, Result.RECOVERED)
+"""The results that only the history has."""
 
 
 class Phase(StrEnum):
@@ -100,7 +107,8 @@ class RunChange:
 
     ``digest`` is the keyed digest of what the run writes to ``path``; None: it deletes the file. ``parser`` and
     ``ignore_keys`` are the target's: keys that are left to the server keep their value also in a rollback.
-    ``in_place``: it writes into the file that is there. ``restored_from`` and ``renamed_from`` are as in Change.
+    ``in_place``: it writes into the file that is there. ``restored_from``, ``renamed_from`` and ``edited_by`` are as in
+    Change.
     """
 
     source: str
@@ -116,17 +124,30 @@ class RunChange:
     in_place: bool = False
     restored_from: str = ""
     renamed_from: str = ""
+    edited_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOrigin:
+    """Why there is a run: the ``trigger`` of its reconciliation, or the kind of the request. Where an operator is
+    behind it, who they are by the kernel's word, and their ``reason`` as typed."""
+
+    trigger: str
+    requested_by: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One transaction, from ``begin`` to ``finish``; ``result`` is None while it is unfinished.
+    """One transaction, from ``begin`` to ``finish``; ``result`` is None while it is unfinished. Or a decision that is
+    only in the history.
 
     Another process can resume it from this. ``failing`` names the services (stack/service) that were unhealthy before
     it, ``silent`` the URLs of health checks that did not answer then: it is not to blame for those. ``rolling_back``
     is why it is being rolled back; "" if it is not; ``restored_at`` when its services were recreated on the restored
     files (epoch seconds), 0 if they were not. ``accepted`` says who has accepted which project as it stood, or
-    had a live file deleted. ``error_id`` is the id of the ``reason``, or of why it is being rolled back.
+    had a live file deleted. ``error_id`` is the id of the ``reason``, or of why it is being rolled back. The rest is as
+    in RunOrigin.
     """
 
     id: str
@@ -147,6 +168,8 @@ class Run:
     result: Result | None = None
     reason: str = ""
     error_id: str = ""
+    requested_by: str = ""
+    request_reason: str = ""
 
     @property
     def reason_id(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from reconciler.core.model.revisions import Blob, GitRevert, Reverted, RevertRequest, Revision
@@ -79,4 +81,28 @@ class GitWriter(Protocol):
         """Commit the files (path → content) on top of ``base``, push that as a new branch, and return its commit id.
 
         Raises RefusedError if the branch exists or the remote rejects the push, GitUnreachableError.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class MergedBranch:
+    """What merging the ``head`` of a branch into ``target`` gives: a ``commit`` that only ``git`` can read, or "" and
+    the first of the paths in conflict."""
+
+    head: str
+    target: str
+    commit: str
+    conflicts: tuple[str, ...]
+    git: Git
+
+
+class BranchMerges(Protocol):
+    """Merges branches of the remote without a trace: nothing is checked out, pushed, or kept."""
+
+    def merged(self, branch: str, target: str) -> AbstractAsyncContextManager[MergedBranch]:
+        """Fetch the branch and merge it into the commit ``target``, which is fetched; gone at the end.
+
+        Raises GitUnreachableError (also where the branch is gone), SourceError for an object that git refuses or a
+        branch that is too large, UnverifiedError for a head without the signature that is required, ConfigError where
+        the installed git cannot merge like this.
         """

@@ -27,6 +27,10 @@ class Host(Protocol):
         Raises LiveFileError for a link on the way, a directory, a device, or a file that cannot be read.
         """
 
+    async def editor(self, path: str, live: LiveFile | None) -> str:
+        """Who edited the live file, or removed it, since we last wrote it, and how sure that is: a sentence's part such
+        as "ada (login uid of the process that wrote it)", "probably ada: ..." or "unknown"."""
+
     async def write(
         self,
         path: str,

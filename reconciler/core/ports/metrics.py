@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import StackHealth
 from reconciler.core.model.plans import Plan
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.runs import Backup, Outcome, Phase
+from reconciler.core.model.runs import Backup, Outcome, Phase, Result
 
 
 class Metrics(Protocol):
@@ -56,13 +57,20 @@ class Metrics(Protocol):
     def failed(self, environment: str, at: float) -> None:
         """Services were judged unhealthy: a failure begins, unless one is under way."""
 
-    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> None:
-        """The health of all stacks of the environment. A failure ends when every one is healthy."""
+    def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> float | None:
+        """The health of all stacks of the environment. A failure ends when every one is healthy: returns when the one
+        began that ends with this (epoch seconds), so that the history says the same."""
+
+    def changed(self, environment: str, result: Result) -> None:
+        """A change has ended so: see core/history/report.py for what counts as one."""
 
     def engine(self, environment: str, up: bool | None) -> None:
         """Whether the Docker engine answers; None: the environment has no stack, so nobody asks."""
 
     def rotated(self, environment: str, target: str, at: float | None) -> None:
         """When the oldest secret of the target was made; None: it has none."""
+
+    def recorded(self, head: HistoryHead) -> None:
+        """The head of the history now."""
 
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None: ...

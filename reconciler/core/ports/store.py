@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from reconciler.core.history.chain import ChainVerification, HistoryHead
+from reconciler.core.history.entries import HistoryEntry
 from reconciler.core.model.compose import Action, RanService
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.runs import Backup, BackupEntry, Result, Run
@@ -106,30 +108,49 @@ class Store(Protocol):
         pending_restarts: Sequence[Action] = (),
         settled: Sequence[Action] = (),
     ) -> None:
-        """In one database transaction: the run's end, what was applied (and forgotten, by path), the record.
+        """In one database transaction: the run's end, its entry in the history, what was applied (and forgotten, by
+        path), the record.
 
         Closes older unfinished runs of the environment too. ``pending_restarts`` are what this run leaves to do; those
         of other runs stay, except for the services of ``settled``.
         """
 
-    def add_done(self, run: Run, reason: str, *, record: EnvironmentRecord, forgotten: Sequence[str] = ()) -> None:
-        """In one database transaction: a run that was no reconciliation, with its end, the record, and what is no
-        longer applied (by path). Unfinished runs stay."""
+    def reopen(self, run: Run, record: EnvironmentRecord, decision: Run) -> None:
+        """Make a finished run unfinished again; in the same transaction, append the ``decision`` to do that to the
+        history, and store the environment's record."""
 
-    def reopen(self, run: Run, record: EnvironmentRecord) -> None:
-        """Make a finished run unfinished again, and store the environment's record in the same transaction."""
+    def note(self, run: str, sentence: str, record: EnvironmentRecord, at: float) -> None:
+        """Add a sentence to a finished run's reason (``at``: epoch seconds), and store the environment's record in the
+        same transaction."""
 
-    def note(self, run: str, sentence: str, record: EnvironmentRecord) -> None:
-        """Add a sentence to a finished run's reason, and store the environment's record in the same transaction."""
+    def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
+        """The runs of one environment, of several, or of all; newest first. Decisions are none."""
 
-    def run(self, identity: str) -> Run | None:
-        """The run with this id; None where there is none, or not any more."""
+    def decide(self, decision: Run, record: EnvironmentRecord | None = None, *, forgotten: Sequence[str] = ()) -> None:
+        """In one database transaction: append a decision that was no run to the history, store the record, and forget
+        what is no longer applied (by path)."""
 
-    def runs(
-        self, environment: str | Collection[str] | None = None, limit: int = 20, before: str | None = None
-    ) -> tuple[Run, ...]:
-        """The runs of one environment, of several, or of all; newest first. ``before``: only those that are older than
-        the run with this id."""
+    def history(
+        self,
+        environments: Collection[str] | None = None,
+        limit: int = 20,
+        *,
+        before: str | None = None,
+        recoveries: bool = True,
+    ) -> tuple[HistoryEntry, ...]:
+        """The runs that have ended, the decisions and (unless not wanted) the recoveries, each as its newest entry has
+        it; newest first. ``before``: only what is older than the run with this id."""
+
+    def history_of(self, run: str) -> HistoryEntry | None:
+        """The newest entry of the run or decision with this id; None where there is none, or not any more."""
+
+    def entries(self, after: int = 0) -> Iterator[HistoryEntry]:
+        """Every entry with a number above ``after``, oldest first."""
+
+    def history_head(self) -> HistoryHead: ...
+
+    def verify_history(self, heads: Collection[str] = ()) -> ChainVerification:
+        """Whether every entry is as it was written, none is lost, and the ``heads`` are among them."""
 
     def history_read(self, directory: str) -> str | None:
         """Up to which commit the history of the directory in git was read for ``first_seen``."""
