@@ -17,6 +17,15 @@ from reconciler.core.text import printable
 commands = typer.Typer()
 
 _LENGTHS = range(8, 1025)
+Target = Annotated[str, typer.Option("--target", metavar="FILE", help="Only this file, where several have the key.")]
+Generate = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--generate",
+        metavar="[NAME=]N",
+        help="Make secrets of N random letters and digits, or of as many as the contract asks; with NAME only its.",
+    ),
+]
 
 
 @commands.command(short_help="take keys from one environment of this clone to another, as one commit")
@@ -29,17 +38,8 @@ def promote(
     ],
     key: Annotated[list[str] | None, typer.Option("--key", metavar="NAME", help="This key (may be repeated).")] = None,
     all_missing: Annotated[bool, typer.Option("--all-missing", help="Every key that RIGHT lacks.")] = False,
-    target: Annotated[
-        str, typer.Option("--target", metavar="FILE", help="Only this file, where several have the key.")
-    ] = "",
-    generate: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--generate",
-            metavar="[NAME=]N",
-            help="Make secrets of N random letters and digits, or of as many as the contract asks; with NAME only its.",
-        ),
-    ] = None,
+    target: Target = "",
+    generate: Generate = None,
     copy_secrets: Annotated[
         bool, typer.Option("--copy-secrets", help="Let both environments have the same secrets.")
     ] = False,

@@ -66,7 +66,9 @@ def ahead(site: Site) -> Site:
 def test_keys_arrive_without_their_secrets(ahead: Site, capfd: pytest.CaptureFixture[str]) -> None:
     site = ahead
     site.write("expected-differences.yaml", EXPECTED)
-    site.replace("production/environment.yaml", "worker.env: config/worker.env", "worker.env: {path: config/worker.env}")
+    site.replace(
+        "production/environment.yaml", "worker.env: config/worker.env", "worker.env: {path: config/worker.env}"
+    )
     head = site.commit()
     arguments = ("staging", "production", "--all-missing", "--generate", "24")
 
