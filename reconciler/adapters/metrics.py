@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from reconciler.adapters.forge.client import RESULTS
 from reconciler.adapters.source_metrics import SourceMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.suspension import HOUR, suspension_of
 from reconciler.core.history.chain import HistoryHead
 from reconciler.core.history.report import FAILED, SUCCEEDED
 from reconciler.core.model.compose import HealthStatus, StackHealth
-from reconciler.core.model.notifications import NotificationEvent
 from reconciler.core.model.plans import LEFT_GIT, Aspect, Change, Kind, Plan, SyncStatus
 from reconciler.core.model.records import Applied, EnvironmentRecord
 from reconciler.core.model.revisions import Revision
@@ -29,7 +27,6 @@ _ENVIRONMENT_RESULT = ("environment", "result")
 _KEY_KINDS = ("added", "removed", "changed")
 _ENDS = ("ok", "failed")
 # What the webhook answers: nothing to do, accepted, not authentic, too slow, too large, secret unreadable.
-_WEBHOOK_CODES = (200, 202, 403, 408, 413, 503)
 # An orphan is no longer a target: it only has the series of orphans.
 _SYNC_STATUSES = tuple(status for status in SyncStatus if status is not SyncStatus.ORPHAN)
 # How a reconciliation can end.
@@ -63,17 +60,10 @@ class PrometheusMetrics(SourceMetrics):
         self._define_by_stack()
         self._build_info.labels(version).set(1)
         self._interval.set(interval)
-        for code in _WEBHOOK_CODES:
-            self._webhook.labels(code)
-        for result in RESULTS:
-            self._forge.labels(result)
         for environment in environments:
             self._start_at_zero(environment)
         for phase in Phase:
             self._phase_duration.labels(phase)
-        for event in NotificationEvent:
-            for result in ("accepted", "dropped"):
-                self._notifications.labels(event, result)
 
     def _define(self) -> None:
         gauge, counter = self._gauge, self._counter
@@ -98,12 +88,6 @@ class PrometheusMetrics(SourceMetrics):
         )
         self._tick = gauge("loop_last_tick_timestamp_seconds", "When the daemon's loop last turned.")
         self._interval = gauge("reconcile_interval_seconds", "Seconds between two reconciliations while all is well.")
-        self._forge = counter("forge_requests", "Requests to the forge's API, by result.", "result")
-        self._notifications = counter("notifications", "Notices by what became of them.", "event", "result")
-        self._notifications_failing = gauge(
-            "notifications_failing_since_timestamp_seconds", "When a receiver first accepted none; 0: all accept."
-        )
-        self._webhook = counter("webhook_requests", "Webhook requests, by the status of the response.", "code")
 
     def _define_by_environment(self) -> None:
         gauge, counter = self._gauge, self._counter
@@ -417,13 +401,6 @@ class PrometheusMetrics(SourceMetrics):
 
     # --- for the daemon ---
 
-    def notified(self, event: str, result: str) -> None:
-        """A receiver has accepted a notice of this kind, or was given up."""
-        self._notifications.labels(event, result).inc()
-
-    def notifications_failing(self, since: float) -> None:
-        self._notifications_failing.set(since)
-
     def tick(self, at: float) -> None:
         self._tick.set(at)
 
@@ -434,14 +411,6 @@ class PrometheusMetrics(SourceMetrics):
         free_bytes.set_function(lambda: _disk_state(measure)[0])
         free_inodes = self._gauge("state_free_inodes", "Free inodes there; -1: it has no fixed number of them.")
         free_inodes.set_function(lambda: _disk_state(measure)[1])
-
-    def forge_requested(self, result: str) -> None:
-        """The forge has answered a request, or not."""
-        self._forge.labels(result).inc()
-
-    def announced(self, code: int) -> None:
-        """The webhook has answered a request with this HTTP status."""
-        self._webhook.labels(code).inc()
 
 
 def _disk_state(measure: Callable[[], tuple[int, int, int]]) -> tuple[float, float]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from reconciler.adapters.metric_registry import MetricRegistry
+from reconciler.adapters.outside_metrics import OutsideMetrics
 
 _DECRYPT_REASONS = ("key", "ciphertext", "sops")
 _VERIFICATION_REASONS = ("signature", "unavailable")
 
 
-class SourceMetrics(MetricRegistry):
+class SourceMetrics(OutsideMetrics):
     """The part of the ``Metrics`` port that is about sources."""
 
     def __init__(self, host: str) -> None:

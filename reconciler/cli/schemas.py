@@ -6,6 +6,7 @@ from typing import Any
 
 from reconciler.app.checks.check_settings import CheckFile
 from reconciler.app.config.schema import DIALECT, FILES, contract_schema, json_schema, schema_id
+from reconciler.app.daemon.age_answer_models import AgeAnswer
 from reconciler.app.daemon.answer_models import SERVER_ANSWERS, JsonAnswer
 from reconciler.app.daemon.history_answer_models import HISTORY_ANSWERS
 from reconciler.cli.clone_answer_models import CLONE_ANSWERS
@@ -16,6 +17,7 @@ from reconciler.core.model.answers import SCHEMA
 ANSWERS: dict[str, type[JsonAnswer]] = {
     **SERVER_ANSWERS,
     **HISTORY_ANSWERS,
+    "age": AgeAnswer,
     **CLONE_ANSWERS,
     "review": ReviewAnswer,
 }

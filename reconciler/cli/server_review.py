@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Verbose
+
+if TYPE_CHECKING:
+    from reconciler.app.review.review import Review
 
 commands = typer.Typer()
 
@@ -33,6 +36,9 @@ def review(
             "--mail", metavar="ADDRESS", help="Send it with sendmail instead of printing it (may be repeated)."
         ),
     ] = None,
+    notify: Annotated[
+        bool, typer.Option("--notify", help="Send what needs you to the receivers of notifications, print nothing.")
+    ] = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
@@ -44,22 +50,32 @@ def review(
     broken or could not be looked at.
     """
     from reconciler.app.config.scalars import parse_duration
-    from reconciler.app.review.command import mail_review, review_server
+    from reconciler.app.review.command import mail_review, notify_review, review_server
     from reconciler.cli import render, server_review_reports
     from reconciler.cli.exit_codes import review_exit_code
-    from reconciler.cli.layout import page_on
 
     seconds = parse_duration(max_age, where="--max-age")
     with render.progress() as progress:
         reviewed = review_server(config, max_age, seconds, progress)
-    form = ReviewForm.JSON if as_json else form
     if mail:
         mail_review(mail, *server_review_reports.as_mail(reviewed))
-    elif form is ReviewForm.JSON:
-        render.write_json(server_review_reports.as_data(reviewed))
-    elif form is ReviewForm.TEXT:
-        render.write_lines(server_review_reports.review_report(reviewed, page_on(sys.stdout, verbose=verbose)))
-    else:
-        as_text = server_review_reports.as_html if form is ReviewForm.HTML else server_review_reports.as_markdown
-        sys.stdout.write(as_text(reviewed))
+    if notify:
+        notify_review(config, *server_review_reports.as_message(reviewed))
+    if not mail and not notify:
+        _print(reviewed, ReviewForm.JSON if as_json else form, verbose=verbose)
     raise typer.Exit(review_exit_code(reviewed.attention()))
+
+
+def _print(reviewed: Review, form: ReviewForm, *, verbose: bool) -> None:
+    from reconciler.cli import render, server_review_reports
+    from reconciler.cli.layout import page_on
+
+    match form:
+        case ReviewForm.JSON:
+            render.write_json(server_review_reports.as_data(reviewed))
+        case ReviewForm.MARKDOWN:
+            sys.stdout.write(server_review_reports.as_markdown(reviewed))
+        case ReviewForm.HTML:
+            sys.stdout.write(server_review_reports.as_html(reviewed))
+        case ReviewForm.TEXT:
+            render.write_lines(server_review_reports.review_report(reviewed, page_on(sys.stdout, verbose=verbose)))

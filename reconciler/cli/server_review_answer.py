@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from reconciler.app.daemon.age_answer_models import EnvironmentAgeData
 from reconciler.app.daemon.answer_models import (
     ComparedPairData,
     DaemonData,
-    EnvironmentAgeData,
     EnvironmentData,
     Instant,
     JsonAnswer,

@@ -18,6 +18,7 @@ from reconciler.core.model.answers import versioned
 from reconciler.core.text import absolute, epoch_seconds
 
 _COLOURS = {"bad": "red", "mid": "yellow", "info": "cyan"}
+_MOST_LINES = 12  # of a notification
 _MARKS = {"bad": "🔴", "mid": "🟡", "info": "🔵"}
 
 
@@ -212,3 +213,18 @@ def as_mail(review: Review) -> tuple[str, str, str]:
     """Subject, text and HTML of a mail."""
     text = "".join(f"{line}\n" for line in review_report(review, Page(78)))
     return f"reconciler: {headline(review)}", text, as_html(review)
+
+
+def _first_line(entry: Attention) -> str:
+    """The reason in short; without one, the first of what it is about."""
+    names = ", ".join(item["name"] for item in entry.items[:3])
+    return entry.reason.partition("\n")[0] or names
+
+
+def as_message(review: Review) -> tuple[str, list[str]]:
+    """Title and lines of a notification: what needs an operator, in short."""
+    urgent = [entry for entry in review.attention() if entry.kind != KNOWN]
+    lines = [f"{entry.where}: {entry.word.replace('_', ' ')}. {_first_line(entry)}".strip(" .") for entry in urgent]
+    more = len(lines) - _MOST_LINES
+    title = headline(review).partition(": ")[2]
+    return title, [*lines[:_MOST_LINES], *([f"And {more} more: `reconciler review` shows them"] if more > 0 else [])]

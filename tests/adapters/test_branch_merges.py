@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from reconciler.adapters.git import branch_merges
 from reconciler.adapters.git.branch_merges import GitBranchMerges
 from reconciler.adapters.git.mirror import GitMirror
-from reconciler.core.errors import GitUnreachableError, SourceError, UnverifiedError
+from reconciler.core.errors import ConfigError, GitUnreachableError, SourceError, UnverifiedError
 from reconciler.core.model.revisions import Verify
 from tests.support.git_remote import LINK, SUBMODULE, GitRemote, make_ssh_key
 
@@ -146,3 +147,18 @@ async def test_a_branch_that_is_gone_or_too_large_leaves_nothing(
         async with GitBranchMerges(mirror, Verify.NONE).merged("change", target):
             raise AssertionError
     assert left_in(mirror) == []
+
+
+async def test_a_git_that_cannot_merge_like_this_is_named(
+    remote: GitRemote, mirror: GitMirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = await target_of(mirror)
+    old = tmp_path / "bin" / "git"
+    old.parent.mkdir()
+    old.write_text(f'#!/bin/sh\n[ "$1" = merge-tree ] && exit 129\nexec {shutil.which("git")} "$@"\n')
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{old.parent}:{os.environ['PATH']}")
+    remote.commit({API: b"A=2\n"}, branch="change")
+    with pytest.raises(ConfigError, match=r"Install git 2\.38"):
+        async with GitBranchMerges(mirror, Verify.NONE).merged("change", target):
+            raise AssertionError

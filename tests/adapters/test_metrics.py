@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from reconciler.adapters.comparison_metrics import ComparisonMetrics
 from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import Action, ActionKind, HealthStatus, ServiceHealth, StackHealth
@@ -57,6 +58,9 @@ REQUIRED = {
     "commit_to_applied_seconds": "histogram",
     "failure_to_recovered_seconds": "histogram",
     "forge_requests_total": "counter",
+    "environment_differences": "gauge",
+    "comparison_last_success_timestamp_seconds": "gauge",
+    "comparison_failing_since_timestamp_seconds": "gauge",
     "webhook_requests_total": "counter",
     "notifications_total": "counter",
     "notifications_failing_since_timestamp_seconds": "gauge",
@@ -139,6 +143,9 @@ def busy() -> PrometheusMetrics:
     for phase in Phase:
         metrics.phase(phase, 0.2)
     metrics.recorded(HistoryHead(1, 3, "a" * 64))
+    comparisons, pair = ComparisonMetrics(metrics), ("releases", "git:staging", "git:production")
+    comparisons.compared(pair, {"missing-right": 1}, 100.0)
+    comparisons.failing(pair, 0.0)
     metrics.fetched("production", True, 100.0)
     metrics.fetched("production", False, 101.0)
     metrics.undecryptable("production", {WORKER.id: "key"})
@@ -525,6 +532,9 @@ def test_only_some_ends_are_a_success(metrics: PrometheusMetrics, result: Result
 
 def test_an_unanswered_question_leaves_the_time_of_the_last_answer(metrics: PrometheusMetrics) -> None:
     metrics.recorded(HistoryHead(1, 3, "a" * 64))
+    comparisons, pair = ComparisonMetrics(metrics), ("releases", "git:staging", "git:production")
+    comparisons.compared(pair, {"missing-right": 1}, 100.0)
+    comparisons.failing(pair, 0.0)
     metrics.fetched("production", True, 100.0)
     metrics.fetched("production", False, 160.0)
     assert series(metrics, "git_last_fetch_success_timestamp_seconds") == {(): 100.0}

@@ -144,6 +144,7 @@ def test_changed_key_recreates_only_the_service_that_reads_it(start: Start) -> N
             "kind": "update",
             "restored_from": None,
             "renamed_from": None,
+            "edited_by": "",
             "added": [],
             "removed": [],
             "changed": ["COLOUR"],

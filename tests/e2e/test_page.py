@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.cli.server_review_reports import as_html
 from tests.support import answers
 from tests.support.browser import Page, browser
 from tests.support.components import AXE
@@ -160,3 +161,17 @@ async def test_a_daemons_page_is_whole_without_a_script_and_refreshes_itself_wit
         await refreshed(page, "The daemon does not answer.")
         assert await page.evaluate("document.querySelector('#asof').textContent.endsWith(' old')")
         assert [message for message in page.messages if "ERR_CONNECTION_REFUSED" not in message] == []
+
+
+@pytest.mark.browser
+async def test_the_page_of_a_review_fits_is_usable_by_everybody_and_loads_nothing(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "review.html"
+    file.write_text(as_html(answers.REVIEW))
+    for width in WIDTHS:
+        for scheme in SCHEMES:
+            await look_like(page, width, scheme)
+            await page.open(f"file://{file}")
+            assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+            assert await findings(page) == [], (width, scheme)
+    assert page.messages == []
+    assert {url.partition(":")[0] for url in page.requests} == {"file"}

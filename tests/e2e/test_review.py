@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.receiver import message_receiver
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
 
@@ -67,6 +68,15 @@ def test_the_daemon_tells_what_needs_an_operator_in_every_form(filled: Server, t
         }
         assert [entry["kind"] for entry in answer["attention"]] == ["bad", "mid", "mid", "mid", "info"]
         assert answer["failures"] == []
+        with message_receiver() as receiver:
+            urls = filled.root / "urls"
+            urls.touch(0o600)
+            urls.write_text(f"json://127.0.0.1:{receiver.port}/hook\n")
+            filled.settings["notifications"] = {"urls_file": str(urls)}
+            assert review(filled, "--notify", code=1) == ""
+            (message,) = receiver.messages
+            assert message["title"] == "reconciler on test: 4 things need you, 1 broken"
+            assert "stages: differs. git:staging and git:production: 1 unexplained finding" in message["message"]
         assert answer["check"]["errors"] == 0
         kept = sendmail(tmp_path)
         review(filled, "--mail", "root", code=1, PATH=f"{kept.parent / 'bin'}:{filled.variables()['PATH']}")

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.requests import GitAnswer, OperatorRequest, ReconcileRequest, RequestKind
-from reconciler.core.model.revisions import Verify
-from reconciler.core.model.runs import Outcome, Result
+from reconciler.core.model.revisions import Revision, Verify
+from reconciler.core.model.runs import Outcome, Result, Run
+from reconciler.core.model.targets import OnFirstContact
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import API, World, reconcile_once
 
@@ -101,6 +103,24 @@ async def test_a_recovery_is_recorded_as_the_metric_measures_it(world: World) ->
     recovered = [facts for facts in listed(world) if facts["result"] == "recovered"]
     assert [facts["trigger"] for facts in recovered] == ["health"]
     assert world.metrics.changes == [Result.ROLLED_BACK]
+
+
+async def test_only_changes_of_the_own_environment_count(world: World) -> None:
+    reconciler = Reconciler(world.ports(), "production")
+    await reconciler.reconcile(ReconcileRequest("poll"))
+    elsewhere = Run("r1", "staging", "poll", 1.0, Revision("s" * 40, ""))
+    world.store.finish(elsewhere, Result.FAILED, "no", at=2.0, record=EnvironmentRecord("staging"))
+    world.commit("b", api="A=2", worker="W=1")
+    await reconciler.reconcile(ReconcileRequest("poll"))
+    assert world.metrics.changes == [Result.APPLIED]
+
+
+async def test_what_the_manifest_takes_over_names_nobody(world: World) -> None:
+    world.target_fields["on_first_contact"] = OnFirstContact.TAKE_OVER
+    world.commit("b", api="A=1", worker="W=1", extra="E=1")
+    world.host.put("/opt/app/extra.env", b"E=unknown\n")
+    assert (await reconcile(world, trigger="manual", requested_by=ADA)).result is Result.APPLIED
+    assert not [facts for facts in listed(world) if facts["accepted"]]
 
 
 @pytest.mark.parametrize("allowed", [True, False])

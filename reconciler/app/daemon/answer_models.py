@@ -379,51 +379,6 @@ class AdoptAnswer(JsonAnswer):
     whole: bool
 
 
-class KeyAgeData(BaseModel):
-    """``key`` is "" where the file is one secret."""
-
-    key: str
-    empty: bool
-    last_rotated: Instant | None
-    too_old: bool
-
-
-class TargetAgeData(BaseModel):
-    target: str
-    last_rotated: Instant | None
-    keys: list[KeyAgeData]
-
-
-class EnvironmentAgeData(BaseModel):
-    environment: str
-    revision: RevisionData
-    targets: list[TargetAgeData]
-
-
-class KnownValueData(BaseModel):
-    """``key`` is "" where the file is one secret; ``secret`` is whether its name or its contract says so."""
-
-    file: str
-    key: str
-    since: Instant | None
-    secret: bool
-
-
-class KnownSecretsData(BaseModel):
-    """The values that somebody knows and that were not replaced since; ``key`` is their public key."""
-
-    name: str
-    key: str
-    values: list[KnownValueData]
-
-
-class AgeAnswer(JsonAnswer):
-    """`age`; with --known-to, ``known`` alone."""
-
-    environments: list[EnvironmentAgeData]
-    known: KnownSecretsData | None = None
-
-
 class ComponentFindingData(BaseModel):
     component: str
     level: Literal["ok", "warning", "error"]
@@ -459,7 +414,6 @@ SERVER_ANSWERS: dict[str, type[JsonAnswer]] = {
     "backups": BackupsAnswer,
     "restore": RestoreAnswer,
     "adopt": AdoptAnswer,
-    "age": AgeAnswer,
     "doctor": DoctorAnswer,
     "notify": NotifyAnswer,
 }

@@ -1,11 +1,11 @@
-"""`reconciler notify --test`: one test message to every receiver, with or without a daemon."""
+"""One message to every receiver, with or without a daemon: a test of `reconciler notify --test`, or a review."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
 
-from reconciler.app.config.server import load_server_config
+from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.app.wiring.notifications import open_messenger
 from reconciler.core.decide.notification_text import harmless
 from reconciler.core.model.notifications import Message
@@ -13,7 +13,7 @@ from reconciler.core.model.notifications import Message
 
 @dataclass(frozen=True, slots=True)
 class ReceiverAnswer:
-    """What became of the test message to one receiver, which ``receiver`` names without anything secret, by its
+    """What became of the message to one receiver, which ``receiver`` names without anything secret, by its
     ``line`` in the file; ``problem`` is "" where it was accepted."""
 
     line: int
@@ -26,11 +26,15 @@ def send_test_message(config_file: str) -> list[ReceiverAnswer]:
     """Send it to all of them at the same time. Raises RefusedError where the server configuration has no notifications,
     ConfigError without the extra or where the file of URLs cannot be used."""
     config = load_server_config(config_file)
-    messenger = open_messenger(config)
-    receivers = messenger.receivers()
     host = harmless(config.host)
     text = f"This is a test by `reconciler notify --test` on {host}. Notifications of this server arrive here."
-    message = Message(f"reconciler on {host}: test", harmless(text))
+    return send_message(config, Message(f"reconciler on {host}: test", harmless(text)))
+
+
+def send_message(config: ServerConfig, message: Message) -> list[ReceiverAnswer]:
+    """Send a message to all of them at the same time. Raises as ``send_test_message``."""
+    messenger = open_messenger(config)
+    receivers = messenger.receivers()
 
     async def send() -> list[str]:
         return await asyncio.gather(*(messenger.send(receiver, message) for receiver in receivers))

@@ -15,11 +15,14 @@ from reconciler.app.checks.run import CheckReport, check_tree
 from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.app.daemon.client import Progress, serve_request
 from reconciler.app.daemon.commands import read_secret_ages, read_status
+from reconciler.app.daemon.receiver_check import send_message
 from reconciler.app.review.review import Review
 from reconciler.app.wiring.comparisons import MirrorTrees, server_tools
 from reconciler.app.wiring.mail import send_mail
 from reconciler.core.change_words import Data
-from reconciler.core.errors import KeyUnavailableError, ReconcilerError, RefusedError, with_id
+from reconciler.core.decide.notification_text import harmless
+from reconciler.core.errors import KeyUnavailableError, OutsideError, ReconcilerError, RefusedError, with_id
+from reconciler.core.model.notifications import Message
 from reconciler.core.text import printable
 
 _Result = TypeVar("_Result")
@@ -47,6 +50,19 @@ def mail_review(addresses: Sequence[str], subject: str, text: str, html: str) ->
                 "is not an address", where=f"--mail {printable(address)}", hint="Give root or ops@example.org"
             )
     asyncio.run(send_mail(addresses, subject, text, html))
+
+
+def notify_review(config_file: str, title: str, lines: Sequence[str]) -> None:
+    """Send what needs an operator to every receiver of notifications. Raises OutsideError where one does not accept it,
+    and what ``send_message`` raises."""
+    config = load_server_config(config_file)
+    host = harmless(config.host)
+    message = Message(f"reconciler on {host}: {harmless(title)}", "\n".join(map(harmless, lines)))
+    refused = [answer for answer in send_message(config, message) if not answer.accepted]
+    if refused:
+        receivers = "; ".join(f"line {answer.line} ({answer.receiver}) {answer.problem}" for answer in refused)
+        hint = "`reconciler notify --test` tries every receiver"
+        raise OutsideError(receivers, where="--notify", hint=hint, id="notification-dropped")
 
 
 @dataclass(slots=True)
