@@ -12,7 +12,7 @@ from reconciler.core.change_words import Data
 _VALUES = {
     "copied": "copied",
     "generated": "a generated secret",
-    "asked": "a value of its own",
+    "asked": "a value of its own, asked for",
 }
 
 
@@ -85,5 +85,5 @@ def promotion_report(data: Data, page: Page) -> Iterator[str]:
 
 def _key(key: Data, left: str, page: Page) -> str:
     sign = page.style("green", "+") if key["new"] else page.style("yellow", "~")
-    text = f"{sign} {key['key']}  {_VALUES[key['value']]}"
+    text = f"{sign} {key['key']}: {_VALUES[key['value']]}"
     return f"{text}; its value still names {left} or one of its hosts" if key["names_left"] else text

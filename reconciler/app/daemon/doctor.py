@@ -22,6 +22,7 @@ from reconciler.app.wiring.notifications import open_messenger
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
 from reconciler.app.wiring.surroundings import engine_in_use, git_surroundings
 from reconciler.core.decide.private_files import is_exposed
+from reconciler.core.decide.promotion import REPORTS
 from reconciler.core.decide.startup import allowed_by_container
 from reconciler.core.errors import ConfigError, ReconcilerError, with_id
 from reconciler.core.model.compose import Container
@@ -263,6 +264,8 @@ async def _components(built: Runtime, config: ServerConfig, *, key_is_bad: bool)
     yield DoctorFinding("git remote", "ok", f"{config.repository.branch} is at {commit[:12]}")
     async for finding in _trust(ports, config, commit):
         yield finding
+    async for finding in _promotion(ports, config, commit):
+        yield finding
     for name in config.units:
         async for finding in _environment(built, name, commit):
             # An environment has the same sources on each of its hosts.
@@ -303,6 +306,25 @@ async def _trust(ports: Ports, config: ServerConfig, commit: str) -> AsyncIterat
             yield DoctorFinding("git push", "ok", "the remote lets us push; branch rules show only on a real push")
         except ReconcilerError as error:
             yield _failed("git push", error)
+
+
+async def _promotion(ports: Ports, config: ServerConfig, commit: str) -> AsyncIterator[DoctorFinding]:
+    """Whether the remote takes our reports of health, and whether those that our gates wait for are there."""
+    component = "promotion"
+    try:
+        if config.promotion.publish:
+            await ports.git_writer.may_publish(f"{REPORTS}/doctor@{config.host}/0", commit)
+            yield DoctorFinding(component, "ok", "the remote lets us report the health; its rules show on a real push")
+        for name, gate in ports.settings.promotion.items():
+            refs = await ports.git.refs_below(*(f"{REPORTS}/{unit}" for unit in gate.units))
+            reporting = {ref.removeprefix(f"{REPORTS}/").rpartition("/")[0] for ref in refs}
+            if silent := [unit for unit in gate.units if unit not in reporting]:
+                advice = "set promotion.publish: true there, or correct promotion.gates; unhealthy hosts report nothing"
+                yield DoctorFinding(f"{component} to {name}", "warning", f"no report of {', '.join(silent)}", advice)
+            else:
+                yield DoctorFinding(f"{component} to {name}", "ok", f"reports of {', '.join(gate.units)}")
+    except ReconcilerError as error:
+        yield _failed(component, error)
 
 
 async def _environment(built: Runtime, name: str, commit: str) -> AsyncIterator[DoctorFinding]:
