@@ -94,7 +94,11 @@ def plan_keys(
             if reason := _reason_to_leave_out(pair, key, named=bool(requested)):
                 left_out.append(LeftOutKey(key, pair.left.path, pair.right.path, reason))
                 continue
-            keys.append(_promoted(pair, key, generated, left_names, copy_secrets=copy_secrets))
+            promoted = _promoted(pair, key, generated, left_names, copy_secrets=copy_secrets)
+            if promoted.value_from is ValueFrom.COPIED and pair.right.keys.get(key) == pair.left.keys[key]:
+                left_out.append(LeftOutKey(key, pair.left.path, pair.right.path, "has that value already"))
+            else:
+                keys.append(promoted)
     return KeyPlan(tuple(keys), tuple(left_out))
 
 
