@@ -159,7 +159,7 @@ REFUSALS = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refusals_change_nothing(site: Site, case: str) -> None:
     more = "RETRIES=1\nLEFT=a\nLINKED=${WORKERS}0\n"
-    site.encrypt("staging/worker.env", WORKER.format(environment="staging") + more)
+    site.encrypt("staging/worker.env", WORKER.format(environment="staging").replace("WORKERS=4", "WORKERS=8") + more)
     site.encrypt("staging/api.env", API.format(environment="staging") + "RETRIES=2\n")
     site.encrypt("staging/other.env", "ALONE=1\n")
     for environment in ("staging", "production"):

@@ -108,4 +108,7 @@ def test_a_server_that_may_not_push_says_so_and_reconciles_all_the_same(server: 
         assert len(warnings) == 1
         assert "this key is read-only" in str(warnings[0])
         assert state(daemon)["result"] in ("applied", "in_sync")
+        examined = {finding["component"]: finding for finding in server.json("doctor")}
+        assert examined["health reports"]["level"] == "warning"
+        assert "no report of production@test" in examined["health reports"]["result"]
     assert reports(server) == {}

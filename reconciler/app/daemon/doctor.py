@@ -25,6 +25,7 @@ from reconciler.core.decide.private_files import is_exposed
 from reconciler.core.decide.promotion import REPORTS
 from reconciler.core.decide.startup import allowed_by_container
 from reconciler.core.errors import ConfigError, ReconcilerError, with_id
+from reconciler.core.forge.statuses import named_with_host
 from reconciler.core.model.compose import Container
 from reconciler.core.model.revisions import GitRevert, Verify
 from reconciler.core.model.targets import Manifest, Stack
@@ -310,21 +311,25 @@ async def _trust(ports: Ports, config: ServerConfig, commit: str) -> AsyncIterat
 
 async def _promotion(ports: Ports, config: ServerConfig, commit: str) -> AsyncIterator[DoctorFinding]:
     """Whether the remote takes our reports of health, and whether those that our gates wait for are there."""
-    component = "promotion"
-    try:
-        if config.promotion.publish:
-            await ports.git_writer.may_publish(f"{REPORTS}/doctor@{config.host}/0", commit)
-            yield DoctorFinding(component, "ok", "the remote lets us report the health; its rules show on a real push")
-        for name, gate in ports.settings.promotion.items():
-            refs = await ports.git.refs_below(*(f"{REPORTS}/{unit}" for unit in gate.units))
-            reporting = {ref.removeprefix(f"{REPORTS}/").rpartition("/")[0] for ref in refs}
-            if silent := [unit for unit in gate.units if unit not in reporting]:
-                advice = "set promotion.publish: true there, or correct promotion.gates; unhealthy hosts report nothing"
-                yield DoctorFinding(f"{component} to {name}", "warning", f"no report of {', '.join(silent)}", advice)
-            else:
-                yield DoctorFinding(f"{component} to {name}", "ok", f"reports of {', '.join(gate.units)}")
-    except ReconcilerError as error:
-        yield _failed(component, error)
+    awaited = {f"promotion to {name}": gate.units for name, gate in ports.settings.promotion.items()}
+    if config.promotion.publish:
+        awaited["health reports"] = tuple(named_with_host(unit, config.host) for unit in config.units)
+    for component, units in awaited.items():
+        ours = component == "health reports"
+        try:
+            if ours:
+                await ports.git_writer.may_publish(f"{REPORTS}/doctor@{config.host}/0", commit)
+            refs = await ports.git.refs_below(*(f"{REPORTS}/{unit}" for unit in units))
+        except ReconcilerError as error:
+            yield _failed(component, error)
+            continue
+        reporting = {ref.removeprefix(f"{REPORTS}/").rpartition("/")[0] for ref in refs}
+        if silent := [unit for unit in units if unit not in reporting]:
+            advice = "set promotion.publish: true there, or correct promotion.gates"
+            advice = "unless it is unhealthy, the daemon's log says what the remote refuses" if ours else advice
+            yield DoctorFinding(component, "warning", f"the repository has no report of {', '.join(silent)}", advice)
+        else:
+            yield DoctorFinding(component, "ok", f"the repository has those of {', '.join(units)}")
 
 
 async def _environment(built: Runtime, name: str, commit: str) -> AsyncIterator[DoctorFinding]:
