@@ -67,8 +67,7 @@ def promotion_error(ports: Ports, record: EnvironmentRecord, head: Revision) -> 
         return None
     runs = ports.store.runs(record.name, _SEARCHED_RUNS)
     known = [record.healthy, record.whole, *(run.revision for run in runs if run.result in _SUCCEEDED)]
-    good = [revision for revision in known if revision and record.quarantine_of(revision) is None]
-    reason = reason_to_wait(gate, record, head, good)
+    reason = reason_to_wait(gate, record, head, list(filter(None, known)))
     if not reason:
         return None
     hint = "It is applied once they are; `reconciler sync --skip-promotion --reason …` applies it now"

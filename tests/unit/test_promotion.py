@@ -182,6 +182,8 @@ async def test_a_revert_never_waits(gated: World) -> None:
 async def test_a_rollback_to_an_operators_revision_never_waits(gated: World) -> None:
     report(gated, gated.git.tip, *UNITS)
     await reconcile_once(gated)
+    gated.commit("c", api="A=3", worker="W=1")
+    assert (await reconcile_once(gated)).result is Result.HELD
     pin = OperatorRequest(RequestKind.ROLLBACK, reason="it is slow")
     assert (await reconcile_once(gated, operator=pin)).result is Result.APPLIED
     assert gated.live("api") == "A=1"
