@@ -76,6 +76,7 @@ def test_production_follows_what_staging_has_proven(
         commit = commit_both(staging, "good2")
         held = eventually(lambda: last if (last := state(waits))["result"] == "held" else None, timeout=60)
         assert "staging@web-1" in held["reason"]
+        assert "waits to be promoted: staging@web-1" in waits.get("/")[1]
         assert production.live("api.env") == b"MODE=good1\n"
         assert waits.metrics()['reconciler_promotion_waiting{environment="production"}'] == 1
         eventually(lambda: production.live("api.env") == b"MODE=good2\n", timeout=90)
