@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from typing import Any
 
 import pytest
 
@@ -101,6 +103,26 @@ def test_documents_merge_by_their_leaves() -> None:
         "mine": 1,
         "theirs": {"deep": True},
     }
+
+
+@pytest.mark.parametrize(
+    ("base", "theirs"),
+    [
+        ({"a": 1}, {"a": True}),
+        ({"a": {"b": 1, "c": {"d": 2}}}, {}),
+        ({"a": {"b": 1, "c": {"d": 2}}}, {"a": {"b": 1}}),
+        ({"a": {"b": 1}}, {"a": {}}),
+        ({"a": {"b": 1}}, {"a": "value"}),
+        ({"a": "value"}, {"a": {"b": 1}}),
+        ({"a": [1]}, {"a": {"b": [1]}}),
+    ],
+)
+def test_a_document_takes_the_form_of_the_side_that_changed_it(base: dict[str, Any], theirs: dict[str, Any]) -> None:
+    result = merge_leaves({"x": 1, **base}, {"x": 2, **base}, {"x": 1, **theirs})
+    assert result.conflicts == ()
+    changed = applied({"x": 2, **base}, result.changes)
+    assert json.dumps(changed) == json.dumps({"x": 2, **theirs})
+    assert list(result.changes.values()) == sorted(result.changes.values(), key=lambda leaf: leaf is not None)
 
 
 def test_leaves_that_both_sides_changed_are_conflicts() -> None:
