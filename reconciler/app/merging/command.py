@@ -46,7 +46,7 @@ async def run_driver(base: str, ours: str, theirs: str, path: str) -> MergedFile
         data, result = merged.data, MergedFile(path, merged.conflicts, merged.problem, taken=merged.taken)
     else:
         data, clean = await clone.merge_text_files(ours, base, theirs)
-        result = MergedFile(path, () if clean else ("some lines",))
+        result = MergedFile(path, left="" if clean else "both sides changed the same lines: resolve them in an editor")
     await asyncio.to_thread(_write, ours, data)
     return result
 
