@@ -255,20 +255,31 @@ def test_yaml_and_json_merge_by_path(work: Site) -> None:
 def test_a_binary_file_and_a_plain_one(work: Site) -> None:
     encrypt(work, "one\n", "binary", "envs/production/nginx.conf")
     work.write("production/plain.txt", "1\n2\n3\n4\n5\n")
+    work.write("production/logo.png", b"\0")
     work.commit("Base")
     branch_off(work)
     encrypt(work, "theirs\n", "binary", "envs/production/nginx.conf")
     work.write("production/plain.txt", "one\n2\n3\n4\n5\n")
+    work.write("production/logo.png", b"\0theirs")
     back(work)
     encrypt(work, "ours\n", "binary", "envs/production/nginx.conf")
     work.write("production/plain.txt", "1\n2\n3\n4\nfive\n")
+    work.write("production/logo.png", b"\0ours")
     work.commit("Ours")
     done = merge_branch(work, key=work.production.path)
     assert done.returncode == 1
     assert "envs/production/nginx.conf: both sides changed the whole file. " in done.stderr
+    assert "envs/production/logo.png: is binary: take a side" in done.stderr
+    assert (work.envs / "production/logo.png").read_bytes() == b"\0ours"
     assert work.read("production/plain.txt") == "one\n2\n3\n4\nfive\n"
-    assert merge(work, "--resolve", ".=theirs", key=work.production.path).returncode == 0
+    assert merge(work, "envs/production/nginx.conf", "--resolve", ".=theirs", key=work.production.path).returncode == 0
     assert decrypted(work, "envs/production/nginx.conf", "binary") == "theirs\n"
+
+
+def test_a_missing_file_is_no_traceback(tmp_path: Path) -> None:
+    done = reconciler("merge-driver", "base", "ours", "theirs", "x.env", env={"HOME": "/nonexistent"}, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "cannot be read: No such file or directory. git runs this command" in done.stderr
 
 
 PAIRS = 6
