@@ -18,6 +18,7 @@ from reconciler.app.merging.merge import Versions, merge_encrypted
 from reconciler.app.wiring import clone
 from reconciler.core.merging.lines import MergeSide
 from reconciler.core.secret import Secret
+from reconciler.core.sops.ciphertext import ivs
 from tests.support.age_key import AgeKey, make_age_key
 from tests.support.commands import CommandFailed
 from tests.support.forks import COMMAND, reconciler
@@ -218,15 +219,28 @@ def test_somebody_who_was_added_on_one_side_reads_the_result(tmp_path: Path) -> 
         assert cleo.decrypt("x.env", merged.data) == b"A=1\nB=ours\nNEW=theirs\n"
 
 
-def test_a_new_data_key_is_not_lost(tmp_path: Path) -> None:
+def test_a_new_data_key_is_not_lost_nor_what_the_former_one_has_shown(tmp_path: Path) -> None:
+    """Whoever has left knows the values of the other side, so these keep their iv."""
     key, keys = make_keys(tmp_path)
     base = key.encrypt("x.env", b"A=1\nB=2\n")
-    ours = asyncio.run(keys.rekey("x.env", base, [key.public], rotate=True))
-    theirs = asyncio.run(keys.amend_places("x.env", base, {("B",): as_json("theirs")}))
-    merged = asyncio.run(merge_encrypted(Versions("x.env", base, ours, theirs), keys, {}))
+    rotated = asyncio.run(keys.rekey("x.env", base, [key.public], rotate=True))
+    changed = asyncio.run(keys.amend_places("x.env", base, {("B",): as_json("changed")}))
     unchanged = next(line for line in base.splitlines() if line.startswith(b"A="))
-    assert (merged.clean, unchanged in merged.data) == (True, False)
-    assert key.decrypt("x.env", merged.data) == b"A=1\nB=theirs\n"
+    for versions in (Versions("x.env", base, rotated, changed), Versions("x.env", base, changed, rotated)):
+        merged = asyncio.run(merge_encrypted(versions, keys, {}))
+        assert (merged.clean, unchanged in merged.data) == (True, False)
+        assert key.decrypt("x.env", merged.data) == b"A=1\nB=changed\n"
+        assert set(ivs(merged.data.partition(b"sops_")[0])) == set(ivs(changed.partition(b"sops_")[0]))
+
+
+def test_a_key_of_another_kind_is_not_lost(tmp_path: Path) -> None:
+    key, keys = make_keys(tmp_path)
+    base = key.encrypt("x.env", b"A=1\nB=2\n")
+    ours = asyncio.run(keys.amend_places("x.env", base, {("B",): as_json("ours")}))
+    pgp = {"created_at": "2026-11-01T00:00:00Z", "enc": "invented", "fp": "A" * 40}
+    theirs = base + "".join(f"sops_pgp__list_0__map_{name}={value}\n" for name, value in pgp.items()).encode()
+    merged = asyncio.run(merge_encrypted(Versions("x.env", base, ours, theirs), keys, {}))
+    assert "the sides differ in keys of other kinds than age" in merged.problem
 
 
 def test_yaml_and_json_merge_by_path(work: Site) -> None:

@@ -77,6 +77,8 @@ class _Merge:
         assert theirs is not None
         if {ours.format, theirs.format, (base or ours).format} != {ours.format} or ours.output is not ours.format:
             return self.unmerged("the versions are stores of different formats")
+        if _settings(theirs) != _settings(ours):
+            return self.unmerged("the sides differ in keys of other kinds than age, or in settings of sops")
         if ours.format is Format.DOTENV:
             return await self._merge_dotenv(base, ours, theirs)
         if self._keys is None:
@@ -119,9 +121,14 @@ class _Merge:
         result = await self._spliced(merged, with_copies) if with_copies else None
         if result is None:
             with clone.private_directory() as directory:
-                into = with_copies or self._versions.ours
+                into = with_copies or self._unrotated(base, ours, theirs)
                 result = await self._keys.edit(self._versions.path, into, content, directory)
         return await self._finished(result, content, base, ours, theirs, merged.taken)
+
+    def _unrotated(self, base: Ciphertext | None, ours: Ciphertext, theirs: Ciphertext) -> bytes:
+        """The side that has the former data key: whoever leaves with the new one knows its values, by their ivs."""
+        theirs_is = base is not None and _share_data_key(base, theirs) and not _share_data_key(base, ours)
+        return self._versions.theirs if theirs_is else self._versions.ours
 
     async def _lines(self, data: bytes) -> list[StoredLine]:
         """A dotenv file as stored lines. sops keeps every line, so those of the plaintext are the same."""
@@ -230,6 +237,11 @@ class _Merge:
 _OURS, _BETWEEN, _THEIRS = b"<<<<<<< ours\n", b"=======\n", b">>>>>>> theirs\n"
 _NEEDS_KEY = "only a key shows what has changed"
 _NEEDS_MAC = "its values are merged, but only a key can write the MAC over them"
+
+
+def _settings(version: Ciphertext) -> tuple[object, ...]:
+    """What is not merged."""
+    return version.metadata.pgp, version.metadata.others, version.metadata.rule
 
 
 def _was_rotated(base: Ciphertext | None, ours: Ciphertext, theirs: Ciphertext) -> bool:
