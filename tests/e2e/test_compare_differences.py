@@ -87,18 +87,18 @@ def sides(docker_engine: str, tmp_path: Path) -> Iterator[tuple[ComposeProject, 
         for side in (left, right)
         for image in output("docker", "compose", "config", "--images", cwd=side.directory).decode().split()
     }
-    other = output("docker", "create", docker_engine).decode().strip()
+    container = output("docker", "create", docker_engine).decode().strip()
     try:
         for image in images:
             output("docker", "tag", docker_engine, image)
         left.up()
-        output("docker", "commit", other, "shop-test/proxy:1.27")
+        output("docker", "commit", container, "shop-test/proxy:1.27")
         right.up("--scale", "worker=2")
         yield left, right
     finally:
         left.remove()
         right.remove()
-        output("docker", "rm", other)
+        output("docker", "rm", container)
         output("docker", "rmi", "--force", *images)
 
 
@@ -115,16 +115,16 @@ def test_every_difference_of_containers_is_found_and_nothing_else(
     (comparison,) = data(tmp_path, *arguments)["comparisons"]
     expected = expected_findings(DIFFERENCES, environments=False) | CONTAINERS
     expected.remove("compose indexer definition missing-left")  # it counts as a missing container
-    found = findings(comparison)
-    assert (sorted(found - expected), sorted(expected - found)) == ([], [])
+    reported = findings(comparison)
+    assert (sorted(reported - expected), sorted(expected - reported)) == ([], [])
     # With the same files again, nothing explains what the containers are.
     shutil.rmtree(right.directory)
     project(right.directory)
     (comparison,) = data(tmp_path, *arguments)["comparisons"]
-    found = findings(comparison)
+    reported = findings(comparison)
     expected = {f"service {service} {name} differs" for service, names in OTHERWISE.items() for name in names}
     expected |= {*CONTAINERS, "service scheduler container missing-right", "service proxy healthcheck differs"}
-    assert (sorted(found - expected), sorted(expected - found)) == ([], [])
+    assert (sorted(reported - expected), sorted(expected - reported)) == ([], [])
 
 
 def health(side: ComposeProject, service: str) -> str:

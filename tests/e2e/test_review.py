@@ -57,7 +57,7 @@ def sendmail(directory: Path) -> Path:
     return kept
 
 
-def test_the_daemon_tells_what_needs_an_operator_in_every_form(filled: Server, tmp_path: Path) -> None:
+def test_every_form_has_what_needs_an_operator(filled: Server, tmp_path: Path) -> None:
     filled.settings["comparisons"] = PAIRS
     with filled.daemon() as daemon:
         compared(daemon, filled)

@@ -399,8 +399,8 @@ def expected_findings(differences: Iterable[Difference], *, environments: bool) 
 
 def mirrored(lines: Iterable[str]) -> set[str]:
     """The findings for the same sides the other way round."""
-    other = {"missing-left": "missing-right", "missing-right": "missing-left"}
-    return {" ".join(other.get(word, word) for word in line.split(" ")) for line in lines}
+    opposite = {"missing-left": "missing-right", "missing-right": "missing-left"}
+    return {" ".join(opposite.get(word, word) for word in line.split(" ")) for line in lines}
 
 
 def findings(comparison: dict[str, Any]) -> set[str]:

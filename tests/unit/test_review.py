@@ -47,9 +47,9 @@ def test_the_worst_comes_first_and_every_part_has_its_say() -> None:
     assert answers.REVIEW_CLEAN.attention() == []
 
 
-def test_restarts_that_are_owed_need_somebody() -> None:
-    owed = answers.plan(actions=[answers.action("api", "it runs an older value of LEVEL")])
-    reviewed = replace(answers.REVIEW_CLEAN, status=answers.status(answers.state("in_sync", owed)))
+def test_pending_restarts_need_an_operator() -> None:
+    restarts = answers.plan(actions=[answers.action("api", "it runs an older value of LEVEL")])
+    reviewed = replace(answers.REVIEW_CLEAN, status=answers.status(answers.state("in_sync", restarts)))
     (entry,) = reviewed.attention()
     assert (entry.word, entry.items[0]["name"]) == ("pending restart", "app/api")
 

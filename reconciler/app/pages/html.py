@@ -9,12 +9,14 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup, escape
 
 from reconciler.core.text import absolute, ago, author_name, duration, epoch_seconds, printable
+
+if TYPE_CHECKING:
+    import jinja2
 
 _TEMPLATES = resources.files(__package__ or "") / "templates"
 _LONGEST_NAME = 160  # characters of a name, a subject or an author
@@ -66,6 +68,8 @@ def csp_hash(text: str) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
+    import jinja2  # here: the daemon of a server whose pages nobody opens does not pay for its memory
+
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(asset),
         autoescape=True,
