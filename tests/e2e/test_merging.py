@@ -296,6 +296,15 @@ def test_a_missing_file_is_no_traceback(tmp_path: Path) -> None:
     assert "cannot be read: No such file or directory. git runs this command" in done.stderr
 
 
+def test_a_date_does_not_become_a_text(tmp_path: Path) -> None:
+    key, keys = make_keys(tmp_path)
+    base = key.encrypt("x.yaml", b"a: 1\n", "yaml")
+    ours = asyncio.run(keys.amend_places("x.yaml", base, {("a",): as_json("2")}))
+    theirs = key.encrypt("x.yaml", b"a: 1\nd: 2026-02-01\n", "yaml")
+    merged = asyncio.run(merge_encrypted(Versions("x.yaml", base, ours, theirs), keys, {}))
+    assert merged.problem == "sops cannot set a date (d): make the change with `sops edit`"
+
+
 PAIRS = 6
 """Random pairs here; `python -m tests.e2e.test_merging 1000` merges as many as one wants."""
 

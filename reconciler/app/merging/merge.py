@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.app.wiring import clone
@@ -182,6 +182,8 @@ class _Merge:
         settable = settable_changes(leaves.changes, expected)
         if settable is None:
             return self.unmerged("sops cannot set a list that is in no mapping: make the change with `sops edit`")
+        if date := _first_date([shown(path) for path, leaf in settable.items() if leaf is not None], ours, theirs):
+            return self.unmerged(f"sops cannot set a date ({date}): make the change with `sops edit`")
         values: dict[Path, Secret | None] = {
             path: None if leaf is None else Secret(json.dumps(leaf.value).encode()) for path, leaf in settable.items()
         }
@@ -237,6 +239,13 @@ class _Merge:
 _OURS, _BETWEEN, _THEIRS = b"<<<<<<< ours\n", b"=======\n", b">>>>>>> theirs\n"
 _NEEDS_KEY = "only a key shows what has changed"
 _NEEDS_MAC = "its values are merged, but only a key can write the MAC over them"
+
+
+def _first_date(places: Iterable[str], *sides: Ciphertext) -> str:
+    """A date of YAML at or below one of the places, "" if there is none. JSON, in which sops gets values, has none."""
+    dates = [entry.key for side in sides for entry in side.entries if entry.type == "time"]
+    inside = tuple(f"{place}{sign}" for place in places for sign in ".[")
+    return next((date for date in dates if f"{date}.".startswith(inside)), "")
 
 
 def _settings(version: Ciphertext) -> tuple[object, ...]:
