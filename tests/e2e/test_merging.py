@@ -186,7 +186,9 @@ def test_a_name_that_somebody_wrote_into_a_file_does_not_get_them_in(tmp_path: P
     copy_of = b"sops_age__list_1__map_enc=%s\nsops_age__list_1__map_recipient=%s\n"
     named = base + copy_of % (copy, mallory.public.encode())
     own = replace(key, public=f"{key.public},{mallory.public}").encrypt("x.env", b"B=2\n")  # with a data key they know
+    mixed = own + copy_of.replace(b"list_1", b"list_2") % (copy, key.public.encode())
     for versions, clean in (
+        (Versions("x.env", base, mixed, ours), False),
         (Versions("x.env", base, ours, named), True),
         (Versions("x.env", base, named, ours), True),
         (Versions("x.env", b"", ours, own), False),

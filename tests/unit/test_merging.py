@@ -132,3 +132,10 @@ def test_leaves_that_both_sides_changed_are_conflicts() -> None:
     assert applied(ours, decided.changes) == theirs
     assert merge_leaves(base, {"a": 5}, theirs).conflicts == (("a", "b"),)  # a value where they have a mapping
     assert merge_leaves(base, {"a": {"b": {"c": 1}}}, theirs).conflicts == (("a", "b"),)
+    assert merge_leaves({"a": 1}, {"a": 5}, {"a": {"b": 1}}).conflicts == (("a", "b"), ("a",))
+    assert merge_leaves({}, {"a": {"b": 1}}, {"a": 5}).conflicts == (("a",),)
+
+
+def test_what_ours_added_to_a_mapping_stays_where_theirs_removed_it() -> None:
+    ours = {"a": {"b": 1, "new": 2}}
+    assert applied(ours, merge_leaves({"a": {"b": 1}}, ours, {}).changes) == {"a": {"new": 2}}
