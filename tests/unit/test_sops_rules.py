@@ -85,7 +85,7 @@ def test_names_are_read_from_anchors_and_comments() -> None:
 
 
 def test_an_anchor_whose_name_begins_like_another_stays() -> None:
-    text = f"keys: [&ada-2 {BEN}, &ada {ADA}]\ncreation_rules:\n  - path_regex: ^envs/a/\n    age: [{CLEO}, *ada-2, *ada]\n"
+    text = f"keys: [&ada-2 {BEN}, &ada {ADA}]\ncreation_rules:\n  - age: [{CLEO}, *ada-2, *ada]\n"
     removed = without_recipient(read_sops_rules(".sops.yaml", text.encode()), [0], ADA)
     assert rules_of(removed) == [frozenset({BEN, CLEO})]
 
