@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from reconciler.app.daemon.age_answer_models import KnownSecretsData
-from reconciler.app.daemon.answer_models import JsonAnswer, KeysData
+from reconciler.app.daemon.answers.age_models import KnownSecretsData
+from reconciler.app.daemon.answers.models import JsonAnswer, KeysData
 from reconciler.core.checks.rules import Severity
 from reconciler.core.compare.risk import Risk
 from reconciler.core.compare.types import Remark, Status

@@ -6,9 +6,9 @@ from typing import Any
 
 from reconciler.app.checks.check_settings import CheckFile
 from reconciler.app.config.schema import DIALECT, FILES, contract_schema, json_schema, schema_id
-from reconciler.app.daemon.age_answer_models import AgeAnswer
-from reconciler.app.daemon.answer_models import SERVER_ANSWERS, JsonAnswer
-from reconciler.app.daemon.history_answer_models import HISTORY_ANSWERS
+from reconciler.app.daemon.answers.age_models import AgeAnswer
+from reconciler.app.daemon.answers.history_models import HISTORY_ANSWERS
+from reconciler.app.daemon.answers.models import SERVER_ANSWERS, JsonAnswer
 from reconciler.cli.clone_answer_models import CLONE_ANSWERS
 from reconciler.cli.server_review_answer import ReviewAnswer
 from reconciler.core.errors import RefusedError
@@ -32,7 +32,7 @@ NAMES = (*FILES, "check.yaml", "contract", *ANSWERS, OPENAPI)
 def schema_of(name: str) -> dict[str, Any]:
     """Given one of NAMES, return its JSON Schema, or what the daemon serves at /openapi.json. Raises RefusedError."""
     if name == OPENAPI:
-        from reconciler.app.daemon.openapi import openapi
+        from reconciler.app.daemon.http.openapi import openapi
 
         return openapi()
     if name == "contract":

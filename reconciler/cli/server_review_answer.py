@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from reconciler.app.daemon.age_answer_models import EnvironmentAgeData
-from reconciler.app.daemon.answer_models import (
+from reconciler.app.daemon.answers.age_models import EnvironmentAgeData
+from reconciler.app.daemon.answers.models import (
     ComparedPairData,
     DaemonData,
     EnvironmentData,

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from reconciler.app.daemon.connections import HEADERS
-from reconciler.app.daemon.http import CurrentViews, Views
-from reconciler.app.daemon.pages import page_routes
+from reconciler.app.daemon.http.connections import HEADERS
+from reconciler.app.daemon.http.interfaces import CurrentViews, Views
+from reconciler.app.daemon.http.pages import page_routes
 from reconciler.core.history.entries import HistoryEntry, run_facts_of
 from reconciler.core.model.compose import Action, ActionKind
 from reconciler.core.model.requests import KeyAge, SecretAges, TargetAge

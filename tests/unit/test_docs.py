@@ -106,7 +106,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     from reconciler.adapters.git import branch_merges, command, mirror_directory, writer
     from reconciler.adapters.local import live_files
     from reconciler.app.config import conflicts, scalars, strict_yaml
-    from reconciler.app.daemon import connections, webhook
+    from reconciler.app.daemon.http import connections, webhook
     from reconciler.core import contract, tree
     from reconciler.core.sops import patterns
     from reconciler.engine import merge_plans

@@ -19,9 +19,11 @@ import structlog
 
 from reconciler.app.config.listening import LISTEN
 from reconciler.app.config.sections import Http
-from reconciler.app.daemon import connections, http_access, http_guard
-from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_interfaces
-from reconciler.app.daemon.http_access import read_token
+from reconciler.app.daemon.http import access as http_access
+from reconciler.app.daemon.http import connections
+from reconciler.app.daemon.http import guard as http_guard
+from reconciler.app.daemon.http.access import read_token
+from reconciler.app.daemon.http.interfaces import CurrentViews, Interfaces, Views, serve_interfaces
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.errors import ConfigError, ReconcilerError
 from reconciler.core.history.chain import HistoryHead

@@ -18,9 +18,11 @@ import structlog
 
 from reconciler.app.config.listening import Address
 from reconciler.app.config.sections import Http
-from reconciler.app.daemon import connections, http_guard, logs, webhook
-from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_interfaces
-from reconciler.app.daemon.http_guard import is_allowed_host
+from reconciler.app.daemon import logs
+from reconciler.app.daemon.http import connections, webhook
+from reconciler.app.daemon.http import guard as http_guard
+from reconciler.app.daemon.http.guard import is_allowed_host
+from reconciler.app.daemon.http.interfaces import CurrentViews, Interfaces, Views, serve_interfaces
 from reconciler.app.daemon.loop import Daemon
 from reconciler.app.daemon.request_queue import RequestQueue
 from reconciler.app.daemon.requests import Turn

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from reconciler.adapters.metrics import PrometheusMetrics
-from reconciler.app.daemon.serialize import serialize_environment, serialize_outcome
+from reconciler.app.daemon.answers.serialize import serialize_environment, serialize_outcome
 from reconciler.cli.exit_codes import plan_exit_code, status_exit_code
 from reconciler.core.errors import (
     BadCiphertextError,

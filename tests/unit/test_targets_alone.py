@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.app.daemon.serialize import serialize_environment
+from reconciler.app.daemon.answers.serialize import serialize_environment
 from reconciler.core.model.records import Pause
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Result

@@ -16,9 +16,9 @@ import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from reconciler.app.daemon import webhook
+from reconciler.app.daemon.http import webhook
+from reconciler.app.daemon.http.webhook import WebhookReceiver
 from reconciler.app.daemon.logs import RepeatedWarnings
-from reconciler.app.daemon.webhook import WebhookReceiver
 
 SECRET = b"the webhook's own secret"
 STANDARD = b"whsec_" + base64.b64encode(b"a signing token of 32 bytes, ok.")

@@ -136,7 +136,7 @@ def list_backups(config_file: str, environment: str | None, *, verify: bool) -> 
 
     Raises RefusedError for an environment that is not on this server.
     """
-    from reconciler.app.daemon import serialize
+    from reconciler.app.daemon.answers import serialize
     from reconciler.app.daemon.requests import units_of
     from reconciler.app.wiring.server import open_backups
 

@@ -16,8 +16,8 @@ from reconciler.app.config.credentials import CREDENTIALS
 from reconciler.app.config.sections import HostSettings, Http
 from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.app.daemon.client import control_socket
-from reconciler.app.daemon.http_access import read_token
-from reconciler.app.daemon.listening_sockets import check_http
+from reconciler.app.daemon.http.access import read_token
+from reconciler.app.daemon.http.listening_sockets import check_http
 from reconciler.app.wiring.notifications import open_messenger
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
 from reconciler.app.wiring.surroundings import engine_in_use, git_surroundings

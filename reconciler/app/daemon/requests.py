@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from reconciler.app.daemon import serialize
+from reconciler.app.daemon.answers import serialize
 from reconciler.app.daemon.client import Progress, Request
 from reconciler.app.wiring.server import Runtime
 from reconciler.core.errors import RefusedError

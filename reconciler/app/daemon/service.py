@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.daemon import logs, requests
 from reconciler.app.daemon.client import Progress, control_socket
-from reconciler.app.daemon.connections import raise_descriptor_limit
-from reconciler.app.daemon.http import CurrentViews, Interfaces, Views, serve_interfaces
-from reconciler.app.daemon.http_access import read_token
+from reconciler.app.daemon.http.access import read_token
+from reconciler.app.daemon.http.connections import raise_descriptor_limit
+from reconciler.app.daemon.http.interfaces import CurrentViews, Interfaces, Views, serve_interfaces
+from reconciler.app.daemon.http.webhook import WebhookReceiver, read_webhook_secret
 from reconciler.app.daemon.lock import exclusive
 from reconciler.app.daemon.loop import Daemon, FileWatching
 from reconciler.app.daemon.systemd import ServiceManager, ServiceReports
-from reconciler.app.daemon.webhook import WebhookReceiver, read_webhook_secret
 from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir, runtime
 from reconciler.core.errors import ConfigError, ReconcilerError, RefusedError
 from reconciler.core.model.runs import Activity

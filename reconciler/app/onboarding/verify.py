@@ -178,7 +178,7 @@ def _means_the_same(target: Target, desired: Secret, live: Secret, pending: Sequ
 
 async def _plan(commit: Committed, draft: Draft, host: str) -> Verification:
     """Run `reconciler plan` on this machine, with a temporary state directory."""
-    from reconciler.app.daemon import serialize
+    from reconciler.app.daemon.answers import serialize
     from reconciler.app.wiring.server import runtime
 
     directory = await asyncio.to_thread(tempfile.mkdtemp, prefix="reconciler-import-")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from reconciler.app.daemon import serialize
+from reconciler.app.daemon.answers import serialize
 from reconciler.app.daemon.requests import find_run, list_runs
 from reconciler.app.pages.html import asset, content_policy, render_html
 from reconciler.app.pages.overview import comparison_facts, overview_facts, run_facts, secrets_facts
@@ -19,7 +19,7 @@ from reconciler.core.history.entries import iso_instant
 from reconciler.core.model.targets import environment_of
 
 if TYPE_CHECKING:
-    from reconciler.app.daemon.http import CurrentViews, Views
+    from reconciler.app.daemon.http.interfaces import CurrentViews, Views
 
 _LAST_RUNS = 20
 _MOST_DIFFERENCES = 200  # of a pair

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from reconciler.app.daemon.logs import RepeatedWarnings, get_logger
-from reconciler.app.daemon.webhook_senders import (
+from reconciler.app.daemon.http.webhook_senders import (
     Announcement,
     EventKind,
     Proof,
@@ -25,6 +24,7 @@ from reconciler.app.daemon.webhook_senders import (
     payload_in,
     proofs_of,
 )
+from reconciler.app.daemon.logs import RepeatedWarnings, get_logger
 from reconciler.core.errors import ConfigError
 
 _LARGEST_BODY = 1024 * 1024

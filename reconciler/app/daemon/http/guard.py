@@ -11,8 +11,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from reconciler.app.config.listening import is_loopback
-from reconciler.app.daemon.connections import HEADERS, MALFORMED, Connection
-from reconciler.app.daemon.http_answers import OPENAPI_PATH, is_api, refuse
+from reconciler.app.daemon.http.answers import OPENAPI_PATH, is_api, refuse
+from reconciler.app.daemon.http.connections import HEADERS, MALFORMED, Connection
 from reconciler.app.daemon.logs import RepeatedWarnings
 from reconciler.app.daemon.request_queue import NotServedError
 from reconciler.core.errors import OutsideError, RefusedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from reconciler.app.daemon.answer_models import Instant, JsonAnswer, RevisionData
+from reconciler.app.daemon.answers.models import Instant, JsonAnswer, RevisionData
 
 
 class KeyAgeData(BaseModel):

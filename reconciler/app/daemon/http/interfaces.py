@@ -17,20 +17,20 @@ from aiohttp import web
 
 from reconciler.app.config.listening import Address
 from reconciler.app.config.sections import Http
-from reconciler.app.daemon import serialize
+from reconciler.app.daemon.answers import serialize
 from reconciler.app.daemon.client import FROM_MEMORY, REQUEST_PATH, Progress, Request
-from reconciler.app.daemon.connections import HEADERS, Listener, connection_caps
-from reconciler.app.daemon.http_access import Access, read_token
-from reconciler.app.daemon.http_api import add_api
-from reconciler.app.daemon.http_guard import control_guard, public_guard
-from reconciler.app.daemon.listening_sockets import HttpSockets, bind_control_socket, bind_http
+from reconciler.app.daemon.http.access import Access, read_token
+from reconciler.app.daemon.http.api import add_api
+from reconciler.app.daemon.http.connections import HEADERS, Listener, connection_caps
+from reconciler.app.daemon.http.guard import control_guard, public_guard
+from reconciler.app.daemon.http.listening_sockets import HttpSockets, bind_control_socket, bind_http
+from reconciler.app.daemon.http.pages import page_routes
+from reconciler.app.daemon.http.webhook import WebhookReceiver
 from reconciler.app.daemon.logs import RepeatedWarnings, get_logger
 from reconciler.app.daemon.loop import Daemon
-from reconciler.app.daemon.pages import page_routes
 from reconciler.app.daemon.request_queue import NotServedError
 from reconciler.app.daemon.requester import requester_of
 from reconciler.app.daemon.requests import Turn, list_runs
-from reconciler.app.daemon.webhook import WebhookReceiver
 from reconciler.core.errors import OutsideError, ReconcilerError, RefusedError
 from reconciler.core.history.entries import iso_instant
 from reconciler.core.ports.store import Store

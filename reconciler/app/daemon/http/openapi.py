@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from reconciler import DISTRIBUTION
-from reconciler.app.daemon.answer_models import (
+from reconciler.app.daemon.answers.models import (
     ComparisonsAnswer,
     ErrorAnswer,
     HistoryPageAnswer,
@@ -16,8 +16,8 @@ from reconciler.app.daemon.answer_models import (
     RunAnswer,
     StatusAnswer,
 )
-from reconciler.app.daemon.http_answers import API, OPENAPI_PATH
-from reconciler.app.daemon.http_api import HISTORY_LIMIT, MOST_RUNS
+from reconciler.app.daemon.http.answers import API, OPENAPI_PATH
+from reconciler.app.daemon.http.api import HISTORY_LIMIT, MOST_RUNS
 from reconciler.core.model.answers import SCHEMA
 
 _ANSWERS = (StatusAnswer, HistoryPageAnswer, RunAnswer, ComparisonsAnswer, ErrorAnswer)

@@ -20,9 +20,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from reconciler.app.config.sections import Http
-from reconciler.app.daemon.connections import Connection
-from reconciler.app.daemon.http_answers import is_api, refuse
-from reconciler.app.daemon.http_guard import is_allowed_host, local_address, without_port
+from reconciler.app.daemon.http.answers import is_api, refuse
+from reconciler.app.daemon.http.connections import Connection
+from reconciler.app.daemon.http.guard import is_allowed_host, local_address, without_port
 from reconciler.app.daemon.logs import RepeatedWarnings
 from reconciler.app.pages.html import csp_hash, render_html, stylesheet
 from reconciler.core.decide.private_files import is_exposed

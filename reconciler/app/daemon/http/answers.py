@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from reconciler.app.daemon.serialize import serialize_error
+from reconciler.app.daemon.answers.serialize import serialize_error
 from reconciler.core.errors import ReconcilerError, with_id
 from reconciler.core.model.answers import versioned
 

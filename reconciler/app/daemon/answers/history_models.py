@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from reconciler.app.daemon.answer_models import HistoryHeadData, Instant, JsonAnswer
+from reconciler.app.daemon.answers.models import HistoryHeadData, Instant, JsonAnswer
 from reconciler.core.model.runs import Result
 
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from reconciler.app.daemon.http_answers import API, OPENAPI_PATH, refuse
+from reconciler.app.daemon.http.answers import API, OPENAPI_PATH, refuse
 from reconciler.app.daemon.requests import check_environments, find_run, list_runs
 from reconciler.core.errors import ReconcilerError, RefusedError
 from reconciler.core.model.answers import versioned
 from reconciler.core.text import printable
 
 if TYPE_CHECKING:
-    from reconciler.app.daemon.http import CurrentViews
+    from reconciler.app.daemon.http.interfaces import CurrentViews
 
 _SMALL = 1400  # bytes that fit into one packet: compressing them saves nothing
 HISTORY_LIMIT, MOST_RUNS = 20, 1000
@@ -139,6 +139,6 @@ def _sent(request: web.Request, body: bytes) -> web.Response:
 
 @functools.cache
 def _openapi_text() -> bytes:
-    from reconciler.app.daemon.openapi import openapi  # pydantic takes a while to make it, and few ask
+    from reconciler.app.daemon.http.openapi import openapi  # pydantic takes a while to make it, and few ask
 
     return json.dumps(openapi(), indent=2).encode()
