@@ -30,6 +30,7 @@ ENTRIES = (
     "CREATE TABLE entry (number INTEGER PRIMARY KEY, first INTEGER NOT NULL, run TEXT NOT NULL, "
     "environment TEXT NOT NULL, content TEXT NOT NULL, previous TEXT NOT NULL, sha256 TEXT NOT NULL) STRICT",
     "CREATE INDEX entry_by_run ON entry (run, number)",
+    "CREATE INDEX entry_by_first ON entry (first)",
     "CREATE INDEX entry_by_environment ON entry (environment, first)",
     "CREATE TABLE entry_head (first INTEGER NOT NULL, last INTEGER NOT NULL, sha256 TEXT NOT NULL) STRICT",
     f"INSERT INTO entry_head VALUES (1, 0, '{GENESIS}')",  # noqa: S608  # ours

@@ -143,6 +143,9 @@ class MergePlans:
                 await self._report(pull, plan)
             except ReconcilerError as error:
                 errors.append(error)
+            except Exception as error:  # noqa: BLE001  # a defect that one of them meets must not keep the others waiting
+                self._done[pull.number] = _Done(state)
+                self._warn(f"internal error in pull request {pull.number} ({type(error).__name__})", ReconcilerError.id)
             else:
                 delay = min(_LAST_RETRY, 2 * done.delay if done.state == state else self._interval)
                 retry = any(unit.failed for unit in plan.units)

@@ -206,6 +206,20 @@ async def test_what_fails_outside_is_warned_of_once_and_tried_again(
     ]
 
 
+async def test_a_defect_in_one_plan_is_logged_and_leaves_the_others(
+    planning: Planning, caplog: pytest.LogCaptureFixture
+) -> None:
+    planning.pull(1)
+    planning.pull(2, "change/b")
+    planning.branches.results["change/b"] = RuntimeError("a value perhaps")
+    await planning.look()
+    await planning.look()
+    assert planning.board.comments.keys() == {1}
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        "internal error in pull request 2 (RuntimeError) [internal-error]"
+    ]
+
+
 async def test_a_host_that_takes_too_long_is_said_and_delays_nothing_more(
     planning: Planning, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,11 +14,15 @@ from reconciler.core.model.records import Pin
 from reconciler.core.model.runs import Result
 from reconciler.core.model.targets import Check, Manifest, Parser
 from reconciler.core.ports import Ports
+from reconciler.core.ports.compose import Compose
 from reconciler.core.ports.forge import CommitState
 from reconciler.core.ports.git import MergedBranch
+from reconciler.core.ports.host import Host
+from reconciler.core.ports.store import Store
 from reconciler.core.secret import Secret
 from reconciler.core.secrets.unlike_values import with_unlike_values
 from reconciler.core.sops.ciphertext import Ciphertext, EncryptedEntry
+from reconciler.engine import reading_ports
 from reconciler.engine.memory import Claims
 from reconciler.engine.merge_preview import MergePreview
 from tests.fakes import API, APP, WORKER, FakeDecryptor, World, iv, reconcile_once
@@ -90,6 +94,28 @@ async def test_it_names_files_keys_and_services_and_leaves_no_trace(world: World
     assert (planned.state, "sesame" in text) == (CommitState.SUCCESS, False)
     assert [step for step in world.steps if step.startswith(CHANGING)] == []
     assert (database(world), world.metrics.plan) == (before, plan)
+
+
+@pytest.mark.parametrize(
+    ("port", "reads", "others"),
+    [
+        (Host, reading_ports._HOST_READS, {"check", "write", "remove"}),
+        (Compose, reading_ports._COMPOSE_READS, {"recreate", "restart", "signal"}),
+        (
+            Store,
+            reading_ports._STORE_READS,
+            {
+                *("advance", "amend", "begin", "decide", "entries", "finish", "history", "history_head", "history_of"),
+                *("note", "remember_digest", "remember_first_seen", "remember_ran_services", "remember_written"),
+                *("reopen", "save_environment", "verify_history"),
+            },
+        ),
+    ],
+)
+def test_every_call_of_a_port_is_one_that_reads_or_is_refused(port: type, reads: set[str], others: set[str]) -> None:
+    """A new one must be put on one of the two sides: a preview ends where it meets one that it does not know."""
+    calls = {name for name in vars(port) if not name.startswith("_")}
+    assert (calls, others & set(reads)) == (others | set(reads), set())
 
 
 async def test_nothing_is_said_of_an_environment_that_stays_as_it_is(world: World) -> None:
