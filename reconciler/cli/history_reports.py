@@ -109,7 +109,8 @@ def _run_item(run: Data, page: Page) -> Item:
 
 def _revision(run: Data) -> str:
     commit, who = run["commit"][:12], _who(run)
-    return f"{commit} by {who}" if who and commit else commit or who
+    joint = ", " if who.startswith(("edited by", "requested by")) else " by "
+    return joint.join(filter(None, [commit, who]))
 
 
 def _who(run: Data) -> str:
