@@ -306,11 +306,14 @@ class MergePreview:
     async def _refuses_other_values(
         self, desired: Desired, changed: Collection[Target], stacks: Collection[str]
     ) -> bool:
-        """Whether Compose refuses the revision with another value in place of every rewritten one. Else its refusal
-        of a replaced value would show which ones are current."""
-        others = await self._with_other_values(desired, changed, every=True)
-        if not stacks or others.digests == desired.digests:
+        """Whether Compose refuses the revision with another value in place of every rewritten one that it interpolates
+        with. Else its refusal of a replaced value would show which ones are current."""
+        projects = [await self.ports.compose.project_files(stack) for stack in desired.manifest.stacks]
+        interpolated = frozenset[str]().union(*(project.environments for project in projects))
+        parsed = [target for target in changed if target.path in interpolated]
+        if not stacks or not parsed:
             return False
+        others = await self._with_other_values(desired, parsed, every=True)
         return bool((await self._prepared(others, stacks)).problems)
 
     async def _with_other_values(

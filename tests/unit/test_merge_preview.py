@@ -279,6 +279,7 @@ async def test_of_a_stack_that_the_pull_request_defines_anew_compose_is_not_aske
 )
 async def test_what_compose_refuses_tests_no_guess(world: World, refused: bytes, right: str, wrong: str) -> None:
     world.compose.refuses = lambda files: ModelRefusedError("sesame") if refused in files[API] else None
+    world.compose.interpolated.add(API)
     answers = []
     for name, text in (("b", right), ("c", wrong)):
         world.commit(name, api=text, worker="W=1~1")
