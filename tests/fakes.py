@@ -95,6 +95,7 @@ class FakeGit:
     reachable: bool = True
     rewritten: bool = False
     unsigned: set[str] = field(default_factory=set)
+    refs: dict[str, str] = field(default_factory=dict)
     forgotten: set[str] = field(default_factory=set)
 
     def commit(self, name: str, files: Mapping[str, bytes]) -> None:
@@ -107,6 +108,9 @@ class FakeGit:
         if not self.reachable:
             raise GitUnreachableError("the remote does not answer")
         return self.tip
+
+    async def refs_below(self, *prefixes: str) -> Mapping[str, str]:
+        return {ref: commit for ref, commit in self.refs.items() if ref.startswith(prefixes)}
 
     async def fetch(self, commit: str) -> None:
         self.journal.note("fetch")
@@ -147,6 +151,8 @@ class FakeGitWriter:
     requests: list[tuple[RevertRequest, GitRevert]] = field(default_factory=list)
     ends: list[Reverted | ReconcilerError] = field(default_factory=list)
     proposed: list[tuple[str, dict[str, bytes], str]] = field(default_factory=list)
+    published: list[dict[str, str | None]] = field(default_factory=list)
+    refuses: ReconcilerError | None = None
 
     async def revert(self, request: RevertRequest, mode: GitRevert) -> Reverted:
         self.journal.note(f"revert {request.good[:1]}..{request.failed[:1]}")
@@ -158,6 +164,14 @@ class FakeGitWriter:
 
     async def may_push(self, commit: str) -> None:
         self.journal.note(f"may push {commit}")
+
+    async def publish(self, refs: Mapping[str, str | None]) -> None:
+        if self.refuses:
+            raise self.refuses
+        self.published.append(dict(refs))
+
+    async def may_publish(self, ref: str, commit: str) -> None:
+        self.journal.note(f"may publish {ref}")
 
     async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
         self.journal.note(f"propose {branch}")

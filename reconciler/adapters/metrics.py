@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from reconciler.adapters.source_metrics import SourceMetrics
 from reconciler.core.decide.classify import sync_status
+from reconciler.core.decide.promotion import PROMOTION_WAITS
 from reconciler.core.decide.suspension import HOUR, suspension_of
 from reconciler.core.history.chain import HistoryHead
 from reconciler.core.history.report import FAILED, SUCCEEDED
@@ -395,6 +396,7 @@ class PrometheusMetrics(SourceMetrics):
         self._reconcile_duration.labels(outcome.environment).observe(seconds)
         self._last_attempt.labels(outcome.environment).set(at)
         followed = outcome.result is Result.HELD and outcome.after is not None and outcome.after.only_targets_wait
+        followed |= outcome.error_id == PROMOTION_WAITS  # what it may have is in place
         if followed or outcome.result in (Result.APPLIED, Result.IN_SYNC, Result.CORRECTED):
             self._last_success.labels(outcome.environment).set(at)
             self._backup_failing.labels(outcome.environment).set(0)  # one that is needed was taken

@@ -7,7 +7,15 @@ import json
 from typing import Any
 
 from reconciler.core.model.compose import Action, ActionKind, Ending, RanService
-from reconciler.core.model.records import EnvironmentRecord, Orphan, Pause, Pin, Quarantine, RestoredFile
+from reconciler.core.model.records import (
+    EnvironmentRecord,
+    Orphan,
+    Pause,
+    Pin,
+    PromotionState,
+    Quarantine,
+    RestoredFile,
+)
 from reconciler.core.model.revisions import RevertState, Revision
 from reconciler.core.model.runs import Result, Run, RunChange
 from reconciler.core.model.targets import Parser
@@ -27,6 +35,7 @@ def record_from_json(text: str) -> EnvironmentRecord:
     data["written_without_engine"] = tuple(data.get("written_without_engine", ()))  # an earlier version's has none
     data["orphans"] = tuple(Orphan(**orphan) for orphan in data.get("orphans", ()))
     data["restored"] = tuple(RestoredFile(**file) for file in data.get("restored", ()))
+    data["promotion"] = PromotionState(**data.get("promotion", {}))
     return EnvironmentRecord(**data)
 
 

@@ -13,6 +13,7 @@ from reconciler.core.compare.risk import Risk
 from reconciler.core.compare.types import Remark, Status
 from reconciler.core.inventory import Use
 from reconciler.core.model.targets import Format
+from reconciler.core.promotion.key_plan import ValueFrom
 
 
 class KeyFindingData(BaseModel):
@@ -324,6 +325,39 @@ class RecipientsAnswer(JsonAnswer):
     known: KnownSecretsData | None = None
 
 
+class PromotedKeyData(BaseModel):
+    """``new``: the file it goes to lacked it. ``names_left``: the copied value still names the left environment or one
+    of its hosts."""
+
+    key: str
+    from_: str = Field(alias="from")
+    to: str
+    new: bool
+    secret: bool
+    value: ValueFrom
+    names_left: bool
+
+
+class LeftOutKeyData(BaseModel):
+    key: str
+    from_: str = Field(alias="from")
+    to: str
+    reason: str
+
+
+class PromoteAnswer(JsonAnswer):
+    """`promote`. ``branch`` and ``commit`` are null where nothing was committed; ``findings`` are new ones of the
+    check."""
+
+    left: str
+    right: str
+    keys: list[PromotedKeyData]
+    left_out: list[LeftOutKeyData]
+    branch: str | None
+    commit: str | None
+    findings: list[FindingData]
+
+
 CLONE_ANSWERS: dict[str, type[JsonAnswer]] = {
     "check": CheckAnswer,
     "diff": DiffAnswer,
@@ -331,6 +365,7 @@ CLONE_ANSWERS: dict[str, type[JsonAnswer]] = {
     **dict.fromkeys(("set", "edit"), EditAnswer),
     "merge": MergeAnswer,
     "recipients": RecipientsAnswer,
+    "promote": PromoteAnswer,
     "init": InitAnswer,
     "import": ImportAnswer,
 }

@@ -71,7 +71,7 @@ def set_(
 
     def ask() -> Secret:
         if generate is not None:
-            return _generated(generate)
+            return generated_value(generate)
         return _read_value(key, from_file)
 
     result = set_key(EditRequest(target, path, age_key_file), key, None if unset else ask)
@@ -117,20 +117,34 @@ def _read_value(key: str, file: str | None) -> Secret:
             reason = (error.strerror or "unknown reason").lower()
             raise RefusedError(f"cannot be read ({reason})", where=f"--from-file {file}") from None
     elif sys.stdin.isatty():
-        from getpass import getpass
-
-        data = getpass(f"Value of {printable(key)} (hidden): ").encode(errors="surrogateescape")
+        return ask_value(key)
     else:
         data = sys.stdin.buffer.read(_LARGEST + 1)
-    if not data:  # an input that failed must not empty a secret
-        hint = f"For an empty value: `echo | reconciler set TARGET {key}`. To remove the key: --unset"
-        raise RefusedError("no value was given", where=key, hint=hint)
+    if not data:
+        raise _nothing_given(key)
     if len(data) > _LARGEST:
         raise RefusedError(f"the value has more than {_LARGEST} bytes", where=key, hint="Mount it as a file")
     return Secret(data.removesuffix(b"\n").removesuffix(b"\r") if data.endswith(b"\n") else data)
 
 
-def _generated(length: int) -> Secret:
+def ask_value(key: str) -> Secret:
+    """What the user types at the terminal. Raises RefusedError for nothing."""
+    from getpass import getpass
+
+    data = getpass(f"Value of {printable(key)} (hidden): ").encode(errors="surrogateescape")
+    if not data:
+        raise _nothing_given(key)
+    return Secret(data)
+
+
+def _nothing_given(key: str) -> RefusedError:
+    """An input that failed must not empty a secret."""
+    hint = f"For an empty value: `echo | reconciler set TARGET {key}`. To remove the key: --unset"
+    return RefusedError("no value was given", where=key, hint=hint)
+
+
+def generated_value(length: int) -> Secret:
+    """Random letters and digits."""
     import secrets
 
     alphabet = string.ascii_letters + string.digits

@@ -20,6 +20,7 @@ from reconciler.cli import (
     history_commands,
     merge_commands,
     operator_commands,
+    promotion_commands,
     recipient_commands,
     review_commands,
     server_review,
@@ -47,6 +48,7 @@ app.add_typer(review_commands.commands)
 app.add_typer(edit_commands.commands)
 app.add_typer(merge_commands.commands)
 app.add_typer(recipient_commands.commands)
+app.add_typer(promotion_commands.commands)
 app.add_typer(setup_commands.commands)
 
 # What typer raises for arguments it cannot read; by itself it would exit with 2, which here means something else.

@@ -56,6 +56,10 @@ def sync(
             autocompletion=completion.stacks,
         ),
     ] = None,
+    skip_promotion: Annotated[
+        bool,
+        typer.Option("--skip-promotion", help="Apply now what waits to be promoted; needs --reason."),
+    ] = False,
     reason: Reason = "",
     verbose: Verbose = False,
     as_json: Json = False,
@@ -67,9 +71,17 @@ def sync(
     from reconciler.app.daemon.commands import sync_environments
     from reconciler.cli import plan_reports, render
 
+    if skip_promotion and not reason:
+        raise RefusedError("say why with --reason; the history keeps it", where="--skip-promotion")
     with render.progress() as progress:
         outcomes = sync_environments(
-            config, environment or [], take_over or [], progress, accept_projects=accept_project or [], reason=reason
+            config,
+            environment or [],
+            take_over or [],
+            progress,
+            accept_projects=accept_project or [],
+            reason=reason,
+            skip_promotion=skip_promotion,
         )
     render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose, list_name="outcomes")
     raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))

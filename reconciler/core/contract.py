@@ -247,6 +247,19 @@ def notes(contracts: Sequence[Contract]) -> dict[str, Notes]:
     return by_key
 
 
+def shortest(contracts: Sequence[Contract], key: str) -> int:
+    """How many characters a value of the key must have; 0 where no contract says it."""
+    lengths = [0]
+    for contract in contracts:
+        for _, node in _property_holders(contract.schema, ()):
+            properties = node.get("properties")
+            definition = properties.get(key) if isinstance(properties, Mapping) else None
+            if isinstance(definition, Mapping):
+                length = _followed(contract.schema, definition).get("minLength")
+                lengths.append(length if isinstance(length, int) else 0)
+    return max(lengths)
+
+
 def _property_holders(schema: Mapping[str, Any], field: Field) -> Iterator[tuple[Field, Mapping[str, Any]]]:
     """The schemas whose properties always hold: the schema itself, and those that allOf adds."""
     yield field, schema

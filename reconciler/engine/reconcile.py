@@ -46,6 +46,7 @@ from reconciler.engine.orphans import require_deletable
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared, prepare
 from reconciler.engine.preview import preview_of
+from reconciler.engine.promotion import as_held, let_pass
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
 from reconciler.engine.secret_age import keep_ages_published
@@ -156,7 +157,7 @@ class _Reconciliation:
     async def run(self) -> Outcome:
         """Reconcile, and turn errors into the outcome."""
         try:
-            outcome = await self._reconcile()
+            outcome = as_held(await self._reconcile(), self.warnings)
             if self.request.revert and not self.request.dry_run:
                 outcome, warning = await _revert(self.ports, outcome)
                 self.warnings += [warning] if warning else []
@@ -201,6 +202,8 @@ class _Reconciliation:
         head = await self._accepted_head()
         if request.operator is not None and request.asks(RequestKind.PLAN):
             return await self._plan_for(request.operator.revision)
+        if request.skip_promotion and (needless := let_pass(ports, self.environment, head, request)):
+            self.warnings.append(needless)
         if rolled_back := await self._recover(head):
             return rolled_back
         revision = self.revision = self._target_revision(head)

@@ -132,11 +132,15 @@ class _RolloutRun:
 
     def share_head(self, source: Reconciler, *, only_new: bool = False) -> None:
         """Record the head one host has accepted for all hosts: it is one branch, asked once."""
-        head = self._record(source).head
+        head, promotion = self._record(source).head, self._record(source).promotion
         for host in self._hosts:
             record = self._record(host)
-            if head is not None and record.head != head and (record.head is None or not only_new):
-                self._ports.store.save_environment(replace(record, head=head))
+            if head is None or (only_new and record.head is not None):
+                continue
+            known = promotion if record.promotion.commit != promotion.commit else record.promotion
+            shared = replace(record, head=head, promotion=replace(known, reports=promotion.reports))
+            if shared != record:
+                self._ports.store.save_environment(shared)
 
     async def roll_back_others(self) -> None:
         """Roll back, last host first, every host that already has a revision which another host has quarantined."""

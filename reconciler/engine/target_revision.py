@@ -21,6 +21,7 @@ from reconciler.core.model.runs import Phase
 from reconciler.core.ports import Ports
 from reconciler.engine.observe import path_in_git
 from reconciler.engine.phases import phase
+from reconciler.engine.promotion import ask_for_reports, keep_reports, promotion_error
 
 
 async def ask_git(ports: Ports, environments: Collection[str]) -> GitAnswer:
@@ -34,9 +35,10 @@ async def ask_git(ports: Ports, environments: Collection[str]) -> GitAnswer:
             heads = [ports.store.environment(environment).head for environment in environments]
             if any(head is None or head.commit != commit for head in heads):
                 await ports.git.fetch(commit)
+            reports = await ask_for_reports(ports, commit, environments)
     except ReconcilerError as error:
         return GitAnswer(error=error)
-    return GitAnswer(commit)
+    return GitAnswer(commit, reports=reports)
 
 
 async def accepted_head(
@@ -51,6 +53,7 @@ async def accepted_head(
     if not poll and (head := ports.store.environment(environment).head) is not None:
         return head, None
     answer = answer or await ask_git(ports, [environment])
+    keep_reports(ports, environment, answer)
     record = ports.store.environment(environment)
     head = record.head
     try:
@@ -67,16 +70,18 @@ def target_revision(
 ) -> tuple[Revision, ReconcilerError | None]:
     """The pin if there is one, else the head; if that is quarantined, the last good revision; and a warning.
 
-    If the head is ``held_back``, the host stays at the revision it has, with a warning. Raises QuarantinedError if no
-    revision is known to be good, HeldBackError if there was none before the head.
+    If the head is ``held_back``, or waits to be promoted, the host stays at the revision it has, with a warning. Raises
+    QuarantinedError if no revision is known to be good, HeldBackError if there was none before the head.
     """
     record = ports.store.environment(environment)
     desired = record.pin.revision if record.pin else head
     quarantine = record.quarantine_of(desired)
     if quarantine is None:
-        in_place = record.applied is not None and record.applied.subtree == desired.subtree
-        reason = "" if in_place or record.pin is not None else held_back(head)
-        return _held_back(record, desired, reason) if reason else (desired, None)
+        if record.pin is not None or (record.applied is not None and record.applied.subtree == desired.subtree):
+            return desired, None
+        reason = held_back(head)
+        error = _not_rolled_out(desired, reason) if reason else promotion_error(ports, record, head)
+        return _held_back(record, desired, error) if error else (desired, None)
     note = quarantine.revert_note
     problem = f"revision {desired.short} is quarantined: {quarantine.reason}{f'. {note}' if note else ''}"
     hint = "Fix it with a new commit, or lift the quarantine with `reconciler retry`"
@@ -92,13 +97,18 @@ def _is_good(record: EnvironmentRecord, revision: Revision | None) -> bool:
     return revision is not None and record.quarantine_of(revision) is None
 
 
-def _held_back(record: EnvironmentRecord, desired: Revision, reason: str) -> tuple[Revision, ReconcilerError | None]:
+def _not_rolled_out(desired: Revision, reason: str) -> HeldBackError:
+    hint = "Fix that, or merge a new commit; the next reconciliation continues the rollout"
+    return HeldBackError(f"revision {desired.short} is not rolled out to this host: {reason}", hint=hint)
+
+
+def _held_back(
+    record: EnvironmentRecord, desired: Revision, error: HeldBackError
+) -> tuple[Revision, ReconcilerError | None]:
     # What is in place stays, also if it fails and is held for an operator to look at.
     current = next((known for known in (record.applied, record.healthy) if _is_good(record, known)), None)
     if current is not None and current.subtree == desired.subtree:
         return desired, None
-    hint = "Fix that, or merge a new commit; the next reconciliation continues the rollout"
-    error = HeldBackError(f"revision {desired.short} is not rolled out to this host: {reason}", hint=hint)
     if current is None:
         raise error
     return current, error

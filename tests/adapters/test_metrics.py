@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.adapters.comparison_metrics import ComparisonMetrics
 from reconciler.adapters.metrics import PrometheusMetrics
+from reconciler.adapters.promotion_metrics import PromotionMetrics
 from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import Action, ActionKind, HealthStatus, ServiceHealth, StackHealth
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
@@ -58,6 +59,8 @@ REQUIRED = {
     "commit_to_applied_seconds": "histogram",
     "failure_to_recovered_seconds": "histogram",
     "forge_requests_total": "counter",
+    "promotion_waiting": "gauge",
+    "health_reports_total": "counter",
     "environment_differences": "gauge",
     "comparison_last_success_timestamp_seconds": "gauge",
     "comparison_failing_since_timestamp_seconds": "gauge",
@@ -146,6 +149,7 @@ def busy() -> PrometheusMetrics:
     comparisons, pair = ComparisonMetrics(metrics), ("releases", "git:staging", "git:production")
     comparisons.compared(pair, {"missing-right": 1}, 100.0)
     comparisons.failing(pair, 0.0)
+    PromotionMetrics(metrics, ["production"]).reported("ok")
     metrics.fetched("production", True, 100.0)
     metrics.fetched("production", False, 101.0)
     metrics.undecryptable("production", {WORKER.id: "key"})

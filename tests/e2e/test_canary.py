@@ -555,13 +555,15 @@ def test_no_secret_leaks_by_a_change_a_drift_a_rollback_and_a_project_that_compo
         server.commit(sources("bad"))
         ear.commands("sync")
         server.commit(sources("best", memory=f"{canary.word}.memory"))
-        ear.commands("plan", "sync", "status", "history", "backups", "doctor", arguments=JSON)
-        for path in ("/metrics", "/api/v1/status"):
+        ear.commands("plan", "sync", "status", "history", "backups", "doctor", "report", "review", arguments=JSON)
+        ear.commands("report", "review", arguments=[("--format", "html")])
+        for path in ("/metrics", "/api/v1/status", "/api/v1/history", "/", "/secrets"):
             ear.hear(path, daemon.get(path)[1])
         environment = server.json("status")["environments"][0]
     ear.hear("log", daemon.log.read_text())
 
-    assert [run["result"] for run in server.json("history")] == ["rolled_back", "corrected", "applied", "applied"]
+    results = [run["result"] for run in server.json("history")]
+    assert results == ["stalled", "rolled_back", "corrected", "applied", "applied"]
     assert environment["result"] == "stalled"
     assert {"git", "sops", "docker"} <= watcher.environments.keys()
     assert ear.leaks(canary) == []

@@ -746,6 +746,37 @@ INIT = {
 }
 
 
+_PROMOTED = {"from": "staging/worker.env", "to": "production/worker.env", "new": True, "secret": False}
+PROMOTION = {
+    "left": "staging",
+    "right": "production",
+    "keys": [
+        {**_PROMOTED, "key": "MAIL_HOST", "value": "copied", "names_left": True},
+        {**_PROMOTED, "key": "MAIL_PASSWORD", "value": "generated", "names_left": False},
+        {**_PROMOTED, "key": LONG, "value": "asked", "names_left": False, "to": f"production/{LONG_SOURCE}"},
+        {**_PROMOTED, "key": "WORKERS", "value": "copied", "names_left": False, "new": False},
+    ],
+    "left_out": [
+        {
+            "key": "RETRIES",
+            "from": "staging/worker.env",
+            "to": "production/worker.env",
+            "reason": "expected to differ: staging retries less often on purpose until the provider's queue is fixed",
+        }
+    ],
+    "branch": "promote/production-from-staging",
+    "commit": "02fdac92abcd".ljust(40, "0"),
+    "findings": [
+        {
+            "rule": "shared-secret",
+            "severity": "error",
+            "path": "envs/production/worker.env",
+            "line": 7,
+            "message": "SMTP_PASSWORD is the same secret as SMTP_PASSWORD in staging/worker.env",
+        }
+    ],
+}
+NOT_PROMOTED = {"branch": None, "commit": None, "findings": []}
 FOUND = (
     Finding(
         rules.ALL[0],

@@ -20,6 +20,7 @@ from reconciler.cli import (
     edit_reports,
     history_reports,
     plan_reports,
+    promotion_reports,
     record_reports,
     reports,
     server_review_reports,
@@ -69,6 +70,9 @@ REPORTS: dict[str, Report] = {
     "review": partial(server_review_reports.review_report, answers.REVIEW),
     "review-clean": partial(server_review_reports.review_report, answers.REVIEW_CLEAN),
     "review-failed": partial(server_review_reports.review_report, answers.REVIEW_FAILED),
+    "promote": partial(promotion_reports.promotion_report, answers.PROMOTION),
+    "promote-dry_run": partial(promotion_reports.promotion_report, {**answers.PROMOTION, **answers.NOT_PROMOTED}),
+    "promote-none": partial(promotion_reports.promotion_report, {**answers.PROMOTION, "keys": [], "findings": []}),
     "init": partial(setup_reports.init_report, answers.INIT),
 }
 EACH = pytest.mark.parametrize("name", REPORTS)

@@ -113,6 +113,8 @@ def test_every_field_is_read() -> None:
     assert (host.jump.key_file, host.jump.known_hosts_file) == ("/etc/reconciler/hop", "/etc/reconciler/hop.known")
     assert (config.local, config.rollout.max_unavailable) == (False, 2)
     assert list(config.units) == ["production@web-3", "production-eu@web-2", "production-eu@web-3"]
+    gate = config.promotion.gates["production"]
+    assert (config.promotion.publish, gate.after, gate.for_) == (True, ("staging@web-1", "staging@web-2"), 1800.0)
     releases, machines = config.comparisons["releases"], config.comparisons["machines"]
     assert (releases.left, releases.right, releases.interval) == ("git:staging", "git:production", 300.0)
     assert (releases.same_environment, releases.ssh_key_file, releases.known_hosts_file) == (None, None, None)
@@ -282,6 +284,7 @@ def test_defaults(load: Load) -> None:
     assert (config.rollback.ssh_key_file, config.rollback.signing_key_file) == (None, None)
     assert config.author == f"reconciler <reconciler@{socket.gethostname()}>"
     assert (config.checks, config.hosts, config.comparisons) == ({}, {}, {})
+    assert (config.promotion.publish, config.promotion.gates) == (False, {})
     assert (config.local, config.rollout.max_unavailable) == (True, 1)
     assert list(config.units) == ["production"]
 
@@ -357,6 +360,21 @@ def test_sides_that_the_daemon_cannot_compare_are_refused(load: Load, left: str,
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
         load(MINIMAL.replace("environment: production\n", HOSTS) + pair)
     assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        ("qa: {after: [staging@web-1]}", "promotion.gates.qa: qa is not one of the server's environments"),
+        ("production: {after: [production@web-2]}", "would wait forever"),
+        ("production: {after: [staging]}", "is not an environment on a host"),
+        ("production: {after: [staging@web-1], for: 8d}", "is longer than a week"),
+        ("production: {after: []}", "must not be empty"),
+    ],
+)
+def test_gates_that_would_never_open_are_refused(load: Load, gate: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(f"{MINIMAL}promotion: {{gates: {{{gate}}}}}\n")
 
 
 @pytest.mark.parametrize("side", ["live:staging", "live:production@web-2", "ssh://[fe80::1]", "ssh://web-1/opt/app/"])
@@ -1068,7 +1086,7 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         if model is ManifestFile and name == "defaults":
             yield name
             continue
-        yield from _below(field.annotation, prefix + name)
+        yield from _below(field.annotation, prefix + (field.alias or name))
 
 
 def _below(annotation: Any, path: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from reconciler.core.model.records import Pin
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
 from reconciler.core.model.revisions import GitRevert
 from reconciler.core.model.runs import Result
+from reconciler.core.model.settings import PromotionGate
 from reconciler.core.model.targets import OnFailure, Stack, WriteMode
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
@@ -333,3 +334,18 @@ async def test_no_file_is_written_in_place_over_ssh(hosts: Hosts) -> None:
     assert (await hosts.run("one"))["one"] is Result.STALLED
     assert "write: in_place is not possible over SSH" in hosts.outcomes["production@one"].reason
     assert world.live("api") == "A=1"
+
+
+async def test_every_host_waits_at_the_promotion_gate_and_git_is_asked_once(new_world: Callable[[], World]) -> None:
+    hosts = Hosts(new_world)
+    await hosts.start()
+    gate = PromotionGate(("staging@one",), 600.0)
+    for world in hosts.worlds.values():
+        world.settings = replace(world.settings, promotion={"production": gate})
+    hosts.commit("b", api="A=2")
+    assert set((await hosts.run()).values()) == {Result.HELD}
+    git = next(iter(hosts.worlds.values())).git
+    git.refs["refs/reconciler/healthy/staging@one/600"] = git.tip
+    assert set((await hosts.run(poll=False)).values()) == {Result.HELD}
+    assert set((await hosts.run()).values()) == {Result.APPLIED}
+    assert hosts.live == ["A=2", "A=2", "A=2"]

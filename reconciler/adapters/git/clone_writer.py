@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from reconciler.adapters import process
 from reconciler.adapters.git.command import check_url, sanitized
 from reconciler.core.errors import ConfigError, OutsideError, RefusedError
+from reconciler.core.text import listed
 
 _LIMITS = process.Limits(timeout=60.0, stdout=64 * process.MIB)
 _REGULAR = "100644"
@@ -96,6 +97,15 @@ class CloneWriter:
             *paths,
         )
         return tuple(sorted(record[3:].decode("utf-8", "replace") for record in status.split(b"\0") if record))
+
+    async def require_room(self, branch: str, paths: Sequence[str]) -> None:
+        """Raises RefusedError where one of the paths is not committed as it is, or the branch exists."""
+        if changed := await self.uncommitted(paths):
+            hint = "Commit or undo that first: the change starts from the last commit"
+            raise RefusedError(f"not committed: {listed(changed)}", where="working tree", hint=hint)
+        if await self.has_branch(branch):
+            hint = "Merge it, or remove it with `git branch -D`"
+            raise RefusedError(f"the branch {branch} exists", where=self.top, hint=hint)
 
     async def commit(self, base: str | None, files: Mapping[str, bytes | None], message: str) -> str:
         """The id of a new commit on top of ``base`` with these files (path → content, None to delete it).

@@ -260,8 +260,8 @@ def _ssh_path(path: str) -> str:
     return f'"{escaped}"'
 
 
-def ls_remote_command(url: str, pattern: str) -> list[str]:
-    return ["git", "ls-remote", "--exit-code", "--", url, pattern]
+def ls_remote_command(url: str, *patterns: str) -> list[str]:
+    return ["git", "ls-remote", "--exit-code", "--", url, *patterns]
 
 
 def fetch_command(url: str, branch: str, ref: str = HEAD_REF) -> list[str]:
@@ -292,10 +292,20 @@ def log_command(commit: str, since: str | None, directory: str) -> list[str]:
     return ["git", "--literal-pathspecs", "log", *form, commit, *new, "--", *((directory,) if directory else ())]
 
 
+_PUSH = ("git", "push", "--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no", "--no-signed")
+
+
 def push_command(url: str, commit: str, ref: str, *, dry_run: bool = False) -> list[str]:
     """Push exactly one ref, and only as a fast-forward."""
-    options = ("--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no", "--no-signed")
-    return ["git", "push", *options, *(("--dry-run",) if dry_run else ()), "--", url, f"{commit}:{ref}"]
+    return [*_PUSH, *(("--dry-run",) if dry_run else ()), "--", url, f"{commit}:{ref}"]
+
+
+def publish_command(url: str, refs: Mapping[str, str | None], *, dry_run: bool = False) -> list[str]:
+    """Set refs below refs/reconciler/, whatever they were (the ``+``), or remove them."""
+    if not refs or any(not ref.startswith("refs/reconciler/") for ref in refs):
+        raise ValueError("only refs below refs/reconciler/ are ours")
+    changes = [f"+{commit}:{ref}" if commit else f":{ref}" for ref, commit in refs.items()]
+    return [*_PUSH, *(("--dry-run",) if dry_run else ()), "--", url, *changes]
 
 
 def rollback_branch(environment: str, failed: str) -> str:

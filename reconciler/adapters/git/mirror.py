@@ -131,13 +131,18 @@ class GitMirror:
         if commit not in self._present:
             await self._bring(commit)
 
-    async def refs(self, pattern: str) -> dict[str, str]:
+    async def refs_below(self, *prefixes: str) -> Mapping[str, str]:
+        refs = await self.refs(*(f"{prefix}/*" for prefix in prefixes))
+        below = tuple(f"{prefix}/" for prefix in prefixes)
+        return {ref: commit for ref, commit in refs.items() if ref.startswith(below)}
+
+    async def refs(self, *patterns: str) -> dict[str, str]:
         """Ask the remote for object ids by full ref name. Raises GitUnreachableError.
 
         git does not read the mirror for it: a damaged one must not stop the polls.
         """
         self._git.require_files()
-        command = ls_remote_command(self._git.url, pattern)
+        command = ls_remote_command(self._git.url, *patterns)
         completed = await self._git.run(command, git_dir=os.devnull, seconds=self._poll_timeout)
         # With --exit-code, 2 means that nothing matches. Of an answer that is too long, the beginning is enough.
         if not completed.overflowed and (completed.timed_out or completed.exit_code not in (0, 2)):

@@ -21,6 +21,7 @@ from reconciler.adapters.git.command import (
     check_branch,
     check_commit,
     check_path,
+    publish_command,
     push_command,
     revert_message,
     rollback_branch,
@@ -105,6 +106,32 @@ class GitPusher:
         if not (completed.ok or _rejected(completed)):
             self._require_refused(runner, completed)
             raise self._refused(runner, completed, "")
+
+    async def publish(self, refs: Mapping[str, str | None]) -> None:
+        await self._publish(refs)
+
+    async def may_publish(self, ref: str, commit: str) -> None:
+        await self._publish({ref: commit}, dry_run=True)
+
+    async def _publish(self, refs: Mapping[str, str | None], *, dry_run: bool = False) -> None:
+        runner = self._pushing
+        runner.require_files()
+        async with contextlib.AsyncExitStack() as stack:
+            if commit := next(filter(None, refs.values()), None):
+                await stack.enter_async_context(self.mirror.held(commit))
+            command = publish_command(runner.url, refs, dry_run=dry_run)
+            completed = await runner.run(command, seconds=self._push_timeout, stderr=process.MIB)
+        if completed.ok:
+            return
+        if not _rejected(completed):
+            self._require_refused(runner, completed)
+        stdout, stderr = (text.decode(errors="replace") for text in (completed.stdout, completed.stderr))
+        raise RefusedError(
+            f"the remote refuses refs below refs/reconciler: {refusal_line(stdout, stderr, runner.token())}",
+            where=runner.where,
+            hint=f"Allow {_who_pushes(runner)} to push them, or set promotion.publish: false",
+            id="health-report-refused",
+        )
 
     async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
         check_branch(branch)

@@ -123,15 +123,16 @@ def _same_files(survey: Survey) -> Iterator[list[Source]]:
     groups: dict[str, list[Source]] = {}
     for environment in survey.environments:
         sources = {source.name: source for source in environment.sources if source.keys is not None and source.outline}
-        left = [_side_file(group[0], first) for first, group in groups.items()]
-        for both in pair(left, [_side_file(source, name) for name, source in sources.items()]):
+        left = [side_file(group[0], first) for first, group in groups.items()]
+        for both in pair(left, [side_file(source, name) for name, source in sources.items()]):
             if both.left and both.right and belong_together(both.left, both.right):
                 groups[both.left.name].append(sources.pop(both.right.name))
         groups |= {source.path: [source] for source in sources.values()}
     yield from (group for group in groups.values() if len(group) > 1)
 
 
-def _side_file(source: Source, name: str) -> SideFile:
+def side_file(source: Source, name: str) -> SideFile:
+    """What the file is paired by."""
     keys = dict.fromkeys(source.keys or (), SEALED)
     aliases = (source.name, neutral_name(source.name, source.environment))
     return SideFile(name, aliases, keys, None)

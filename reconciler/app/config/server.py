@@ -17,6 +17,7 @@ from reconciler.app.config.listening import LISTEN, UNIX
 from reconciler.app.config.models import Items, OneOrMany, Section, read_sections
 from reconciler.app.config.notifications import Notifications
 from reconciler.app.config.probes import ProbeFields
+from reconciler.app.config.promotion import PromotionSettings, gates_make_sense
 from reconciler.app.config.scalars import (
     ABSOLUTE_PATH,
     ARGUMENT,
@@ -129,6 +130,9 @@ class ServerConfig(Section):
     rollout: RolloutSettings = Field(
         default_factory=RolloutSettings, description="How a new revision reaches several hosts."
     )
+    promotion: PromotionSettings = Field(
+        default_factory=PromotionSettings, description="Which environments wait for others before they get a revision."
+    )
     stacks: dict[Annotated[str, STACK], StackSettings] = Field(
         default_factory=dict, description="What git may do with a stack, by NAME or ENVIRONMENT/NAME."
     )
@@ -187,6 +191,8 @@ def load_server_config(path: str) -> ServerConfig:
         yield from forge_problems(document.data)
         yield from _strangers_need_a_token(document.data)
         yield from comparisons_make_sense(_section(document.data, "comparisons"), _units(document.data))
+        gates = _section(_section(document.data, "promotion"), "gates")
+        yield from gates_make_sense(gates, [str(name) for name in _environments_of(document.data, ())])
 
     return read_sections(ServerConfig, content, file=path, error=ConfigError, rules=rules)
 

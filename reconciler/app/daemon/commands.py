@@ -24,6 +24,7 @@ def sync_environments(
     *,
     accept_projects: Sequence[str] = (),
     reason: str = "",
+    skip_promotion: bool = False,
 ) -> list[dict[str, Any]]:
     """Reconcile now; ``accept_projects`` are stacks, NAME or ENVIRONMENT/NAME.
 
@@ -35,6 +36,7 @@ def sync_environments(
         "take_over": list(take_over),
         "accept_projects": list(accept_projects),
         "reason": reason,
+        "skip_promotion": skip_promotion,
     }
     return list(serve_request(config_file, request, progress))
 

@@ -22,8 +22,10 @@ from reconciler.app.wiring.notifications import open_messenger
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
 from reconciler.app.wiring.surroundings import engine_in_use, git_surroundings
 from reconciler.core.decide.private_files import is_exposed
+from reconciler.core.decide.promotion import REPORTS
 from reconciler.core.decide.startup import allowed_by_container
 from reconciler.core.errors import ConfigError, ReconcilerError, with_id
+from reconciler.core.forge.statuses import named_with_host
 from reconciler.core.model.compose import Container
 from reconciler.core.model.revisions import GitRevert, Verify
 from reconciler.core.model.targets import Manifest, Stack
@@ -263,6 +265,8 @@ async def _components(built: Runtime, config: ServerConfig, *, key_is_bad: bool)
     yield DoctorFinding("git remote", "ok", f"{config.repository.branch} is at {commit[:12]}")
     async for finding in _trust(ports, config, commit):
         yield finding
+    async for finding in _promotion(ports, config, commit):
+        yield finding
     for name in config.units:
         async for finding in _environment(built, name, commit):
             # An environment has the same sources on each of its hosts.
@@ -303,6 +307,29 @@ async def _trust(ports: Ports, config: ServerConfig, commit: str) -> AsyncIterat
             yield DoctorFinding("git push", "ok", "the remote lets us push; branch rules show only on a real push")
         except ReconcilerError as error:
             yield _failed("git push", error)
+
+
+async def _promotion(ports: Ports, config: ServerConfig, commit: str) -> AsyncIterator[DoctorFinding]:
+    """Whether the remote takes our reports of health, and whether those that our gates wait for are there."""
+    awaited = {f"promotion to {name}": gate.units for name, gate in ports.settings.promotion.items()}
+    if config.promotion.publish:
+        awaited["health reports"] = tuple(named_with_host(unit, config.host) for unit in config.units)
+    for component, units in awaited.items():
+        ours = component == "health reports"
+        try:
+            if ours:
+                await ports.git_writer.may_publish(f"{REPORTS}/doctor@{config.host}/0", commit)
+            refs = await ports.git.refs_below(*(f"{REPORTS}/{unit}" for unit in units))
+        except ReconcilerError as error:
+            yield _failed(component, error)
+            continue
+        reporting = {ref.removeprefix(f"{REPORTS}/").rpartition("/")[0] for ref in refs}
+        if silent := [unit for unit in units if unit not in reporting]:
+            advice = "set promotion.publish: true there, or correct promotion.gates"
+            advice = "unless it is unhealthy, the daemon's log says what the remote refuses" if ours else advice
+            yield DoctorFinding(component, "warning", f"the repository has no report of {', '.join(silent)}", advice)
+        else:
+            yield DoctorFinding(component, "ok", f"the repository has those of {', '.join(units)}")
 
 
 async def _environment(built: Runtime, name: str, commit: str) -> AsyncIterator[DoctorFinding]:

@@ -177,6 +177,7 @@ def _reconcile_request(request: Request) -> ReconcileRequest:
                 accept_projects=request.get("accept_projects", ()),
                 requested_by=request.get("requested_by", ""),
                 reason=request.get("reason", ""),
+                skip_promotion=request.get("skip_promotion", False),
             )
         case "plan":
             operator = OperatorRequest(RequestKind.PLAN, request["revision"]) if request["revision"] else None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from reconciler.core.change_words import Data, Said, cause_of, is_orphan, reason_of, rest_of_reason
+from reconciler.core.decide.promotion import PROMOTION_WAITS
 from reconciler.core.errors import with_id
 from reconciler.core.text import absolute
 
@@ -69,6 +70,8 @@ def _ended(environment: Data, said: Said) -> Iterator[Attention]:
             step = _FIX
         reason = with_id(said.unsaid(reason_of(environment)), environment["error_id"])
         yield Attention(kind, result, name, reason, (step,), since)
+    elif result == "held" and environment["error_id"] == PROMOTION_WAITS:
+        yield Attention(WAITS, "held", name, said.unsaid(reason_of(environment)), (), since)
     for stack, reason in suspended.items():
         where = f"{name}/{stack}" if stack else f"{name}, files of no stack"
         if unsaid := said.unsaid(reason):

@@ -107,11 +107,9 @@ async def change_recipients(request: RecipientRequest, progress: CountProgress) 
     after = _rules_after(tree, configs)
     files = _files_of(tree, rules, key, whole=not adds and not request.environments)
     writer = clone.CloneWriter(top)
-    await _require_clean(writer, [*configs, *(file.path for file in files)])
     slug = re.sub(r"[^A-Za-z0-9.-]+", "-", name or key[:16]).strip("-.")
     branch = request.branch or f"recipients/{request.action}-{slug}"
-    if await writer.has_branch(branch):
-        raise RefusedError(f"the branch {branch} exists", where=top, hint="Merge it, or remove it with `git branch -D`")
+    await writer.require_room(branch, [*configs, *(file.path for file in files)])
     keys = clone.Keys(clone.require_keys(request.key_file, _NAME_KEY))
     rewriter = _Rewriter(keys, writer, tree, configs, branch)
     done = await rewriter.rewrite(files, after, rotate=not adds, progress=progress)
@@ -209,12 +207,6 @@ def _files_of(tree: EncryptedTree, rules: set[RuleId], key: str, *, whole: bool)
     if not files and not rules:
         raise RefusedError("nothing is encrypted for that key", where=brief_keys([key]))
     return files
-
-
-async def _require_clean(writer: clone.CloneWriter, paths: Sequence[str]) -> None:
-    if changed := await writer.uncommitted(paths):
-        hint = "Commit or undo that first: the change starts from the last commit"
-        raise RefusedError(f"not committed: {listed(changed)}", where="working tree", hint=hint)
 
 
 class _Rewriter:

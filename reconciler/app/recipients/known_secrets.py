@@ -11,20 +11,12 @@ from reconciler.app.wiring import clone
 from reconciler.app.wiring.arguments import inside_repository
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.targets import Format
-from reconciler.core.secrets.names import names_a_secret, words_of
+from reconciler.core.secrets.names import is_secret_name
 from reconciler.core.sops.ciphertext import IV_CHARACTERS
 from reconciler.core.text import printable
 
 REMOVED = "Recipient-removed"
 """The trailer of the commit that removed somebody: their key, and their name."""
-
-_ADDRESSES = frozenset(("URL", "URI", "DSN"))
-_STORES = frozenset(
-    (
-        *("DATABASE", "DB", "POSTGRES", "POSTGRESQL", "PG", "MYSQL", "MARIADB", "MONGO", "MONGODB", "REDIS", "VALKEY"),
-        *("AMQP", "RABBITMQ", "BROKER", "CELERY", "SENTRY", "SMTP", "MAIL"),
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +81,6 @@ async def known_to(top: str, tree: EncryptedTree, key: str, name: str) -> KnownS
                 values.append(KnownValue(file.path, name_of, first_seen.get(iv), secret))
     values.sort(key=lambda value: (not value.secret, value.since or 0.0, value.file, value.key))
     return KnownSecrets(name, key, tuple(values))
-
-
-def is_secret_name(key: str) -> bool:
-    """Whether the name of a key says that it is a secret, or the address of a store, which often has a password."""
-    words = words_of(key)
-    return names_a_secret(key) or (words[-1:] != [] and words[-1] in _ADDRESSES and bool(_STORES & set(words)))
 
 
 async def _marked_secret(top: str, tree: EncryptedTree) -> set[tuple[str, str]]:

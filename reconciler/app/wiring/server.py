@@ -41,6 +41,7 @@ from reconciler.app.wiring.digest_key import digest_key_file, open_digester, rea
 from reconciler.app.wiring.forge import ForgeParts, forge_parts
 from reconciler.app.wiring.merge_plans import merge_plans
 from reconciler.app.wiring.notifications import notification_observers
+from reconciler.app.wiring.promotion import promotion_gates, promotion_observers
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError
 from reconciler.core.model.hosts import SshAddress
@@ -219,6 +220,7 @@ def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> Iter
         yield built.forge.reports
     if built.merge_plans:
         yield built.merge_plans
+    yield from promotion_observers(config, built.ports, built.reconcilers, built.metrics)
     yield from notification_observers(config, store, built.ports.clock, built.metrics)
 
 
@@ -381,4 +383,5 @@ def _settings(config: ServerConfig) -> Settings:
         keep_backups=config.backups.keep,
         backup_max_age=config.backups.max_age,
         drift_interval=config.drift.interval,
+        promotion=promotion_gates(config),
     )

@@ -132,10 +132,10 @@ class Judge:
         secret = any(note.secret for note in notes)
         risk = risk_of(key, secret=secret, overrides=self.expected.risks)
         status, reason = self._verdict(*values, notes, is_secret=secret or must_differ(key))
-        if (allows := _ALLOWS.get(status)) and (explanation := self._explanation(names, key, allows)):
+        if (allows := _ALLOWS.get(status)) and (explanation := self.explanation(names, key, allows)):
             reason = explanation
             status = Status.SAME if status is Status.SAME_SECRET else Status.EXPECTED
-        placeholder = self._explanation(names, key, Allows.PLACEHOLDER) if Remark.PLACEHOLDER in remarks else ""
+        placeholder = self.explanation(names, key, Allows.PLACEHOLDER) if Remark.PLACEHOLDER in remarks else ""
         return KeyResult(key, status, risk, remarks, reason or placeholder, allowed=bool(placeholder))
 
     def _verdict(
@@ -161,7 +161,7 @@ class Judge:
             return _Rule.MUST if differs is Differs.MUST else _Rule.MAY
         return _Rule.SECRET if is_secret else _Rule.NONE
 
-    def _explanation(self, names: Sequence[str], key: str, allows: Allows) -> str:
+    def explanation(self, names: Sequence[str], key: str, allows: Allows) -> str:
         """The reason listed for this key's difference, "" for none."""
         return next(
             (
@@ -171,6 +171,10 @@ class Judge:
             ),
             "",
         )
+
+    def expects_file(self, names: Sequence[str]) -> str:
+        """The reason why one side may lack the whole file, "" for none."""
+        return next((listed.reason for listed in self._listed(names) if Attribute.FILE in listed.attributes), "")
 
     def _listed(self, names: Sequence[str]) -> Iterator[Expectation]:
         """The expected differences listed for a file between these environments."""

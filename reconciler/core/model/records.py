@@ -85,6 +85,18 @@ class Quarantine:
     revert_note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PromotionState:
+    """What the promotion gate knows: ``reports``, by UNIT/SECONDS the commit that the unit has been healthy with for so
+    long; since when it knows the head ``commit`` (epoch seconds), and the commit that an operator let pass
+    (``skipped``)."""
+
+    reports: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+    since: float = 0.0
+    skipped: str = ""
+
+
 _MOST_QUARANTINES = 49  # beside the newest
 
 
@@ -118,6 +130,7 @@ class EnvironmentRecord:
     written_without_engine: tuple[str, ...] = ()
     orphans: tuple[Orphan, ...] = ()
     restored: tuple[RestoredFile, ...] = ()
+    promotion: PromotionState = field(default_factory=PromotionState)
 
     @property
     def desired(self) -> Revision | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -54,10 +54,14 @@ def not_held_back(_: Revision) -> str:
 
 @dataclass(frozen=True, slots=True)
 class GitAnswer:
-    """What git has answered to a poll: the branch's ``commit``, which the mirror has now, or the ``error``."""
+    """What git has answered to a poll: the branch's ``commit``, which the mirror has now, or the ``error``.
+
+    ``reports`` are those that a promotion gate waits for, by UNIT/SECONDS; None: not asked, or not answered.
+    """
 
     commit: str = ""
     error: ReconcilerError | None = None
+    reports: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,9 @@ class ReconcileRequest:
     ``poll`` asks git for a new head first, or takes the ``answer`` that it gave before; ``dry_run`` changes nothing
     live. ``take_over`` names targets (ENVIRONMENT/SOURCE) whose unknown live file may be replaced, ``accept_projects``
     stacks (ENVIRONMENT/NAME) whose project is accepted as it stands now, both by ``requested_by``, with the ``reason``
-    that they gave. ``operator`` is carried out first; if it is refused, nothing is reconciled. Without ``revert``, git
-    is not asked to follow a rollback: see ``Reconciler.revert``.
+    that they gave; ``skip_promotion``: they let the head pass the promotion gate. ``operator`` is carried out first; if
+    it is refused, nothing is reconciled. Without ``revert``, git is not asked to follow a rollback: see
+    ``Reconciler.revert``.
     """
 
     trigger: str
@@ -79,6 +84,7 @@ class ReconcileRequest:
     accept_projects: Collection[str] = ()
     requested_by: str = ""
     reason: str = ""
+    skip_promotion: bool = False
     operator: OperatorRequest | None = None
     held_back: HeldBack = not_held_back
     revert: bool = True

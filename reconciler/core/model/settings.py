@@ -9,9 +9,18 @@ from reconciler.core.model.revisions import GitRevert, Verify
 
 
 @dataclass(frozen=True, slots=True)
+class PromotionGate:
+    """An environment gets a revision once these ``units`` (staging@web-1) have been healthy with it for ``seconds``."""
+
+    units: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Durations in seconds.
 
+    ``promotion`` gives the gate of an environment by its name.
     ``git_may_change`` gives by stack (NAME or ENVIRONMENT/NAME) what of its project git may change through variables.
     """
 
@@ -28,3 +37,4 @@ class Settings:
     keep_backups: int = 50
     backup_max_age: float = 90 * 86400.0
     drift_interval: float = 60.0
+    promotion: Mapping[str, PromotionGate] = field(default_factory=dict)

@@ -19,6 +19,12 @@ class Git(Protocol):
         Raises GitUnreachableError (no answer, refused, branch gone, empty repository).
         """
 
+    async def refs_below(self, *prefixes: str) -> Mapping[str, str]:
+        """Ask the remote for every ref below the prefixes (refs/…): its commit id by the whole name.
+
+        Raises GitUnreachableError.
+        """
+
     async def fetch(self, commit: str) -> None:
         """Fetch the commit into the mirror; a commit already there costs nothing.
 
@@ -76,6 +82,15 @@ class GitWriter(Protocol):
         A rule about content, like a protected branch, shows only in a real push. Raises RevertRefusedError,
         GitUnreachableError.
         """
+
+    async def publish(self, refs: Mapping[str, str | None]) -> None:
+        """Have refs of the remote lead to these commits, which it has, whatever they lead to now (None: remove them).
+
+        Only below refs/reconciler/. Raises RefusedError if the remote rejects that, GitUnreachableError.
+        """
+
+    async def may_publish(self, ref: str, commit: str) -> None:
+        """Ask the remote whether ``publish`` could work. Changes nothing. Raises as ``publish``."""
 
     async def propose(self, branch: str, base: str, files: Mapping[str, bytes], message: str) -> str:
         """Commit the files (path → content) on top of ``base``, push that as a new branch, and return its commit id.

@@ -30,6 +30,13 @@ _KEY_OF_SOMETHING = frozenset(
 _SWITCH = frozenset(("ALLOW", "INCLUDE", "ENABLE", "DISABLE", "CORS"))  # ALLOW_EMPTY_PASSWORD
 _CHATS = frozenset(("SLACK", "DISCORD", "TEAMS", "MATTERMOST", "ROCKETCHAT"))  # who knows the address may write
 _DIRECTORIES = frozenset(("PWD", "OLDPWD"))  # of the shell
+_ADDRESSES = frozenset(("URL", "URI", "DSN"))
+_STORES = frozenset(
+    (
+        *("DATABASE", "DB", "POSTGRES", "POSTGRESQL", "PG", "MYSQL", "MARIADB", "MONGO", "MONGODB", "REDIS", "VALKEY"),
+        *("AMQP", "RABBITMQ", "BROKER", "CELERY", "SENTRY", "SMTP", "MAIL"),
+    )
+)
 
 # What refers to a value elsewhere: ${VAR}, $VAR, {{ var }}, %(var)s, %VAR%, <what belongs here>, *alias.
 _REFERENCE = re.compile(
@@ -65,6 +72,12 @@ def names_a_secret(name: str) -> bool:
     if _SECRET.fullmatch(last) is None:
         return False
     return last != "HASH" or not _HASH_OF_SOMETHING_PUBLIC & set(words)
+
+
+def is_secret_name(key: str) -> bool:
+    """Whether the name of a key says that it is a secret, or the address of a store, which often has a password."""
+    words = words_of(key)
+    return names_a_secret(key) or (words[-1:] != [] and words[-1] in _ADDRESSES and bool(_STORES & set(words)))
 
 
 def words_of(name: str) -> list[str]:
