@@ -7,17 +7,32 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from reconciler.app.merging.command import MergedFile
+from reconciler.app.merging.merge import WHOLE
 from reconciler.cli.layout import Item, Page, counted
 from reconciler.core.change_words import Data
+from reconciler.core.sops.key_mismatch import brief_keys
 from reconciler.core.text import listed, printable
 
 
 def problem(file: MergedFile) -> str:
     """One line for git's output."""
+    path = printable(file.path)
+    if file.left:
+        return f"{path}: {file.left}"
     if file.problem:
-        return f"{printable(file.path)}: not merged: {file.problem}. Then: `reconciler merge`"
-    keys = printable(listed(file.conflicts))
-    return f"{printable(file.path)}: both sides changed {keys}. Decide with `reconciler merge --resolve KEY=ours`"
+        return f"{path}: not merged: {file.problem}. Then: `reconciler merge`"
+    readers = [name for name in file.conflicts if is_recipient(name)]
+    keys = ["the whole file" if name == WHOLE else name for name in file.conflicts if name not in readers]
+    says = [f"both sides changed {listed(keys)}"] if keys else []
+    says += [f"only one side lets in {brief_keys(readers)}"] if readers else []
+    name = shlex.quote(file.conflicts[0]) if len(file.conflicts) == 1 else "KEY"
+    decide = f"Decide with `reconciler merge --resolve {name}=ours` or `=theirs`"
+    return printable(f"{path}: {', and '.join(says)}. {decide}")
+
+
+def is_recipient(name: str) -> bool:
+    """Whether a conflict is about a public key instead of a variable or a path."""
+    return name.startswith(("age1", "ssh-"))
 
 
 def merge_data(files: Sequence[MergedFile]) -> dict[str, Any]:
@@ -57,6 +72,11 @@ def _file(file: Data, page: Page) -> Item:
         taken = f"{counted(file['taken'], 'change')} from the other side"
         return Item((name, page.style("green", "merged"), taken))
     if file["conflicts"]:
-        keys = tuple(f"{key}: changed on both sides" for key in file["conflicts"])
-        return Item((name, page.style("red", "conflict")), keys)
+        return Item((name, page.style("red", "conflict")), tuple(map(_conflict, file["conflicts"])))
     return Item((name, page.style("yellow", "not merged")), (file["problem"],))
+
+
+def _conflict(name: str) -> str:
+    if is_recipient(name):
+        return f"{brief_keys([name])}: only one side lets them in"
+    return f"{'the whole file' if name == WHOLE else name}: changed on both sides"

@@ -57,10 +57,12 @@ def review(
     seconds = parse_duration(max_age, where="--max-age")
     with render.progress() as progress:
         reviewed = review_server(config, max_age, seconds, progress)
-    if mail:
-        mail_review(mail, *server_review_reports.as_mail(reviewed))
-    if notify:
-        notify_review(config, *server_review_reports.as_message(reviewed))
+    try:
+        if mail:
+            mail_review(mail, *server_review_reports.as_mail(reviewed))
+    finally:  # the other way still works
+        if notify:
+            notify_review(config, *server_review_reports.as_message(reviewed))
     if not mail and not notify:
         _print(reviewed, ReviewForm.JSON if as_json else form, verbose=verbose)
     raise typer.Exit(review_exit_code(reviewed.attention()))

@@ -88,7 +88,7 @@ def test_every_difference_of_a_service_counts_once_and_no_value_is_shown(
     assert "13 fields of Compose definitions differ: api: " in text
 
 
-def test_what_runs_otherwise_than_it_is_defined_counts_and_an_unresolvable_project_is_left_out(
+def test_what_runs_otherwise_than_it_is_defined_counts_and_so_does_a_project_that_one_side_cannot_resolve(
     compose_project: Callable[..., ComposeProject], tmp_path: Path
 ) -> None:
     text = "services: {api: {image: IMAGE, command: sleep 600, stop_grace_period: 0s, restart: POLICY}}\n"
@@ -103,8 +103,11 @@ def test_what_runs_otherwise_than_it_is_defined_counts_and_an_unresolvable_proje
     second.write("compose.yaml", "services: {api: {image: x, ports: invented-ports}}\n")
     comparison = only_comparison(data(tmp_path, *sides))
     assert comparison["definitions"] == []
-    (remark,) = (remark for remark in comparison["remarks"] if "Compose definitions of" in remark)
-    assert "`docker compose config` ended with" in remark
+    assert [problem for problem in comparison["problems"] if "`docker compose config` ended with" in problem]
+    (first.directory / "compose.yaml").write_bytes((second.directory / "compose.yaml").read_bytes())
+    comparison = only_comparison(data(tmp_path, *sides))
+    assert not [problem for problem in comparison["problems"] if "docker compose config" in problem]
+    assert len([remark for remark in comparison["remarks"] if "`docker compose config` ended with" in remark]) == 2
 
 
 def test_nothing_that_a_compose_file_includes_is_fetched(tmp_path: Path) -> None:

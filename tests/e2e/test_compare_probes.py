@@ -152,6 +152,12 @@ def test_a_probe_runs_in_the_container_of_a_service(
     arguments = [f"file:{first.directory}", f"file:{second.directory}", "--same-environment"]
     probe = probed(tmp_path, *arguments, run=["hostname"], service="api", show=True)
     assert (probe["left"], probe["right"], probe["class"]) == ("exit 0: one", "exit 0: two", "differs")
+    warned_of = text.replace("HOST", "'${UNSET}'")
+    first.write("compose.yaml", f"version: '3'\n{warned_of}")
+    failing = ["sh", "-c", "echo broken >&2; exit 3"]
+    elsewhere = sides(tmp_path, "", "")  # the project is not part of the side
+    probe = probed(tmp_path, *elsewhere, run=failing, service="api", directory=str(first.directory))
+    assert probe["left"] == "exit 3: broken"
 
 
 @pytest.mark.docker

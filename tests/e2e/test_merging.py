@@ -9,13 +9,16 @@ import random
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reconciler.app.merging.merge import Versions, merge_encrypted
 from reconciler.app.wiring import clone
+from reconciler.core.merging.lines import MergeSide
 from reconciler.core.secret import Secret
+from reconciler.core.sops.ciphertext import ivs
 from tests.support.age_key import AgeKey, make_age_key
 from tests.support.commands import CommandFailed
 from tests.support.forks import COMMAND, reconciler
@@ -172,6 +175,76 @@ def test_a_rotated_file_stays_rotated_and_who_left_stays_out(work: Site, tmp_pat
     assert left not in work.read("production/app.env").splitlines()  # by the former data key
 
 
+def test_a_name_that_somebody_wrote_into_a_file_does_not_get_them_in(tmp_path: Path) -> None:
+    """A public key in the metadata is no proof that its owner has access: a merge copies the data key for nobody."""
+    key, keys = make_keys(tmp_path)
+    (tmp_path / "mallory").mkdir()
+    mallory = make_age_key(tmp_path / "mallory")
+    base = key.encrypt("x.env", b"A=1\n")
+    ours = asyncio.run(keys.amend_places("x.env", base, {("TOKEN",): as_json("invented")}))
+    copy = base.partition(b"map_enc=")[2].partition(b"\n")[0]
+    copy_of = b"sops_age__list_1__map_enc=%s\nsops_age__list_1__map_recipient=%s\n"
+    named = base + copy_of % (copy, mallory.public.encode())
+    own = replace(key, public=f"{key.public},{mallory.public}").encrypt("x.env", b"B=2\n")  # with a data key they know
+    mixed = own + copy_of.replace(b"list_1", b"list_2") % (copy, key.public.encode())
+    for versions, clean in (
+        (Versions("x.env", base, mixed, ours), False),
+        (Versions("x.env", base, ours, named), True),
+        (Versions("x.env", base, named, ours), True),
+        (Versions("x.env", b"", ours, own), False),
+        (Versions("x.env", b"", own, ours), False),
+        (Versions("x.env", base, own, ours), False),
+    ):
+        merged = asyncio.run(merge_encrypted(versions, keys, {}))
+        assert (merged.clean, merged.problem) == (clean, "")
+        assert clean or merged.conflicts == (mallory.public,)
+        with pytest.raises(CommandFailed):
+            mallory.decrypt("x.env", merged.data)
+    left_out = asyncio.run(merge_encrypted(Versions("x.env", b"", ours, own), keys, {mallory.public: MergeSide.OURS}))
+    assert (left_out.clean, mallory.public.encode() in left_out.data) == (True, False)
+    let_in = asyncio.run(merge_encrypted(Versions("x.env", b"", ours, own), keys, {mallory.public: MergeSide.THEIRS}))
+    assert mallory.decrypt("x.env", let_in.data) == key.decrypt("x.env", let_in.data) != b""
+
+
+def test_somebody_who_was_added_on_one_side_reads_the_result(tmp_path: Path) -> None:
+    """Their copy of the data key comes along, whoever has written all copies again."""
+    key, keys = make_keys(tmp_path)
+    (tmp_path / "cleo").mkdir()
+    cleo = make_age_key(tmp_path / "cleo")
+    base = key.encrypt("x.env", b"A=1\nB=2\n")
+    ours = asyncio.run(keys.amend_places("x.env", base, {("B",): as_json("ours")}))
+    theirs = asyncio.run(keys.rekey("x.env", base, [key.public, cleo.public], rotate=False))
+    theirs = asyncio.run(keys.amend_places("x.env", theirs, {("NEW",): as_json("theirs")}))
+    for versions in (Versions("x.env", base, ours, theirs), Versions("x.env", base, theirs, ours)):
+        merged = asyncio.run(merge_encrypted(versions, keys, {}))
+        assert (merged.conflicts, merged.problem) == ((), "")
+        assert cleo.decrypt("x.env", merged.data) == b"A=1\nB=ours\nNEW=theirs\n"
+
+
+def test_a_new_data_key_is_not_lost_nor_what_the_former_one_has_shown(tmp_path: Path) -> None:
+    """Whoever has left knows the values of the other side, so these keep their iv."""
+    key, keys = make_keys(tmp_path)
+    base = key.encrypt("x.env", b"A=1\nB=2\n")
+    rotated = asyncio.run(keys.rekey("x.env", base, [key.public], rotate=True))
+    changed = asyncio.run(keys.amend_places("x.env", base, {("B",): as_json("changed")}))
+    unchanged = next(line for line in base.splitlines() if line.startswith(b"A="))
+    for versions in (Versions("x.env", base, rotated, changed), Versions("x.env", base, changed, rotated)):
+        merged = asyncio.run(merge_encrypted(versions, keys, {}))
+        assert (merged.clean, unchanged in merged.data) == (True, False)
+        assert key.decrypt("x.env", merged.data) == b"A=1\nB=changed\n"
+        assert set(ivs(merged.data.partition(b"sops_")[0])) == set(ivs(changed.partition(b"sops_")[0]))
+
+
+def test_a_key_of_another_kind_is_not_lost(tmp_path: Path) -> None:
+    key, keys = make_keys(tmp_path)
+    base = key.encrypt("x.env", b"A=1\nB=2\n")
+    ours = asyncio.run(keys.amend_places("x.env", base, {("B",): as_json("ours")}))
+    pgp = {"created_at": "2026-11-01T00:00:00Z", "enc": "invented", "fp": "A" * 40}
+    theirs = base + "".join(f"sops_pgp__list_0__map_{name}={value}\n" for name, value in pgp.items()).encode()
+    merged = asyncio.run(merge_encrypted(Versions("x.env", base, ours, theirs), keys, {}))
+    assert "the sides differ in keys of other kinds than age" in merged.problem
+
+
 def test_yaml_and_json_merge_by_path(work: Site) -> None:
     documents = {
         "yaml": "# kept\ndb:\n    host: a\n    password: x\n",
@@ -198,20 +271,40 @@ def test_yaml_and_json_merge_by_path(work: Site) -> None:
 def test_a_binary_file_and_a_plain_one(work: Site) -> None:
     encrypt(work, "one\n", "binary", "envs/production/nginx.conf")
     work.write("production/plain.txt", "1\n2\n3\n4\n5\n")
+    work.write("production/logo.png", b"\0")
     work.commit("Base")
     branch_off(work)
     encrypt(work, "theirs\n", "binary", "envs/production/nginx.conf")
     work.write("production/plain.txt", "one\n2\n3\n4\n5\n")
+    work.write("production/logo.png", b"\0theirs")
     back(work)
     encrypt(work, "ours\n", "binary", "envs/production/nginx.conf")
     work.write("production/plain.txt", "1\n2\n3\n4\nfive\n")
+    work.write("production/logo.png", b"\0ours")
     work.commit("Ours")
     done = merge_branch(work, key=work.production.path)
     assert done.returncode == 1
-    assert "envs/production/nginx.conf: both sides changed ." in done.stderr
+    assert "envs/production/nginx.conf: both sides changed the whole file. " in done.stderr
+    assert "envs/production/logo.png: is binary: take a side" in done.stderr
+    assert (work.envs / "production/logo.png").read_bytes() == b"\0ours"
     assert work.read("production/plain.txt") == "one\n2\n3\n4\nfive\n"
-    assert merge(work, "--resolve", ".=theirs", key=work.production.path).returncode == 0
+    assert merge(work, "envs/production/nginx.conf", "--resolve", ".=theirs", key=work.production.path).returncode == 0
     assert decrypted(work, "envs/production/nginx.conf", "binary") == "theirs\n"
+
+
+def test_a_missing_file_is_no_traceback(tmp_path: Path) -> None:
+    done = reconciler("merge-driver", "base", "ours", "theirs", "x.env", env={"HOME": "/nonexistent"}, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "cannot be read: No such file or directory. git runs this command" in done.stderr
+
+
+def test_a_date_does_not_become_a_text(tmp_path: Path) -> None:
+    key, keys = make_keys(tmp_path)
+    base = key.encrypt("x.yaml", b"a: 1\n", "yaml")
+    ours = asyncio.run(keys.amend_places("x.yaml", base, {("a",): as_json("2")}))
+    theirs = key.encrypt("x.yaml", b"a: 1\nd: 2026-02-01\n", "yaml")
+    merged = asyncio.run(merge_encrypted(Versions("x.yaml", base, ours, theirs), keys, {}))
+    assert merged.problem == "sops cannot set a date (d): make the change with `sops edit`"
 
 
 PAIRS = 6
@@ -220,6 +313,11 @@ PAIRS = 6
 
 def test_random_pairs_decrypt_to_what_was_meant(tmp_path: Path) -> None:
     assert asyncio.run(merge_pairs(make_age_key(tmp_path), PAIRS, seed=1)) == PAIRS
+
+
+def make_keys(directory: Path) -> tuple[AgeKey, clone.Keys]:
+    key = make_age_key(directory)
+    return key, clone.Keys(clone.KeySources(files=(str(key.path),)))
 
 
 async def merge_pairs(key: AgeKey, number: int, seed: int) -> int:

@@ -59,6 +59,7 @@ def opened(site: Site, files: Mapping[str, bytes], key: AgeKey) -> dict[str, byt
 
 
 def test_somebody_comes_and_goes(site: Site, cleo: AgeKey) -> None:
+    (site.envs / "production/worker.env").chmod(0o755)
     site.commit()
     before = sources(site, "HEAD")
     done = run(site, "recipients", "add", "cleo", cleo.public, "-e", "production", "--json")
@@ -73,11 +74,16 @@ def test_somebody_comes_and_goes(site: Site, cleo: AgeKey) -> None:
     assert line in before["envs/production/api.env"].splitlines()
     assert after["envs/staging/api.env"] == before["envs/staging/api.env"]
     site.git("merge", "--quiet", "recipients/add-cleo")
+    assert site.git("ls-tree", "HEAD", "envs/production/worker.env").startswith("100755")
     assert run(site, "check").returncode == 0
+
+    again = run(site, "recipients", "add", "cleo", cleo.public, "-e", "production", "--branch", "again")
+    assert (again.returncode, "cleo: can read all of that already" in again.stderr) == (1, True)
 
     done = run(site, "recipients", "remove", "cleo", "--json")
     removed = data_of("recipients", done)
-    site.git("merge", "--quiet", "recipients/remove-cleo")
+    site.git("merge", "--quiet", "--squash", "recipients/remove-cleo")
+    site.git("commit", "--quiet", "--no-edit")
     assert opened(site, sources(site, "HEAD"), cleo) == {}
     assert opened(site, sources(site, "HEAD"), site.production).keys() == set(added["files"])
     assert line not in sources(site, "HEAD")["envs/production/api.env"].splitlines()  # a new data key
@@ -122,8 +128,11 @@ async def test_an_interrupted_removal_continues(site: Site, monkeypatch: pytest.
         if 0 < done < of:
             raise KeyboardInterrupt
 
+    site.git("config", "commit.gpgSign", "true")  # asks for a signature once, at the end
+    site.git("config", "gpg.program", "false")
     with pytest.raises(KeyboardInterrupt):
         await change.change_recipients(request, interrupt)
+    site.git("config", "commit.gpgSign", "false")
     assert site.git("branch", "--list", "leave") == ""
     seen: list[int] = []
     changed = await change.change_recipients(request, lambda done, of: seen.append(done))
@@ -133,6 +142,16 @@ async def test_an_interrupted_removal_continues(site: Site, monkeypatch: pytest.
         f"envs/staging/{name}" for name in ("api.env", "worker.env")
     }
     assert site.git("for-each-ref", "refs/reconciler") == ""
+
+
+def test_a_name_that_two_keys_have_had_gives_nobody_the_all_clear(site: Site, cleo: AgeKey) -> None:
+    site.commit()
+    for key in (cleo.public, site.staging.public):
+        site.git("commit", "--quiet", "--allow-empty", "-m", f"Remove a key\n\nRecipient-removed: {key} = Dora")
+    done = run(site, "age", "--known-to", "dora")
+    assert (done.returncode, "dora: several keys have had this name" in done.stderr) == (1, True)
+    done = run(site, "age", "--known-to", site.staging.public)
+    assert (done.returncode, "knows 4 secrets" in done.stdout) == (2, True)
 
 
 def test_a_shallow_clone_gives_nobody_the_all_clear(site: Site, tmp_path: Path) -> None:
@@ -153,6 +172,7 @@ REFUSALS = {
     "mistyped": (("add", "cleo", "{key}x", "-e", "production"), "is not a public key"),
     "nobody": (("remove", "dora"), "dora: is no recipient here"),
     "the last one": (("remove", "{production}"), "would have no recipient left"),
+    "oneself": (("remove", "{staging}"), "your own key would not open it any more. Somebody who stays removes you"),
     "no files": (("add", "cleo", "{key}", "-e", "nowhere"), "has no encrypted file with a rule"),
 }
 
@@ -161,8 +181,12 @@ REFUSALS = {
 def test_refusals_change_nothing(site: Site, cleo: AgeKey, case: str) -> None:
     commit = site.commit()
     arguments, says = REFUSALS[case]
-    given = [text.format(key=cleo.public, production=site.production.public) for text in arguments]
-    done = run(site, "recipients", *given)
+    if case == "oneself":
+        site.replace(".sops.yaml", site.staging.public, f"{site.staging.public},{cleo.public}")
+        commit = site.commit("Somebody else is there")
+    publics = {"production": site.production.public, "staging": site.staging.public}
+    given = [text.format(key=cleo.public, **publics) for text in arguments]
+    done = run(site, "recipients", *given, key=site.staging.path if case == "oneself" else None)
     assert done.returncode == 1
     assert says in done.stderr
     assert site.git("for-each-ref", "--format=%(objectname)") == commit

@@ -133,6 +133,12 @@ def test_a_mail_that_nobody_takes_is_an_error(server: Server, tmp_path: Path) ->
     kept = sendmail(tmp_path)
     (kept.parent / "bin" / "sendmail").write_text("#!/bin/sh\nexit 75\n")
     path = f"{kept.parent / 'bin'}:{server.variables()['PATH']}"
-    done = server.cli("review", "--mail", "root", environment={"PATH": path})
-    assert (done.returncode, "[mail-failed]" in done.stderr) == (1, True)
+    with message_receiver() as receiver:
+        urls = server.root / "urls"
+        urls.touch(0o600)
+        urls.write_text(f"json://127.0.0.1:{receiver.port}/hook\n")
+        server.settings["notifications"] = {"urls_file": str(urls)}
+        done = server.cli("review", "--mail", "root", "--notify", environment={"PATH": path})
+        assert (done.returncode, "[mail-failed]" in done.stderr) == (1, True)
+        assert len(receiver.messages) == 1
     assert server.cli("review", "--mail", "-oops", environment={"PATH": path}).returncode == 1

@@ -270,7 +270,12 @@ _FIELDS = (
         'mtu: "1400"',
         "(project) networks.back.driver_opts.com.docker.network.driver.mtu differs",
     ),
-    _field("a volume's driver", "index: {}", "index: {driver: local}", "(project) volumes.index.driver missing-left"),
+    _field(
+        "a volume's label",
+        "index: {}",
+        "index: {labels: {keep: a}}",
+        "(project) volumes.index.labels.keep missing-left",
+    ),
     _field(
         "a container name",
         "    user:",
@@ -289,7 +294,7 @@ _FIELDS = (
         "api depends_on.cache.required differs",
     ),
     _field("a profile", "    init: true", "    init: true\n    profiles: [jobs]", "scheduler profiles missing-left"),
-    _field("a limit of files", "soft: 4096", "soft: 2048", "proxy ulimits.nofile.soft differs"),
+    _field("a limit of files", "soft: 4096", "soft: 2048", "proxy ulimits.nofile differs"),
     _field("a capability", "cap_drop: [ALL]", "cap_drop: [NET_RAW]", "worker cap_drop differs"),
     _field("a writable container", "    read_only: true\n    tmpfs", "    tmpfs", "web read_only missing-right"),
     _field("a host", "10.1.0.7", "10.1.0.8", "web extra_hosts differs"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from typing import Any
 
 import pytest
 
@@ -103,6 +105,26 @@ def test_documents_merge_by_their_leaves() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("base", "theirs"),
+    [
+        ({"a": 1}, {"a": True}),
+        ({"a": {"b": 1, "c": {"d": 2}}}, {}),
+        ({"a": {"b": 1, "c": {"d": 2}}}, {"a": {"b": 1}}),
+        ({"a": {"b": 1}}, {"a": {}}),
+        ({"a": {"b": 1}}, {"a": "value"}),
+        ({"a": "value"}, {"a": {"b": 1}}),
+        ({"a": [1]}, {"a": {"b": [1]}}),
+    ],
+)
+def test_a_document_takes_the_form_of_the_side_that_changed_it(base: dict[str, Any], theirs: dict[str, Any]) -> None:
+    result = merge_leaves({"x": 1, **base}, {"x": 2, **base}, {"x": 1, **theirs})
+    assert result.conflicts == ()
+    changed = applied({"x": 2, **base}, result.changes)
+    assert json.dumps(changed) == json.dumps({"x": 2, **theirs})
+    assert list(result.changes.values()) == sorted(result.changes.values(), key=lambda leaf: leaf is not None)
+
+
 def test_leaves_that_both_sides_changed_are_conflicts() -> None:
     base, ours, theirs = {"a": {"b": 1}}, {"a": {"b": 2}}, {"a": {"b": 3}}
     assert merge_leaves(base, ours, theirs).conflicts == (("a", "b"),)
@@ -110,3 +132,10 @@ def test_leaves_that_both_sides_changed_are_conflicts() -> None:
     assert applied(ours, decided.changes) == theirs
     assert merge_leaves(base, {"a": 5}, theirs).conflicts == (("a", "b"),)  # a value where they have a mapping
     assert merge_leaves(base, {"a": {"b": {"c": 1}}}, theirs).conflicts == (("a", "b"),)
+    assert merge_leaves({"a": 1}, {"a": 5}, {"a": {"b": 1}}).conflicts == (("a", "b"), ("a",))
+    assert merge_leaves({}, {"a": {"b": 1}}, {"a": 5}).conflicts == (("a",),)
+
+
+def test_what_ours_added_to_a_mapping_stays_where_theirs_removed_it() -> None:
+    ours = {"a": {"b": 1, "new": 2}}
+    assert applied(ours, merge_leaves({"a": {"b": 1}}, ours, {}).changes) == {"a": {"new": 2}}

@@ -84,6 +84,12 @@ def test_names_are_read_from_anchors_and_comments() -> None:
     assert read_sops_rules(".sops.yaml", several.encode()).names == {}
 
 
+def test_an_anchor_whose_name_begins_like_another_stays() -> None:
+    text = f"keys: [&ada-2 {BEN}, &ada {ADA}]\ncreation_rules:\n  - age: [{CLEO}, *ada-2, *ada]\n"
+    removed = without_recipient(read_sops_rules(".sops.yaml", text.encode()), [0], ADA)
+    assert rules_of(removed) == [frozenset({BEN, CLEO})]
+
+
 def test_only_the_rules_that_are_meant_change() -> None:
     text = TWO.format(ada=ADA, ben=BEN)
     file = read_sops_rules(".sops.yaml", text.encode())

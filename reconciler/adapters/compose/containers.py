@@ -23,6 +23,7 @@ _APART = frozenset({"image", "memory", "memory and swap", "cpus", "cpu period", 
 _FROM_IMAGE = frozenset({"command", "entrypoint", "user", "working_dir", "healthcheck", "stop_signal", "labels"})
 # Where names begin with the project's, and paths with its directory, without anybody having written so.
 _OF_PROJECT = frozenset({"container_name", "networks", "aliases", "network_mode", "mounts"})
+_DEFAULTS = {"stop_grace_period": "10"}
 _SIZES = frozenset({"memory reservation", "shm_size"})
 _MEBIBYTE = 1024 * 1024
 _ONE_OFF_LABEL = "com.docker.compose.oneoff"
@@ -135,7 +136,8 @@ def _fields(facts: Mapping[str, Any], image: Mapping[str, Any]) -> Iterable[tupl
         own = {
             item: without_project(text, project, directory) if field_name in _OF_PROJECT else text
             for item, text in items.items()
-            if inherited.get(item) != text and not (field_name == "aliases" and item.rpartition(" in ")[0] in usual)
+            if text not in (inherited.get(item), _DEFAULTS.get(field_name))
+            and not (field_name == "aliases" and item.rpartition(" in ")[0] in usual)
         }
         if own and set(own) != {""} and not any(own.values()):  # a set of names
             names = (without_project(item, project, "/") if field_name in _OF_PROJECT else item for item in own)
@@ -163,7 +165,10 @@ def _instant(time: Any) -> str:
 def _ports(bindings: Mapping[str, Any]) -> Iterable[str]:
     for inside, outside in bindings.items():
         for binding in outside or [{}]:
-            address, port = binding.get("HostIp") or "", binding.get("HostPort") or ""
+            address, port = (
+                binding.get("HostIp") or "",
+                "" if binding.get("HostPort") in (None, "0") else binding["HostPort"],
+            )
             yield f"{address}:{port}->{inside}" if address else f"{port}->{inside}"
 
 

@@ -198,10 +198,12 @@ class Clone:
         return first_seen, frozenset(known)
 
     async def trailers(self, head: str, name: str) -> list[str]:
-        """The values of a trailer in the commits up to ``head``, newest first."""
-        form = f"--format=%(trailers:key={name},valueonly,unfold)"
-        lines = (await self._git("log", form, f"--grep=^{name}: ", head)).decode(errors="replace").splitlines()
-        return [line for line in lines if line]
+        """The values of a trailer in the commits up to ``head``, newest first; also where a squash merge has indented
+        it, or put other text below it."""
+        pattern = f"--grep=^[[:space:]]*{name}: "
+        lines = (await self._git("log", "--format=%B", "--extended-regexp", pattern, head)).decode(errors="replace")
+        values = (line.strip().partition(f"{name}: ") for line in lines.splitlines())
+        return [value for before, separator, value in values if separator and not before]
 
     def _from_top(self, directory: str, paths: Iterable[str]) -> dict[str, str]:
         prefix = os.path.relpath(os.path.realpath(directory), self.top)

@@ -18,6 +18,7 @@ from reconciler.core.text import listed
 
 _LIMITS = process.Limits(timeout=60.0, stdout=64 * process.MIB)
 _REGULAR = "100644"
+_EXECUTABLE = "100755"
 # Of the user's environment: where git finds their settings, and the agents that sign.
 _KEPT = frozenset(
     (
@@ -107,27 +108,36 @@ class CloneWriter:
             hint = "Merge it, or remove it with `git branch -D`"
             raise RefusedError(f"the branch {branch} exists", where=self.top, hint=hint)
 
-    async def commit(self, base: str | None, files: Mapping[str, bytes | None], message: str) -> str:
+    async def commit(
+        self, base: str | None, files: Mapping[str, bytes | None], message: str, *, signed: bool = True
+    ) -> str:
         """The id of a new commit on top of ``base`` with these files (path → content, None to delete it).
 
-        Nothing refers to it yet. Raises RefusedError where the user has no name set, or cannot sign.
+        Nothing refers to it yet. It is ``signed`` where the user signs commits. Raises RefusedError where the user has
+        no name set, or cannot sign.
         """
         with tempfile.TemporaryDirectory(prefix="reconciler-") as directory:
             index = {"GIT_INDEX_FILE": os.path.join(directory, "index")}
             await self._git("read-tree", *([base] if base else ["--empty"]), more=index)
+            listing = await self._git("ls-files", "--stage", "-z", more=index)
+            executable = {
+                row.partition(b"\t")[2] for row in listing.split(b"\0") if row.startswith(_EXECUTABLE.encode())
+            }
             lines = b""
             for path, data in files.items():
                 blob = _NOTHING
                 if data is not None:
                     blob = (await self._git("hash-object", "-w", "--stdin", stdin=data)).decode().strip()
-                mode = "0" if data is None else _REGULAR
+                mode = "0" if data is None else _EXECUTABLE if os.fsencode(path) in executable else _REGULAR
                 lines += f"{mode} {blob}\t{path}\0".encode()
             await self._git("update-index", "-z", "--index-info", stdin=lines, more=index)
             tree = (await self._git("write-tree", more=index)).decode().strip()
-        return await self._commit_tree(tree, base, message)
+        return await self._commit_tree(tree, base, message, signed=signed)
 
-    async def _commit_tree(self, tree: str, base: str | None, message: str) -> str:
-        signs = (await self._ask("config", "--type=bool", "--get", "commit.gpgSign")).stdout.strip() == b"true"
+    async def _commit_tree(self, tree: str, base: str | None, message: str, *, signed: bool) -> str:
+        signs = (
+            signed and (await self._ask("config", "--type=bool", "--get", "commit.gpgSign")).stdout.strip() == b"true"
+        )
         arguments = [*(["-S"] if signs else []), *(["-p", base] if base else []), "-F", "-", tree]
         done = await self._ask("commit-tree", *arguments, stdin=message.encode())
         if not done.ok:

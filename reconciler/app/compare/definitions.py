@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reconciler.core.compare.definitions import read_definitions
@@ -18,6 +18,7 @@ from reconciler.core.secrets.masking import masked
 _SECONDS = 30.0
 # Nothing that a compose file includes is fetched.
 _OFFLINE = ("env", "COMPOSE_EXPERIMENTAL_GIT_REMOTE=false", "COMPOSE_EXPERIMENTAL_OCI_REMOTE=false")
+_NO_COMPOSE = (126, 127)  # it cannot be started there
 _EVERY_PROFILE = ("--profile", "*")
 _ARGUMENT = re.compile(r"ARG\s+(\w+)(?:=(\S+))?", re.IGNORECASE)
 _FROM = re.compile(r"FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
@@ -25,20 +26,35 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))")
 
 
 async def with_definitions(side: Side, machine: Machine, values: Collection[str]) -> Side:
-    """Return the side with its definitions, or with the reason why they are left out, without ``values``."""
+    """Return the side with its definitions; without them, with the reasons, which do not show ``values``: why they are
+    left out, and what Compose cannot resolve."""
     if not side.projects:
         return side
     results = await asyncio.gather(*(_of_project(project, machine, values) for project in side.projects))
-    problems = tuple(result for result in results if isinstance(result, str))
-    if problems:
-        return replace(side, left_out=(*side.left_out, *problems))
-    return replace(
-        side, definitions=tuple(each for result in results if not isinstance(result, str) for each in result)
-    )
+    left_out = tuple(result for result in results if isinstance(result, str))
+    unresolved = tuple(result.text for result in results if isinstance(result, _Unresolved))
+    if left_out or unresolved:
+        return replace(side, left_out=(*side.left_out, *left_out), unresolved=unresolved)
+    return replace(side, definitions=tuple(each for result in results if isinstance(result, tuple) for each in result))
 
 
-async def _of_project(project: SideProject, machine: Machine, known: Collection[str]) -> tuple[Definition, ...] | str:
-    compose = [*_OFFLINE, "docker", "compose", *project.options]
+def with_unresolved(side: Side, counterparts: Iterable[Side]) -> Side:
+    """Return the side, in which a project that Compose cannot resolve is a problem if a counterpart's can be resolved,
+    and left out if neither can: then the reason may be one of both, such as a file that is not fetched."""
+    if any(counterpart.definitions is not None for counterpart in counterparts):
+        return replace(side, problems=(*side.problems, *side.unresolved))
+    return replace(side, left_out=(*side.left_out, *side.unresolved))
+
+
+@dataclass(frozen=True, slots=True)
+class _Unresolved:
+    text: str
+
+
+async def _of_project(
+    project: SideProject, machine: Machine, known: Collection[str]
+) -> tuple[Definition, ...] | _Unresolved | str:
+    compose = [*_OFFLINE, f"PWD={project.directory}", "docker", "compose", *project.options]
     config = ["config", "--format", "json"]
     ran = await machine.run([*compose, *_EVERY_PROFILE, *config], project.directory, _SECONDS)
     if ran.exit_code:  # services of profiles that nobody uses may lack a file
@@ -48,7 +64,8 @@ async def _of_project(project: SideProject, machine: Machine, known: Collection[
         return f"{where}: {ran.problem}"
     if ran.exit_code != 0:
         lines = ran.error.reveal().decode("utf-8", "replace").strip().splitlines()
-        return f"{where}: `docker compose config` ended with {ran.exit_code}: {masked((lines or [''])[-1], known)}"
+        text = f"{where}: `docker compose config` ended with {ran.exit_code}: {masked((lines or [''])[-1], known)}"
+        return text if ran.exit_code in _NO_COMPOSE else _Unresolved(text)
     try:
         definitions = read_definitions(ran.output.reveal(), project)
     except (ValueError, TypeError, AttributeError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from reconciler.app.compare.addresses import ssh_address
 from reconciler.app.compare.contents import Reader
-from reconciler.app.compare.definitions import with_definitions
+from reconciler.app.compare.definitions import with_definitions, with_unresolved
 from reconciler.app.compare.probe_runs import ProbeRuns
 from reconciler.app.compare.side_names import SideKind, SideName, read_side
 from reconciler.app.compare.sides import GitSource, SideContext, open_side, tree_at
@@ -136,7 +136,8 @@ async def _defined(
         with_definitions(left, context.machines[name.text], values),
         *(with_definitions(side, context.machines[right.text], values) for right, side in rights),
     )
-    return left, [(right, side) for (right, _), side in zip(rights, defined, strict=True)]
+    pairs = [(right, with_unresolved(side, [left])) for (right, _), side in zip(rights, defined, strict=True)]
+    return with_unresolved(left, defined), pairs
 
 
 def _check_pairs(pairs: Sequence[tuple[str, str]], left: Side, rights: Sequence[Side]) -> None:

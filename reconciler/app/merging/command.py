@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from reconciler.app.merging.merge import WHOLE, Versions, is_encrypted, merge_encrypted
 from reconciler.app.wiring import clone
-from reconciler.core.errors import KeyUnavailableError, RefusedError, SourceError
+from reconciler.core.errors import KeyUnavailableError, OutsideError, RefusedError, SourceError
 from reconciler.core.merging.lines import MergeSide
 from reconciler.core.text import listed, printable
 
@@ -36,7 +36,7 @@ class MergedFile:
 async def run_driver(base: str, ours: str, theirs: str, path: str) -> MergedFile:
     """Merge the files at ``base``, ``ours`` and ``theirs`` into the one at ``ours``; the file is called ``path``.
 
-    Raises OutsideError, OSError.
+    Raises OutsideError.
     """
     base, ours, theirs = map(_absolute, (base, ours, theirs))
     contents = [await asyncio.to_thread(_read, file) for file in (base, ours, theirs)]
@@ -44,9 +44,12 @@ async def run_driver(base: str, ours: str, theirs: str, path: str) -> MergedFile
     if is_encrypted(versions):
         merged = await merge_encrypted(versions, await _keys(None, versions), {})
         data, result = merged.data, MergedFile(path, merged.conflicts, merged.problem, taken=merged.taken)
+    elif any(b"\0" in content for content in contents):
+        data = versions.ours
+        result = MergedFile(path, left="is binary: take a side with `git checkout --ours` or `--theirs`")
     else:
         data, clean = await clone.merge_text_files(ours, base, theirs)
-        result = MergedFile(path, () if clean else ("some lines",))
+        result = MergedFile(path, left="" if clean else "both sides changed the same lines: resolve them in an editor")
     await asyncio.to_thread(_write, ours, data)
     return result
 
@@ -144,11 +147,21 @@ def parse_decisions(texts: Sequence[str]) -> dict[str, MergeSide]:
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise OutsideError(f"cannot be read: {error.strerror}", where=path, hint=_BY_GIT) from None
 
 
 def _write(path: str, data: bytes) -> None:
-    """git's own temporary file, which it moves to its place."""
-    with open(path, "wb") as file:
-        file.write(data)
+    """git's own temporary file, which it moves to its place. It is not created: git may have given up."""
+    try:
+        with open(path, "r+b") as file:
+            file.truncate()
+            file.write(data)
+    except OSError as error:
+        raise OutsideError(f"cannot be written: {error.strerror}", where=path, hint=_BY_GIT) from None
+
+
+_BY_GIT = "git runs this command; `reconciler merge` merges what git left unmerged"

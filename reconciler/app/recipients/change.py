@@ -26,7 +26,7 @@ from reconciler.core.sops.key_mismatch import brief_keys
 from reconciler.core.text import listed, printable
 
 _KEPT_EVERY = 25  # files; what an interruption loses at most
-_RECIPIENT = re.compile(r"age1[0-9a-z]+|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]+={0,2}(?: [!-~]+)?")
+_RECIPIENT = re.compile(r"age1[0-9a-z]+|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]+={0,2}(?: .*)?")
 _NAME = re.compile(r"[A-Za-z0-9][\w.@-]{0,59}")
 
 CountProgress = Callable[[int, int], None]
@@ -113,6 +113,10 @@ async def change_recipients(request: RecipientRequest, progress: CountProgress) 
     keys = clone.Keys(clone.require_keys(request.key_file, _NAME_KEY))
     rewriter = _Rewriter(keys, writer, tree, configs, branch)
     done = await rewriter.rewrite(files, after, rotate=not adds, progress=progress)
+    if not done and all(tree.configs[path].text.encode() == data for path, data in configs.items()):
+        raise RefusedError(
+            "can read all of that already", where=name, hint="`reconciler recipients` lists who can read what"
+        )
     patterns = tuple(tree.configs[path].rules[number].path_regex or "everything" for path, number in sorted(rules))
     commit = await writer.commit(head, {**configs, **done}, _message(request.action, key, name, patterns))
     await writer.make_branch(branch, commit, None)
@@ -233,6 +237,11 @@ class _Rewriter:
     ) -> dict[str, bytes]:
         """The new content of each file that changes. Raises RefusedError where one cannot be opened or changed."""
         desired = {file.path: after[file.rule] for file in files if file.rule}
+        own = await self._keys.own()
+        opened = [file for file in files if own.may_open(file.cipher.metadata.age)]
+        if closed := [file.path for file in opened if not own.may_open(sorted(desired[file.path]))]:
+            hint = "Somebody who stays removes you, with their own key"
+            raise RefusedError("your own key would not open it any more", where=closed[0], hint=hint)
         self._done = await self._earlier(desired) if rotate or files else {}
         self.continued = len(self._done)
         current = {file.path for file in files if not rotate and set(file.cipher.metadata.age) == desired[file.path]}
@@ -261,7 +270,8 @@ class _Rewriter:
         return data
 
     async def _keep(self) -> None:
-        commit = await self._writer.commit(self._tree.head, {**self._configs, **self._done}, "Unfinished\n")
+        files = {**self._configs, **self._done}
+        commit = await self._writer.commit(self._tree.head, files, "Unfinished\n", signed=False)
         await self._writer.keep_unfinished(self._name, commit)
 
     async def _earlier(self, desired: Mapping[str, Collection[str]]) -> dict[str, bytes]:

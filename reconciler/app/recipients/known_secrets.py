@@ -13,7 +13,7 @@ from reconciler.core.errors import RefusedError
 from reconciler.core.model.targets import Format
 from reconciler.core.secrets.names import is_secret_name
 from reconciler.core.sops.ciphertext import IV_CHARACTERS
-from reconciler.core.text import printable
+from reconciler.core.text import listed, printable
 
 REMOVED = "Recipient-removed"
 """The trailer of the commit that removed somebody: their key, and their name."""
@@ -51,15 +51,23 @@ async def known_secrets(path: str, name: str) -> KnownSecrets:
     if head is None:
         raise RefusedError("has no commit yet", where=top)
     tree = await read_encrypted_tree(top, head, inside_repository(path))
-    key = tree.key_of(name) or await _former_key(top, head, name)
-    return await known_to(top, tree, key, name)
+    return await known_to(top, tree, await _key_of(top, head, tree, name), name)
 
 
-async def _former_key(top: str, head: str, name: str) -> str:
+async def _key_of(top: str, head: str, tree: EncryptedTree, name: str) -> str:
+    """The public key of a member or former member. Raises RefusedError where nobody or several are meant."""
+    key = tree.key_of(name)
+    keys = {key} if key else set()
     for text in await clone.Clone(top).trailers(head, REMOVED):
         key, _, called = text.rpartition(" = ") if " = " in text else (text, "", "")
         if name == key or name.casefold() == called.strip().casefold() or (len(name) >= 8 and key.startswith(name)):
-            return key
+            keys.add(key)
+    if len(keys) > 1:
+        raise RefusedError(
+            "several keys have had this name", where=printable(name), hint=f"Give one: {listed(sorted(keys))}"
+        )
+    if keys:
+        return keys.pop()
     hint = "`reconciler recipients list` shows the names; a former one can be named by its public key"
     raise RefusedError(
         "is no recipient, nor was it removed by `reconciler recipients remove`", where=printable(name), hint=hint

@@ -17,6 +17,7 @@ from reconciler.core.compare.services import (
     text_of_field,
     whole_health_checks,
 )
+from reconciler.core.compare.spellings import in_common_names, in_one_spelling
 from reconciler.core.compare.types import (
     Definition,
     Expectations,
@@ -37,6 +38,8 @@ _ENVIRONMENT = "environment."
 # What may hold a secret that nothing marks as one: only whether it differs is shown.
 _NEVER_SHOWN = (_ENVIRONMENT, "labels.", "build.args.", "logging.options.", "configs.", "secrets.")
 _DEFINED = ("networks", "volumes", "configs", "secrets")
+_UNSET = "not set"  # a variable without a value, which takes the image's away
+_USUAL_DRIVERS = {"networks": "bridge", "volumes": "local"}
 _WHOLE = ("command", "entrypoint", "test")
 _SIZES = ("mem_limit", "mem_reservation", "memswap_limit", "memory", "shm_size", "size")
 _MEBIBYTE = 1024 * 1024
@@ -63,18 +66,23 @@ def read_definitions(resolved: bytes, project: SideProject) -> tuple[Definition,
     document = json.loads(resolved)
     services = [_service(name, fields, project) for name, fields in (document.get("services") or {}).items()]
     own = _joined(_fields({kind: document.get(kind) or {} for kind in _DEFINED}, project))
-    # One that is called as Compose calls it by itself has no name of its own.
-    named = {name: text for name, text in own.items() if not name.endswith(f".{text}.name")}
-    return (*services, Definition(project.name, PROJECT, named))
+    return (*services, Definition(project.name, PROJECT, dict(item for item in own.items() if not _usual(*item))))
+
+
+def _usual(name: str, text: str) -> bool:
+    """Whether a network or volume is called as Compose calls it by itself, or has the usual driver."""
+    kind, field = name.partition(".")[0], name.rpartition(".")[2]
+    return name.endswith(f".{text}.name") or (field == "driver" and text == _USUAL_DRIVERS.get(kind))
 
 
 def _service(name: str, fields: Mapping[str, Any], project: SideProject) -> Definition:
+    build, fields = fields.get("build") or {}, in_one_spelling(fields)
     networks = {
         network: _words(options or {}, "networks", project) or "attached"
         for network, options in (fields.get("networks") or {}).items()
     }
     texts = _joined(_fields({**fields, "networks": networks}, project))
-    return Definition(project.name, name, texts, fields.get("build") or {})
+    return Definition(project.name, name, texts, build)
 
 
 def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -89,8 +97,10 @@ def _fields(value: Any, project: SideProject, name: str = "") -> Iterator[tuple[
     """Names with dots, and texts in which neither the project's name nor its directory makes a difference."""
     last = name.rpartition(".")[2]
     if value in (None, {}, [], ""):
-        if name.startswith(_ENVIRONMENT):
-            yield name, ""
+        if name in ("command", "entrypoint") and value is not None:
+            yield name, "empty"  # which takes the image's away
+        elif name.startswith((_ENVIRONMENT, "labels.")):
+            yield name, _UNSET if value is None else ""
     elif isinstance(value, dict):
         for key, inside in value.items():
             yield from _fields(inside, project, f"{name}.{key}" if name else str(key))
@@ -111,6 +121,7 @@ def _is_entry(value: Any) -> bool:
 
 def _entry(name: str, entry: Mapping[str, Any], project: SideProject) -> str:
     usual = ("target", "protocol", "type", "source", "read_only")
+    entry = {key: value for key, value in entry.items() if (key, value) != ("published", "0")}  # any free port
     words = [str(entry.get("type") or ""), _text(name, entry.get("source") or "", project)]
     words += ["read-only"] if entry.get("read_only") else []
     rest = {key: value for key, value in entry.items() if key not in usual and value not in _DEFAULTS}
@@ -151,6 +162,8 @@ def compare_definitions(
         left_fields, right_fields = ours.get(pair[0] or ("", "")), theirs.get(pair[1] or ("", ""))
         if service == PROJECT and None in (left_fields, right_fields):
             continue  # its services are reported
+        if left_fields and right_fields:
+            right_fields = in_common_names(left_fields, right_fields)
         changed = _changed_variables((left, pair[0]), (right, pair[1]))
         facts = _facts(left_fields, right_fields, _given(service, files), hidden, different=different)
         explained = (explain(_consequence_of_variables(fact, left_fields, right_fields, changed)) for fact in facts)
@@ -214,7 +227,13 @@ def _facts(
             one_sided_files[file] = _only_in(ours)
             continue
         status, reason = (_only_in(ours) if None in (ours, theirs) else _equality(ours, theirs)), ""
-        if variable and different and must_differ(variable) and None not in (ours, theirs) and (ours or theirs):
+        if (
+            variable
+            and different
+            and must_differ(variable)
+            and None not in (ours, theirs)
+            and {ours, theirs} - {"", _UNSET}
+        ):
             reason = "a secret differs between environments" if ours != theirs else "two environments share a secret"
             status = Status.EXPECTED if ours != theirs else Status.SAME_SECRET
         risk = risk_of(variable) if variable else Risk.MEDIUM

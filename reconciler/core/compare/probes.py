@@ -13,6 +13,7 @@ from reconciler.core.secrets.masking import masked
 from reconciler.core.text import printable
 
 _BAD_REQUEST = 400  # from this status on, an address has not answered
+_WARNING = re.compile(r'time="[^"]*" level=(warning|info|debug) ')  # Compose's own, of the project
 _LONGEST_SHOWN = 500  # characters of what a probe printed
 
 
@@ -80,5 +81,5 @@ def _counted(lines: Sequence[str]) -> str:
 
 def _first_line(error: Secret, known: Collection[str]) -> str:
     """The first line of what a program says went wrong, without the values that are in it."""
-    lines = error.reveal().decode("utf-8", "replace").splitlines()
-    return masked(next((line.strip() for line in lines if line.strip()), ""), known)
+    lines = map(str.strip, error.reveal().decode("utf-8", "replace").splitlines())
+    return masked(next((line for line in lines if line and not _WARNING.match(line)), ""), known)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from reconciler.core.compare.risk import Risk
+from reconciler.core.compare.spellings import whole_reference
 from reconciler.core.compare.types import (
     Expectations,
     Fact,
@@ -80,7 +81,7 @@ _OWN: Mapping[str, Callable[[FoundContainer], str]] = {
 def _image(container: FoundContainer) -> str:
     """The image; of one that Compose has built and named after the project, only that."""
     built = container.image in (f"{container.project}{sign}{container.service}" for sign in "-_")
-    return "built there" if built and container.project else container.image
+    return "built there" if built and container.project else whole_reference(container.image)
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,8 @@ class Side:
     """One side. ``name`` as typed; ``environment`` is "" if unknown; ``left_out`` says what was skipped, ``problems``
     what could not be read; ``sealed`` counts the files that no key opened. ``services`` is None if the side cannot have
     containers. Probes run in ``directory``, or in one of the ``projects``. ``hosts`` are names that a manifest may have
-    for the machine, the most reliable first; () if the side is not a machine. ``definitions`` are None if unknown."""
+    for the machine, the most reliable first; () if the side is not a machine. ``definitions`` are None if unknown;
+    ``unresolved`` says why Compose cannot resolve the projects."""
 
     name: str
     files: tuple[SideFile, ...]
@@ -160,6 +161,7 @@ class Side:
     hosts: tuple[str, ...] = ()
     projects: tuple[SideProject, ...] = ()
     definitions: tuple[Definition, ...] | None = None
+    unresolved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from reconciler.core.fidelity.fields import (
     number,
     security_options,
     several,
+    signal,
     single,
 )
 from reconciler.core.fidelity.running import device_request, health_of, labels_of, mounted, port
@@ -66,7 +67,7 @@ def _process(own: Json, image: Json) -> dict[str, Mapping[str, str]]:
         "user": single(own.get("user") or image.get("User")),
         "working_dir": single(own.get("working_dir") or image.get("WorkingDir")),
         "domainname": single(own.get("domainname")),
-        "stop_signal": single(own.get("stop_signal") or image.get("StopSignal")),
+        "stop_signal": single(signal(own.get("stop_signal") or image.get("StopSignal"))),
         "tty": single(own.get("tty")),
         "stdin_open": single(own.get("stdin_open")),
         "healthcheck": _health(own.get("healthcheck"), image.get("Healthcheck") or {}),

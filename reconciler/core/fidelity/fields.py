@@ -37,6 +37,11 @@ def capability(name: str) -> str:
     return name.upper().removeprefix("CAP_")
 
 
+def signal(name: str | None) -> str:
+    """SIGTERM, also of TERM; a number and nothing stay as they are."""
+    return f"SIG{name.upper().removeprefix('SIG')}" if name and not name.isdecimal() else name or ""
+
+
 def security_options(options: Iterable[str]) -> Iterator[str]:
     """Without what says the same in other words (a profile's content, a colon for an equals sign), and without what the
     engine adds by itself where a container shares a namespace with the machine."""

@@ -14,6 +14,7 @@ from reconciler.core.fidelity.fields import (
     number,
     security_options,
     several,
+    signal,
     single,
 )
 
@@ -51,7 +52,7 @@ def _process(config: Json) -> dict[str, dict[str, str]]:
         "working_dir": single(config.get("WorkingDir")),
         "hostname": single(config.get("Hostname")),
         "domainname": single(config.get("Domainname")),
-        "stop_signal": single(config.get("StopSignal")),
+        "stop_signal": single(signal(config.get("StopSignal"))),
         "stop_grace_period": number(config.get("StopTimeout")),
         "tty": single(config.get("Tty")),
         "stdin_open": single(config.get("OpenStdin")),

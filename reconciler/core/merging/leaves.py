@@ -3,7 +3,8 @@ is which. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.core.merging.lines import MergeSide
@@ -11,16 +12,23 @@ from reconciler.core.merging.lines import MergeSide
 Path = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Leaf:
-    """A value of a document, which may be null."""
+    """A value of a document, which may be null. 1 is not true, although Python says so."""
 
     value: object = field(repr=False)
+
+    def __eq__(self, leaf: object) -> bool:
+        return isinstance(leaf, Leaf) and same_document(self.value, leaf.value)
+
+    def __hash__(self) -> int:
+        return hash(_text(self.value))
 
 
 @dataclass(frozen=True, slots=True)
 class MergedLeaves:
-    """What to do to ours: ``changes`` by path, ``conflicts`` are the paths that both sides changed."""
+    """What to do to ours: ``changes`` by path, removals first, so that a value can replace a mapping and the other way
+    round; ``conflicts`` are the paths that both sides changed."""
 
     changes: Mapping[Path, Leaf | None] = field(repr=False)
     conflicts: tuple[Path, ...]
@@ -44,12 +52,44 @@ def merge_leaves(
             if decided is not MergeSide.THEIRS:
                 continue
         changes[path] = new
-    return MergedLeaves(changes, tuple(conflicts))
+    removed = _whole_mappings({path for path, leaf in changes.items() if leaf is None}, versions[1], theirs)
+    kept = {path: leaf for path, leaf in changes.items() if leaf is not None}
+    return MergedLeaves(dict.fromkeys(removed) | kept, tuple(conflicts))
+
+
+def same_document(left: object, right: object) -> bool:
+    return _text(left) == _text(right)
+
+
+def _text(document: object) -> str:
+    return json.dumps(document, sort_keys=True)
+
+
+def _whole_mappings(removed: set[Path], ours: Iterable[Path], theirs: object) -> list[Path]:
+    """The removed paths; of a mapping that theirs lacks and of which nothing stays, its own path."""
+    staying = {path[:end] for path in ours if path not in removed for end in range(1, len(path))}
+    wholes = {
+        next(
+            path[:end]
+            for end in range(1, len(path) + 1)
+            if end == len(path) or (path[:end] not in staying and not _is_in(theirs, path[:end]))
+        )
+        for path in removed
+    }
+    return sorted(wholes)
+
+
+def _is_in(document: object, path: Path) -> bool:
+    for name in path:
+        if not isinstance(document, dict) or name not in document:
+            return False
+        document = document[name]
+    return True
 
 
 def _overlaps(path: Path, ours: Mapping[Path, Leaf], base: Mapping[Path, Leaf]) -> bool:
     """Whether ours has made a mapping of what was a value, or the other way round."""
-    above = any(path[:end] in ours for end in range(1, len(path)))
+    above = any(ours.get(path[:end]) != base.get(path[:end]) for end in range(1, len(path)))
     below = any(other[: len(path)] == path and other not in base for other in ours if len(other) > len(path))
     return above or below
 

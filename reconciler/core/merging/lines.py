@@ -124,6 +124,8 @@ class _Merge:
         """Bring what only theirs has to its place: after what it stands after there."""
         at = 0
         for line in self._their_lines:
+            if not self._pending and not self._new_comments.total():
+                break
             if line.key in self._pending:
                 self._lines.insert(at, self._pending.pop(line.key))
                 at += 1
