@@ -301,6 +301,7 @@ class FakeCompose:
     after_recreate: Callable[[], None] = lambda: None
     stacks: dict[str, str] = field(default_factory=dict)
     included: set[str] = field(default_factory=set)
+    interpolated: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
     joins: dict[str, tuple[str, str]] = field(default_factory=dict)
     _joined: dict[str, str] = field(default_factory=dict)
@@ -328,7 +329,9 @@ class FakeCompose:
         return Project(stack.name, {_service(path): _resolved(path, data) for path, data in mine.items()})
 
     async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
-        return ProjectFiles(frozenset({f"{APP}/compose.yaml", *self.included}), frozenset({f"{APP}/.env"}))
+        return ProjectFiles(
+            frozenset({f"{APP}/compose.yaml", *self.included}), frozenset({f"{APP}/.env", *self.interpolated})
+        )
 
     async def other_project_files(self) -> ProjectFiles:
         self._reach()

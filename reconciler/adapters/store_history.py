@@ -76,8 +76,10 @@ def read_entries(do: Execute, after: int) -> Iterator[HistoryEntry]:
 
 
 def verify_entries(do: Execute, heads: Collection[str]) -> ChainVerification:
-    """Check the chain, and that the columns by which entries are found agree with it."""
+    """Check the chain, and that the columns by which entries are found agree with it. It may begin later only to make
+    room for newer entries."""
     head = read_head(do)
+    head = replace(head, first=min(head.first, max(1, head.last - KEEP_ENTRIES + 1)))
     rows = do("SELECT number, previous, CAST(content AS BLOB), sha256 FROM entry ORDER BY number")
     entries = (
         HistoryEntry(number, previous, text.decode("utf-8", "replace"), sha) for number, previous, text, sha in rows

@@ -9,7 +9,8 @@ from reconciler.cli.layout import Detail, Item, Page, counted
 from reconciler.core.change_words import Data, files_removed
 from reconciler.core.errors import with_id
 from reconciler.core.markdown import code, plain_text
-from reconciler.core.text import absolute, author_name, duration
+from reconciler.core.model.runs import Result
+from reconciler.core.text import absolute, author_name, duration, listed
 
 _MOST = 20
 _SECTIONS = (("Changed", "changed"), ("Failed", "failed"), ("Decided", "decided"))
@@ -108,12 +109,17 @@ def _run_item(run: Data, page: Page) -> Item:
 
 def _revision(run: Data) -> str:
     commit, who = run["commit"][:12], _who(run)
-    return f"{commit} by {who}" if who and commit else commit or who
+    joint = ", " if who.startswith(("edited by", "requested by")) else " by "
+    return joint.join(filter(None, [commit, who]))
 
 
 def _who(run: Data) -> str:
-    """Who asked; where nobody did, the commit's author."""
-    return run["requested_by"] or author_name(run["author"])
+    """Of a decision who asked; of a run the commit's author, or who had edited the files, and who asked for it."""
+    asked = f"requested by {run['requested_by']}" if run["requested_by"] else ""
+    if run["result"] == Result.DONE:
+        return str(run["requested_by"])
+    edited = f"edited by {listed(run['edited_by']) or 'unknown'}"
+    return ", ".join(filter(None, [edited if run["result"] == Result.CORRECTED else author_name(run["author"]), asked]))
 
 
 def _overdue_cells(item: Data) -> Sequence[str]:

@@ -161,6 +161,9 @@ class ForgeReports:
         self._drop_overtaken(context, verdict.commit)
         if last and (end := overtaken(last, verdict.commit, record)):
             self._add_status(end.status(context, self._side.links.run(None)))
+        on_its_way = self._reports.get(f"{context} {verdict.commit}")
+        if on_its_way and isinstance(on_its_way.content, CommitStatus) and not is_news(verdict, on_its_way.content):
+            return
         if is_news(verdict, last):
             self._add_status(verdict.status(context, self._side.links.run(run)))
         else:  # what was to be said in between is no longer true

@@ -79,7 +79,7 @@ def decision(
 
 def take_over_sentence(by: str, targets: Sequence[str]) -> str:
     """For a run: who had the unknown live files of these targets replaced."""
-    return f"{by or 'an operator'} had {listed(sorted(targets))} taken over"
+    return f"{by or 'an operator'} took over {listed(sorted(targets))}"
 
 
 def begin_recording(ports: Ports, environment: str, decisions: RecordedDecisions) -> None:

@@ -139,10 +139,8 @@ class MergePreview:
         trusted, later = await self._trusted(changed, desired)
         names = frozenset(stack.name for stack in trusted if any(target.stack == stack.name for target in changed))
         prepared = await self._prepared(_with_stacks(masked, trusted), names)
-        if prepared.problems and masked.digests == desired.digests:
-            problems = tuple(map(_said, prepared.problems))
-            return PlannedUnit(self.label, files, contracts=contracts, problems=problems)
-        if prepared.problems:  # perhaps only because another value was put in place
+        if prepared.problems or await self._refuses_other_values(_with_stacks(masked, trusted), changed, names):
+            # Perhaps only because another value was put in place: whether one was must not show.
             later = (*later, "services decided after the merge")
             return PlannedUnit(self.label, files, contracts=contracts, later=later)
         return PlannedUnit(
@@ -195,14 +193,13 @@ class MergePreview:
         return old != target or blob is None or blob.id != desired.blobs[target.source].id
 
     async def _contracts_stay(self, target: Target, desired: Desired) -> bool:
-        """Whether the target has the contracts that it had, unchanged, and is read in the same way: else whoever writes
-        a contract could ask it about a value."""
+        """Whether the target has the contracts that it had, unchanged, for the same source, read in the same way: else
+        whoever writes a contract, or gives it another file, could ask it about a value."""
         old = self._before.target_at(target.path)
-        if old is None or (old.contracts, old.parser, old.ignore_keys) != (
-            target.contracts,
-            target.parser,
-            target.ignore_keys,
-        ):
+        before, after = (
+            side and (side.source, side.contracts, side.parser, side.ignore_keys) for side in (old, target)
+        )
+        if before != after:
             return False
         for contract in target.contracts:
             path = contract_path(self.ports, contract)
@@ -306,19 +303,35 @@ class MergePreview:
         except (ReconcilerError, EnvFileError):
             return True
 
-    async def _with_other_values(self, desired: Desired, changed: Collection[Target]) -> Desired:
-        """The same, with another value in place of each rewritten one that is what the server or git has now."""
+    async def _refuses_other_values(
+        self, desired: Desired, changed: Collection[Target], stacks: Collection[str]
+    ) -> bool:
+        """Whether Compose refuses the revision with another value in place of every rewritten one that it interpolates
+        with. Else its refusal of a replaced value would show which ones are current."""
+        projects = [await self.ports.compose.project_files(stack) for stack in desired.manifest.stacks]
+        interpolated = frozenset[str]().union(*(project.environments for project in projects))
+        parsed = [target for target in changed if target.path in interpolated]
+        if not stacks or not parsed:
+            return False
+        others = await self._with_other_values(desired, parsed, every=True)
+        return bool((await self._prepared(others, stacks)).problems)
+
+    async def _with_other_values(
+        self, desired: Desired, changed: Collection[Target], *, every: bool = False
+    ) -> Desired:
+        """The same, with another value in place of each rewritten one that is what the server or git has now, or of
+        ``every`` rewritten one."""
         digests = dict(desired.digests)
         for target in changed:
             blob = desired.blobs[target.source]
             data = (await self._plaintexts.of(target, blob)).reveal()
-            other = await self._unlike(target, blob, data)
+            other = await self._unlike(target, blob, data, every=every)
             if other != data:
                 self._plaintexts.replace(target, blob, Secret(other))
                 digests[target.source] = compared(self.ports, target, other)
         return replace(desired, digests=digests)
 
-    async def _unlike(self, target: Target, blob: Blob, data: bytes) -> bytes:
+    async def _unlike(self, target: Target, blob: Blob, data: bytes, *, every: bool) -> bytes:
         live = await self.ports.host.read(target.path)
         old = self._before.target_at(target.path)
         former = self._before.blobs.get(old.source) if old else None
@@ -326,6 +339,7 @@ class MergePreview:
             return data
         before = (await self._plaintexts.of(old, former, former=True)).reveal() if old and former else None
         current = [side for side in (live.data.reveal() if live else None, before) if side is not None]
+        current = [*current, data] if every else current
         return with_unlike_values(data, current, self._rewritten(target, former, blob), target.parser)
 
     def _rewritten(self, target: Target, old: Blob | None, new: Blob) -> Collection[str] | None:

@@ -96,10 +96,10 @@ async def _retry(ports: Ports, record: EnvironmentRecord, request: OperatorReque
         raise RefusedError(f"revision {run.revision.short} is being rolled back", where=record.name, hint=hint)
     if not record.stopped:
         trusting = record.trusting(record.desired) if record.desired else record
-        ports.store.decide(decided(ports, record, request, f"had {record.name} tried again"), trusting)
+        ports.store.decide(decided(ports, record, request, f"retried {record.name}"), trusting)
         return
     resumed = replace(record, stopped={})
-    decision = decided(ports, record, request, f"had the rollback of {record.name} tried again")
+    decision = decided(ports, record, request, f"retried the rollback of {record.name}")
     backups = {backup.id for backup in ports.backups.list(record.name)}
     for run in ports.store.runs(record.name, _SEARCHED_RUNS):
         if run.result is Result.ROLLBACK_FAILED and run.backup in backups:

@@ -77,5 +77,5 @@ def require_deletable(plan: Plan, request: OperatorRequest | None) -> None:
 def sentence_of(request: OperatorRequest) -> str:
     """Who has a target forgotten, and why, for the history."""
     reason = f": {request.reason}" if request.reason else ""
-    deleted = " and its live file deleted" if request.delete else ""
-    return f"{request.requested_by or 'an operator'} had {request.scope} forgotten{deleted}{reason}"
+    deleted = " and deleted its live file" if request.delete else ""
+    return f"{request.requested_by or 'an operator'} forgot {request.scope}{deleted}{reason}"

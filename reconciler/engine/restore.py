@@ -83,7 +83,7 @@ def _note_run(ports: Ports, backup: Backup, entries: Sequence[BackupEntry], repl
     record = ports.store.environment(backup.environment)
     changes = tuple(RunChange(entry.source, "restored", path=entry.path, restored_from=backup.id) for entry in entries)
     revision = record.applied or Revision(backup.to_commit, "")
-    sentence = f"had {listed([entry.source for entry in entries])} restored from backup {backup.id}"
+    sentence = f"restored {listed([entry.source for entry in entries])} from backup {backup.id}"
     run = decision(ports, record, origin, sentence, revision=revision, changes=changes, backup=replaced)
     ports.store.decide(run)
 

@@ -271,7 +271,7 @@ def test_nothing_says_that_a_restored_file_was_changed_by_hand(settled: Server) 
             assert "edited" not in answer.replace("edited_at", "").replace('"edited_by": ""', "")
         assert "restored from a backup" in answers[0]
         assert f"a.env (was restored from backup {backup})" in answers[4]
-        assert f"had a.env, b.env restored from backup {backup}" in answers[4]
+        assert f"restored a.env, b.env from backup {backup}" in answers[4]
         corrected = 'reconciler_drift_corrections_last_hour{environment="production",target="production/a.env"}'
         assert daemon.metrics()[corrected] == 0
         assert settled.live("a.env") == b"A=2.%s\n" % CANARY

@@ -64,7 +64,7 @@ def test_a_daemon_records_who_asked_and_who_edited(server: Server, tmp_path: Pat
             ("unpin", "applied", ""),
             ("manual", "applied", "ours"),
         ]
-        assert mine[-1]["accepted"] == [f"{WHO} had production/new.env taken over"]
+        assert mine[-1]["accepted"] == [f"{WHO} took over production/new.env"]
         assert head in {run["revision"]["commit"] for run in recorded if run["result"] == "applied"}
         assert {run["revision"]["author"] for run in recorded if run["result"] == "applied"} == {
             "Ada Example <ada@example.org>"

@@ -291,8 +291,7 @@ SYNCS: Mapping[str, Any] = {
         outcome(
             "in_sync",
             plan(change("production/api.env")),
-            forgotten="ada (uid 1000) had production/old.env forgotten: read by cron; /opt/app/old.env stays on the "
-            "server",
+            forgotten="ada (uid 1000) forgot production/old.env: read by cron; /opt/app/old.env stays on the server",
         )
     ],
     "rolled_back": [
@@ -508,11 +507,11 @@ HISTORY = [
     run(
         "applied",
         {"source": "old.env", "kind": "first_contact", **ORIGINS, **keys((), (), ("A",))},
-        reason="wrote old.env; ada (uid 1000) had production/old.env taken over",
+        reason="wrote old.env; ada (uid 1000) took over production/old.env",
         trigger="manual",
         requested_by="ada (uid 1000)",
         request_reason="ticket 12",
-        accepted=["ada (uid 1000) had production/old.env taken over"],
+        accepted=["ada (uid 1000) took over production/old.env"],
     ),
     run(
         "done",
@@ -531,13 +530,13 @@ HISTORY = [
     run(
         "applied",
         {"source": "old.env", "kind": "orphan", **ORIGINS, **keys()},
-        reason="deleted old.env; ada (uid 1000) had production/old.env forgotten and its live file deleted: unused",
+        reason="deleted old.env; ada (uid 1000) forgot production/old.env and deleted its live file: unused",
         trigger="forget",
     ),
     run(
         "done",
         {"source": "api.env", "kind": "restored", **ORIGINS, "restored_from": "20261129T075912Z-8bc1d2e3", **keys()},
-        reason="ada (uid 1000) had api.env restored from backup 20261129T075912Z-8bc1d2e3",
+        reason="ada (uid 1000) restored api.env from backup 20261129T075912Z-8bc1d2e3",
         trigger="restore",
     ),
 ]
@@ -1032,6 +1031,7 @@ def reported(result: str, reason: str, **more: Any) -> Any:
         "targets": ["api.env"],
         "services": ["api"],
         "requested_by": "",
+        "edited_by": [],
         "reason": reason,
         "error_id": "",
         **more,
@@ -1045,7 +1045,7 @@ REPORT = {
     "environments": ["production"],
     "changed": [
         reported("applied", "wrote api.env; api healthy on the new values"),
-        reported("corrected", "wrote api.env"),
+        reported("corrected", "wrote api.env", edited_by=["probably bob: the only login session then"]),
     ],
     "failed": [reported("rolled_back", UNHEALTHY, error_id="unhealthy")],
     "decided": [

@@ -131,5 +131,5 @@ async def test_a_take_over_names_who_asked(world: World, allowed: bool) -> None:
     names = ["production/extra.env"] if allowed else []
     await reconcile(world, trigger="manual", take_over=names, requested_by=ADA, reason="it is ours")
     taken = [facts for facts in listed(world) if facts["accepted"]]
-    sentence = f"{ADA} had production/extra.env taken over"
+    sentence = f"{ADA} took over production/extra.env"
     assert [facts["accepted"] for facts in taken] == ([[sentence]] if allowed else [])

@@ -355,6 +355,23 @@ async def test_a_slow_forge_delays_nothing_and_gets_only_the_newest(bench: Bench
     assert bench.forge.shown == [("b", "reconciling"), ("b", "applied and healthy")]
 
 
+async def test_a_success_on_its_way_is_not_followed_by_a_poorer_one(bench: Bench) -> None:
+    bench.store.save_environment(record(A))
+    bench.forge.gate.clear()
+    async with bench.running():
+        action = Action("app", "api", ActionKind.RECREATE, "why")
+        bench.ended(outcome(Result.APPLIED, plan=Plan("production", B, (), (action,))), record())
+        assert await until(lambda: bench.forge.asked > 0)
+        bench.ended(outcome(Result.IN_SYNC), record())
+        await asyncio.sleep(0)
+        bench.forge.gate.set()
+        assert await until(lambda: bool(bench.forge.statuses))
+        bench.ended(outcome(Result.IN_SYNC), record())
+        bench.reports.head_seen(C.commit)
+        assert await until(lambda: bench.forge.shown[-1] == ("c", "reconciling"))
+    assert bench.forge.shown[:-1] == [("b", "applied and healthy: api recreated")]
+
+
 async def test_many_hosts_are_reported_a_few_at_a_time(tmp_path: Path) -> None:
     units = tuple(f"production@web-{number}" for number in range(40))
     bench = Bench(tmp_path, units)

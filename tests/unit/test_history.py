@@ -153,6 +153,13 @@ def test_the_oldest_entries_make_room_and_their_loss_is_no_damage(
     assert store.verify_history().bad == 8
 
 
+def test_a_beginning_that_is_lost_with_its_number_is_found(path: Path, store: SqliteStore) -> None:
+    fill(store)
+    tamper(path, "DELETE FROM entry WHERE number < 3")
+    tamper(path, "UPDATE entry_head SET first = 3")
+    assert store.verify_history().problem == "entries 1 to 2 are lost"
+
+
 def test_ten_thousand_entries_are_verified_within_a_second(path: Path, store: SqliteStore) -> None:
     store.decide(decision_of("r0"))
     head = store.history_head()

@@ -269,12 +269,52 @@ async def test_of_a_stack_that_the_pull_request_defines_anew_compose_is_not_aske
     assert "model-staged" not in world.steps
 
 
-async def test_what_would_be_refused_is_said_by_its_id(world: World) -> None:
-    world.compose.refuses = lambda files: ModelRefusedError("sesame") if b"other" in files[API] else None
+@pytest.mark.parametrize(
+    ("refused", "right", "wrong"),
+    [
+        pytest.param(b"PORT=bad", "TOKEN=sesame~2 B=1~1 PORT=bad~1", "TOKEN=guess~2 B=1~1 PORT=bad~1", id="beside it"),
+        pytest.param(b"TOKEN=sesamb", "TOKEN=sesame~2 B=1~1", "TOKEN=sesama~2 B=1~1", id="for another value"),
+        pytest.param(b"NEW=", "TOKEN=sesame~2 B=1~1 NEW=1~1", "TOKEN=guess~2 B=1~1 NEW=1~1", id="whatever it is"),
+    ],
+)
+async def test_what_compose_refuses_tests_no_guess(world: World, refused: bytes, right: str, wrong: str) -> None:
+    world.compose.refuses = lambda files: ModelRefusedError("sesame") if refused in files[API] else None
+    world.compose.interpolated.add(API)
+    answers = []
+    for name, text in (("b", right), ("c", wrong)):
+        world.commit(name, api=text, worker="W=1~1")
+        answers.append(said(await preview(world, name)))
+    assert answers[0] == answers[1]
+    assert "services decided after the merge" in answers[0]
+    assert "sesame" not in answers[0]
+
+
+async def test_a_reference_of_the_branch_does_not_have_compose_judge_a_value(world: World) -> None:
+    seen: list[bytes] = []
+    world.compose.refuses = lambda files: seen.append(files[API])  # type: ignore[func-returns-value]
+    world.commit("b", api="TOKEN=sesame~1 B=1~1 NEW=${OTHER:?no}~1", worker="W=1~1")
+    assert "api recreated (NEW changed)" in said(await preview(world))
+    assert seen
+    assert not any(b"OTHER" in data for data in seen)
+
+
+async def test_a_contract_judges_no_file_that_it_was_not_written_for(world: World) -> None:
+    world.target_fields["contracts"] = ("contracts/api.yaml",)
+    with_contract(world, "a", b"TOKEN")
     world.commit("b", api="TOKEN=other~2 B=1~1", worker="W=1~1")
-    planned = await preview(world)
-    assert (planned.state, "sesame" in said(planned)) == (CommitState.FAILURE, False)
-    assert f"[{ModelRefusedError.id}]" in said(planned)
+    with_contract(world, "b", b"TOKEN")
+    world.git.commits["b".ljust(40, "0")]["envs/production/environment.yaml"] += b" "
+
+    def manifest(text: bytes, environment: str, file: str) -> Manifest:
+        read = world._manifest(text, environment, file)
+        if not text.endswith(b" "):
+            return read
+        sources = {"api.env": "worker.env", "worker.env": "api.env"}
+        targets = tuple(replace(target, source=sources[target.source]) for target in read.targets)
+        return replace(read, targets=targets)
+
+    planned = await preview(world, ports=replace(world.ports(), read_manifest=manifest))
+    assert planned.contracts is ContractsVerdict.EDITED
 
 
 async def test_what_waits_for_an_operator_is_said(world: World) -> None:

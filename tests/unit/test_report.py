@@ -62,6 +62,17 @@ def test_other_environments_and_what_ended_earlier_are_left_out() -> None:
     assert len(made.changed) == 1
 
 
+def test_a_correction_names_who_edited_and_not_the_author_of_the_commit() -> None:
+    hand = {**answers.run("corrected"), "finished_at": iso_instant(NOW), "supersedes": None}
+    hand["changes"] = [{"source": name, "edited_by": "bob"} for name in ("a.env", "b.env")]
+    (run,) = report(hand, entry("done")).changed
+    assert run.edited_by == ("bob",)
+    lines = "\n".join(markdown_report(answers.REPORT, Page())).splitlines()
+    (corrected,) = [line for line in lines if "| corrected |" in line]
+    assert "edited by probably bob: the only login session then" in corrected
+    assert "Ada" not in corrected
+
+
 OVERDUE: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
     "held": ({"result": "held"}, [("held", "production")]),
     "stalled": ({"result": "stalled"}, [("stalled", "production")]),

@@ -34,7 +34,8 @@ async def put_marked(
 ) -> None:
     """Given the ids of a pull request's comments and their texts, edit the first that holds the marker, or add one.
 
-    Whoever copies the marker has a later one. One that we may no longer edit (403, 404) was written with another token.
+    A copy of the marker in a new comment is a later one. A comment that we may no longer edit (403, 404) was written
+    with another token.
     """
     ids = sorted(identity for identity, text in comments if isinstance(text, str) and marker in text)
     for identity in ids[:_MOST_EDITED]:

@@ -31,7 +31,7 @@ class ContractsVerdict(enum.Enum):
 
     NONE = ""
     HOLD = "contracts hold"
-    EDITED = "contracts not judged: this pull request edits them"
+    EDITED = "contracts judged after the merge"
     BROKEN = "contracts broken"
 
 

@@ -27,7 +27,7 @@ _DAY = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class ReportedRun:
-    """One run or decision of the span; ``at`` is when it ended."""
+    """One run or decision of the span; ``at`` is when it ended, ``edited_by`` who had edited its live files by hand."""
 
     run: str
     environment: str
@@ -39,6 +39,7 @@ class ReportedRun:
     targets: tuple[str, ...]
     services: tuple[str, ...]
     requested_by: str
+    edited_by: tuple[str, ...]
     reason: str
     error_id: str
 
@@ -137,6 +138,7 @@ def _reported(facts: Facts) -> ReportedRun:
         targets=tuple(change["source"] for change in facts["changes"]),
         services=tuple(sorted({action["service"] for action in facts["actions"]})),
         requested_by=facts["requested_by"],
+        edited_by=tuple(dict.fromkeys(filter(None, (change.get("edited_by") for change in facts["changes"])))),
         reason=facts["reason"],
         error_id=facts["error_id"],
     )

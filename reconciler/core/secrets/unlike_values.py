@@ -30,8 +30,8 @@ def with_unlike_values(
     starts = [entry.line - 1 for entry in entries]
     for entry, start, end in reversed(list(zip(entries, starts, [*starts[1:], len(lines)], strict=True))):
         same = any(entry.key in version and version[entry.key] == values.get(entry.key) for version in known)
-        # A reference is resolved by more than this file: nobody here knows that it is not the same.
-        unsure = "$" in entry.template and any(entry.key in version for version in known)
+        # A reference is resolved by more than this file: it may be the same, or have Compose judge the server's values.
+        unsure = "$" in entry.template
         if (rewritten is None or entry.key in rewritten) and (same or unsure):
             lines[start:end] = [f"{entry.key}={_another(values.get(entry.key, ''))}\n".encode()]
     return b"".join(lines)

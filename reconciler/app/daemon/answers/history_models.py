@@ -20,7 +20,7 @@ class HistoryVerifyAnswer(JsonAnswer):
 
 
 class ReportedRunData(BaseModel):
-    """A change or a decision; ``at`` is when it ended."""
+    """A change or a decision; ``at`` is when it ended, ``edited_by`` who had edited its live files by hand."""
 
     run: str
     environment: str
@@ -32,6 +32,7 @@ class ReportedRunData(BaseModel):
     targets: list[str]
     services: list[str]
     requested_by: str
+    edited_by: list[str]
     reason: str
     error_id: str
 
