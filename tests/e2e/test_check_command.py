@@ -144,7 +144,7 @@ def test_an_error_cannot_write_to_the_terminal(site: Site) -> None:
 
 
 def test_an_environment_of_files_that_git_holds_is_fine(site: Site) -> None:
-    site.commit()
+    site.git("init", "--quiet", "--template=")
     site.git("add", "--all")
     assert check(site).returncode == 0, "added is enough: a hook checks before the commit"
 
@@ -166,7 +166,7 @@ def test_an_environment_of_files_that_git_holds_is_fine(site: Site) -> None:
 def test_what_git_does_not_hold_is_an_error_with_the_reason(
     site: Site, hidden: str, path: str, place: str, says: str
 ) -> None:
-    site.commit()
+    site.git("init", "--quiet", "--template=")
     directory, _, name = path.rpartition("/")
     reason = f"it is not added to git: `git add envs/{path}`"
     if hidden == "ignored":
