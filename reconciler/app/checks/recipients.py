@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import yaml
@@ -67,6 +67,13 @@ def _kinds(rule: CreationRule) -> str:
 def read_config(data: bytes) -> tuple[CreationRule, ...]:
     """The rules of a .sops.yaml. Raises ValueError if sops could not use it."""
     return _read(data).rules
+
+
+def matching_rule(path: str, config: str, rules: Sequence[CreationRule]) -> CreationRule | None:
+    """Of the ``rules`` of the .sops.yaml at ``config``, the first for the file at ``path``; both are paths of one
+    repository. Raises ValueError for a path_regex that is invalid or takes too long."""
+    with limited():
+        return rule_for(posixpath.relpath(path, posixpath.dirname(config) or "."), rules, matches)
 
 
 def _read(data: bytes) -> _Config:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import yaml
 
-from reconciler.app.checks.recipients import read_config
-from reconciler.app.checks.time_limit import limited, matches
+from reconciler.app.checks.recipients import matching_rule, read_config
 from reconciler.core.errors import RefusedError
-from reconciler.core.sops.creation_rules import NAME, CreationRule, governing, rule_for
+from reconciler.core.sops.creation_rules import NAME, CreationRule, governing
 
 HEAD = """\
 # sops takes the first rule whose path_regex matches a file's path, relative to this one. One rule per environment, so
@@ -39,9 +37,7 @@ def governing_rule(path: str, configs: Mapping[str, bytes]) -> GoverningRule:
         return GoverningRule(None, None)
     try:
         rules = read_config(configs[config])
-        with limited():
-            relative = posixpath.relpath(path, posixpath.dirname(config) or ".")
-            return GoverningRule(config, rule_for(relative, rules, matches))
+        return GoverningRule(config, matching_rule(path, config, rules))
     except ValueError as error:
         hint = "`reconciler check` shows what is wrong"
         raise RefusedError(f"sops cannot use it: {error}", where=config, hint=hint) from None

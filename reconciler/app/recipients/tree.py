@@ -6,13 +6,13 @@ import posixpath
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from reconciler.app.checks.time_limit import limited, matches
+from reconciler.app.checks.recipients import matching_rule
 from reconciler.app.recipients.sops_rules import SopsRules, read_sops_rules
 from reconciler.app.wiring import clone
 from reconciler.core.errors import NotEncryptedError, RefusedError, SourceError
 from reconciler.core.secrets.plaintext import is_prose
 from reconciler.core.sops.ciphertext import Ciphertext, read_ciphertext
-from reconciler.core.sops.creation_rules import NAME, governing, rule_for
+from reconciler.core.sops.creation_rules import NAME, governing
 from reconciler.core.text import listed, printable
 from reconciler.core.tree import Tree
 
@@ -113,9 +113,7 @@ def _rule_of(path: str, configs: dict[str, SopsRules]) -> RuleId | None:
     if config is None:
         return None
     try:
-        with limited():
-            relative = posixpath.relpath(path, posixpath.dirname(config) or ".")
-            rule = rule_for(relative, configs[config].rules, matches)
+        rule = matching_rule(path, config, configs[config].rules)
     except ValueError as error:
         raise RefusedError(f"a path_regex {error}", where=config, hint="Correct it") from None
     return (config, rule.number) if rule else None
