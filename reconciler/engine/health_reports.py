@@ -71,6 +71,8 @@ class HealthReports:
             changes = changed_reports(unit, time, known)
             if not changes:
                 return
+            if replaced := {ref: None for ref in changes if ref in known and changes[ref]}:
+                await self._side.writer.publish(replaced)  # nothing is pushed by force
             await self._side.writer.publish(changes)
         except ReconcilerError as error:
             self._published.pop(unit, None)  # who knows what has arrived

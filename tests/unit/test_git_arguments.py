@@ -581,7 +581,7 @@ def test_only_our_own_refs_are_published() -> None:
     refs = {"refs/reconciler/healthy/staging@web-1/0": "a" * 40, "refs/reconciler/healthy/staging@web-1/5": None}
     command = git_command.publish_command("/srv/config.git", refs)
     first, second = refs
-    assert command[-4:] == ["--", "/srv/config.git", f"+{'a' * 40}:{first}", f":{second}"]
+    assert command[-4:] == ["--", "/srv/config.git", f"{'a' * 40}:{first}", f":{second}"]
     assert "--no-verify" in command
     for ref in ("refs/heads/main", "refs/tags/v1", "refs/reconcilers/x"):
         with pytest.raises(ValueError, match="only refs below"):

@@ -105,6 +105,16 @@ async def test_a_refused_push_is_logged_once_and_tried_later(
     assert world.git_writer.published[0][f"{REPORTS}/staging@one/0"] == "b"
 
 
+async def test_the_report_of_another_commit_goes_before_the_new_one_comes(new_world: Callable[[], World]) -> None:
+    """Nothing is pushed by force, although the two commits may be in any order."""
+    world, ref = new_world(), f"{REPORTS}/staging@one/0"
+    reports = HealthReports(ReportSide(world.git, world.git_writer, world.clock, "one", lambda _: None))
+    for commit in ("b", "a"):
+        reports.reconciled(Reconciled(outcome(commit=commit), "poll", world.clock.now(), None, HEALTHY))
+        await reports.report_news()
+    assert world.git_writer.published == [{ref: "b"}, {ref: None}, {ref: "a"}]
+
+
 # --- what an environment waits for ---
 
 

@@ -301,10 +301,10 @@ def push_command(url: str, commit: str, ref: str, *, dry_run: bool = False) -> l
 
 
 def publish_command(url: str, refs: Mapping[str, str | None], *, dry_run: bool = False) -> list[str]:
-    """Set refs below refs/reconciler/, whatever they were (the ``+``), or remove them."""
+    """Create refs below refs/reconciler/, or remove them (None); never forced: one that is there goes first."""
     if not refs or any(not ref.startswith("refs/reconciler/") for ref in refs):
         raise ValueError("only refs below refs/reconciler/ are ours")
-    changes = [f"+{commit}:{ref}" if commit else f":{ref}" for ref, commit in refs.items()]
+    changes = [f"{commit}:{ref}" if commit else f":{ref}" for ref, commit in refs.items()]
     return [*_PUSH, *(("--dry-run",) if dry_run else ()), "--", url, *changes]
 
 

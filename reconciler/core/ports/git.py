@@ -84,9 +84,10 @@ class GitWriter(Protocol):
         """
 
     async def publish(self, refs: Mapping[str, str | None]) -> None:
-        """Have refs of the remote lead to these commits, which it has, whatever they lead to now (None: remove them).
+        """Create refs of the remote that lead to these commits, which it has; None: remove them.
 
-        Only below refs/reconciler/. Raises RefusedError if the remote rejects that, GitUnreachableError.
+        Only below refs/reconciler/, and never by force: one that leads elsewhere has to be removed first. Raises
+        RefusedError if the remote rejects that, GitUnreachableError.
         """
 
     async def may_publish(self, ref: str, commit: str) -> None:
