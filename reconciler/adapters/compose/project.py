@@ -32,7 +32,6 @@ from reconciler.adapters.compose.holders import container_words, needed_names, p
 from reconciler.adapters.compose.host_projects import host_project_files
 from reconciler.adapters.compose.own_hash import own_hash
 from reconciler.adapters.compose.resolver import ProjectResolver
-from reconciler.core.compose_names import ENVIRONMENT_NAME
 from reconciler.core.decide.invocation import (
     label_invocation,
     manifest_invocation,
@@ -134,14 +133,7 @@ class DockerCompose:
             await self.invocation(stack)
         invocations = {manifest_invocation(stack)}
         invocations |= {label_invocation(stack, container) for container in self._started_as.get(stack.id, ())}
-        # COMPOSE_* keys of the `.env` where Compose is started count, even where nothing is interpolated from it.
-        environments = frozenset({os.path.join(stack.directory, ENVIRONMENT_NAME)})
-        files: frozenset[str] = frozenset()
-        for invocation in invocations:
-            configuration = await self._context.configuration(invocation, staged or {})
-            files |= configuration.project
-            environments |= configuration.environments
-        return ProjectFiles(files, environments)
+        return await self._resolver.project_files(stack, invocations, staged)
 
     async def other_project_files(self) -> ProjectFiles:
         """What Compose reads as any project that has a container on the engine, by what it has noted on them."""
@@ -266,17 +258,17 @@ class DockerCompose:
         holder = container_words(held) if held else await self._context.process_on_port(port)
         return port_taken(invocation, services, port, holder)
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         """Restart the containers of these services; each after those of them that it depends on.
 
         Their environment stays what it was. Raises ModelRefusedError, EngineUnavailableError.
         """
-        async with self._locks[project]:
+        async with self._locks[project.name]:
             containers = await self._of_services(project, services)
             for wave in in_waves(containers):
                 await together(self._engine.restart(container) for container in wave)
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         """Send the running containers of the service a signal, such as HUP.
 
         Raises ModelRefusedError, EngineUnavailableError.
@@ -295,8 +287,8 @@ class DockerCompose:
                 await self.require_names(project, services)
                 await self._engine.rename(container, temporary[1])
 
-    async def _of_services(self, project: str, services: Sequence[str]) -> list[DockerContainer]:
-        containers = await self._engine.find(f"{PROJECT_LABEL}={project}")
+    async def _of_services(self, project: Project, services: Sequence[str]) -> list[DockerContainer]:
+        containers = await self._engine.find(f"{PROJECT_LABEL}={project.name}")
         return [container for container in containers if container["Labels"].get(SERVICE_LABEL) in services]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from reconciler.adapters.compose import model as compose_model
 from reconciler.adapters.compose import uses
 from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.unresolvable import unresolvable
+from reconciler.core.compose_names import ENVIRONMENT_NAME
 from reconciler.core.decide.invocation import named_paths
 from reconciler.core.errors import (
     EngineUnavailableError,
@@ -25,7 +27,7 @@ from reconciler.core.errors import (
     StackGoneError,
     StartedOtherwiseError,
 )
-from reconciler.core.model.compose import Invocation, Project, Service
+from reconciler.core.model.compose import Invocation, Project, ProjectFiles, Service
 from reconciler.core.model.targets import Stack
 
 # A resolved project holds every inline config.
@@ -57,6 +59,19 @@ class ProjectResolver:
             return await self._resolve(stack, invocation, configuration, "", {})
         async with self._context.farm(stack.directory, staged) as root:
             return await self._resolve(stack, invocation, configuration, root, staged)
+
+    async def project_files(
+        self, stack: Stack, invocations: Iterable[Invocation], staged: Staged | None
+    ) -> ProjectFiles:
+        """What Compose reads as the project, run in these ways."""
+        # COMPOSE_* keys of the `.env` where Compose is started count, even where nothing is interpolated from it.
+        environments = frozenset({os.path.join(stack.directory, ENVIRONMENT_NAME)})
+        files: frozenset[str] = frozenset()
+        for invocation in invocations:
+            configuration = await self._context.configuration(invocation, staged or {})
+            files |= configuration.project
+            environments |= configuration.environments
+        return ProjectFiles(files, environments)
 
     async def require_directory(self, path: str) -> None:
         """Raises StackGoneError."""
