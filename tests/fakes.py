@@ -390,10 +390,10 @@ class FakeCompose:
         self.start(*services)
         self.after_recreate()
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         self.journal.note(f"restart {' '.join(services)}")
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         self.journal.note(f"signal {service} {signal}")
 
     def _reach(self) -> None:

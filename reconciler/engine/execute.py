@@ -297,10 +297,10 @@ async def _act(
                 case ActionKind.RECREATE:
                     await ports.compose.recreate(project, names, scale=scale, force=first.force)
                 case ActionKind.RESTART:
-                    await ports.compose.restart(project.name, names)
+                    await ports.compose.restart(project, names)
                 case ActionKind.SIGNAL:
                     for name in names:
-                        await ports.compose.signal(project.name, name, first.signal)
+                        await ports.compose.signal(project, name, first.signal)
         result = "ok"
     finally:
         for name in names:

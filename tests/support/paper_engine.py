@@ -94,10 +94,10 @@ class PaperEngine:
                 _store(self._path, now)
         self._step("compose up, ended")
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         raise NotImplementedError
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         raise NotImplementedError
 
 
