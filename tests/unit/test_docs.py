@@ -138,5 +138,5 @@ def test_the_limits_are_those_of_the_code() -> None:
     page = (ROOT / "docs" / "limits.md").read_text().partition("| what | limit |")[2].partition("\n\n")[0]
     rows = [row.strip("| ").split(" | ") for row in page.splitlines()[2:]]
     assert [limit for _, limit in rows] == list(facts.values())
-    assert all(what.startswith(beginning) for (what, _), beginning in zip(rows, facts, strict=True))
+    assert all(fact.startswith(beginning) for (fact, _), beginning in zip(rows, facts, strict=True))
     assert patterns.MAX_BYTES == command.LARGEST_OBJECT
