@@ -28,6 +28,7 @@ from benchmarks import (
     failures,
     history,
     hosts,
+    latency,
     merge_plans,
     pages,
     reconciliations,
@@ -96,6 +97,7 @@ def measure(scratch: Path, kills: int) -> Iterator[Figure]:
         yield from daemon.idle(with_stack, f"{TARGETS} targets in a stack")
         yield from drift.restores(with_stack, "in a stack")
         yield from merge_plans.announced(with_stack)
+    yield from latency.measure(scratch / "latency")
     with failures.stack(scratch / "failures") as (failing, project):
         yield from failures.rolling_back(failing, project)
         yield from failures.killed(failing, project, kills)
