@@ -11,9 +11,7 @@ import hashlib
 import hmac
 import json
 import os
-import shlex
 import statistics
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -30,7 +28,6 @@ from reconciler.demo import dockerd
 from tests.support.age_key import make_age_key
 from tests.support.commands import output, run
 from tests.support.compose import ComposeProject
-from tests.support.engine_api import ask_engine
 from tests.support.git_remote import make_git_remote
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
