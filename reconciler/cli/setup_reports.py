@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from reconciler.cli import render
 from reconciler.cli.layout import Item, Page, counted
@@ -31,8 +31,8 @@ def confirm_import(draft: Draft, pause: Callable[[], None], yes: bool, dry_run: 
     if yes or dry_run or not draft.changes:
         return yes and not dry_run
     try:
-        return typer.confirm(f"Encrypt and commit this as {draft.environment}?")
-    except typer.Abort:  # Ctrl-C, or the end of the input
+        return click.confirm(f"Encrypt and commit this as {draft.environment}?")
+    except click.Abort:  # Ctrl-C, or the end of the input
         render.write_lines([""])
         return False
 
