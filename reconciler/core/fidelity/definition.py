@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reconciler.core.fidelity.fields import (
-    Fields,
     Json,
     capability,
     host_entry,
@@ -23,7 +22,7 @@ from reconciler.core.fidelity.fields import (
     single,
 )
 from reconciler.core.fidelity.running import device_request, health_of, labels_of, mounted, port
-from reconciler.core.model.compose import Service
+from reconciler.core.model.compose import Fields, Service
 
 _DURATION = re.compile(r"([0-9.]+)(h|ms|us|µs|ns|m|s)")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
