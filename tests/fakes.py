@@ -25,6 +25,7 @@ from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import (
     Action,
     Container,
+    DeployedService,
     Ending,
     Guest,
     HealthStatus,
@@ -307,6 +308,7 @@ class FakeCompose:
     _joined: dict[str, str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     ended: dict[str, Ending] = field(default_factory=dict)
+    kept: dict[str, DeployedService] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -346,6 +348,10 @@ class FakeCompose:
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._reach()
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
+
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+        self._reach()
+        return tuple(self.kept[name] for name in sorted(self.kept) if self.stack_of(name) == stack.name)
 
     async def guests(self) -> tuple[Guest, ...]:
         self._reach()

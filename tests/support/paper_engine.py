@@ -14,7 +14,16 @@ from typing import Any
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.core.dotenv.interpolation import resolve_env_file
-from reconciler.core.model.compose import Container, Ending, Guest, Invocation, Project, ProjectFiles, Service
+from reconciler.core.model.compose import (
+    Container,
+    DeployedService,
+    Ending,
+    Guest,
+    Invocation,
+    Project,
+    ProjectFiles,
+    Service,
+)
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 
@@ -59,6 +68,9 @@ class PaperEngine:
 
     async def own_hash(self, project: Project, service: str) -> tuple[str, str]:
         return "", ""
+
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+        return ()
 
     async def guests(self) -> tuple[Guest, ...]:
         return ()

@@ -53,6 +53,7 @@ from reconciler.core.errors import (
 )
 from reconciler.core.model.compose import (
     Container,
+    DeployedService,
     Ending,
     Guest,
     Invocation,
@@ -295,6 +296,10 @@ class DockerCompose:
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
+
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+        """Nothing: the engine keeps the containers of a Compose project, and no services."""
+        return ()
 
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, in a manifest or not."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from reconciler.core.model.compose import Container, Ending, Guest, Project, ProjectFiles
+from reconciler.core.model.compose import Container, DeployedService, Ending, Guest, Project, ProjectFiles
 from reconciler.core.model.targets import HttpCheck, Stack
 from reconciler.core.secret import Secret
 
@@ -51,6 +51,11 @@ class Compose(Protocol):
         """The stack's containers from one cheap call: only their id, name, service, state, health and exit code.
 
         Raises EngineUnavailableError.
+        """
+
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+        """The services of the project as the engine itself keeps them, sorted; nothing where it keeps only containers.
+        One cheap call. Raises EngineUnavailableError.
         """
 
     async def guests(self) -> tuple[Guest, ...]:
