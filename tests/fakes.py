@@ -290,11 +290,12 @@ class FakeCompose:
     """One service per env file of the stack, named after it; its environment is the file's lines.
 
     ``sick`` maps a line of an env file to the health it gives its service; ``joins`` a service to what it shares with
-    which other one.
+    which other one; ``unseen`` are files that it finds past the staged ones.
     """
 
     journal: Journal
     host: FakeHost
+    unseen: set[str] = field(default_factory=set)
     running: dict[str, Container] = field(default_factory=dict)
     sick: dict[str, str] = field(default_factory=dict)
     refuses: Callable[[Mapping[str, bytes]], ReconcilerError | None] = lambda _: None
@@ -323,12 +324,18 @@ class FakeCompose:
 
     async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
         self._reach()
-        files = self._files(staged or {})
+        files = self._files({path: data for path, data in (staged or {}).items() if path not in self.unseen})
         self.journal.note("model" if staged is None else "model-staged")
         if error := self.refuses(files):
             raise error
+        return self._resolve(stack, files)
+
+    def _resolve(self, stack: Stack, files: Mapping[str, bytes]) -> Project:
         mine = {path: data for path, data in files.items() if self.stack_of(_service(path)) == stack.name}
         return Project(stack.name, {_service(path): _resolved(path, data) for path, data in mine.items()})
+
+    async def is_current(self, stack: Stack, project: Project) -> bool:
+        return project == self._resolve(stack, self._files({}))
 
     async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
         return ProjectFiles(

@@ -57,6 +57,9 @@ class PaperEngine:
         services = {name: _service(name, path, variables(_data(path, staged or {}))) for name, path in paths.items()}
         return Project("app", services, Invocation(stack.directory))
 
+    async def is_current(self, stack: Stack, project: Project) -> bool:
+        return False
+
     async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
         return ProjectFiles(frozenset({f"{stack.directory}/compose.yaml"}), frozenset({f"{stack.directory}/.env"}))
 

@@ -134,7 +134,7 @@ class Project:
 
     ``invocation`` is how Compose was run, ``profiles`` those that were active for it, ``environments`` the files it
     interpolates with; ``unresolved`` has the services that were left out, as Compose cannot resolve them and none of
-    them runs, with the reason.
+    them runs, with the reason. ``inputs`` is a digest of all that Compose has read for it, "" where that is not known.
     """
 
     name: str
@@ -144,6 +144,7 @@ class Project:
     environments: frozenset[str] = frozenset()
     unresolved: Mapping[str, str] = field(default_factory=dict)
     unresolved_env_files: frozenset[str] = frozenset()
+    inputs: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

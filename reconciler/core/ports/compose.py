@@ -20,6 +20,12 @@ class Compose(Protocol):
         than the manifest says), EngineUnavailableError (no docker, no compose file).
         """
 
+    async def is_current(self, stack: Stack, project: Project) -> bool:
+        """Whether Compose would resolve the stack's project so again, from the files as they are; False in doubt.
+
+        Raises StartedOtherwiseError, EngineUnavailableError.
+        """
+
     async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
         """What Compose reads as the stack's project, by the manifest and by every one of its containers; with
         ``staged`` as if those files were in place."""
