@@ -19,6 +19,10 @@ CONTENTS = frozenset({"config content", "secret content"})
 """What files hold that a service mounts: git may always change that, and it is no edit of the project."""
 
 
+# Older engines drop these without a word.
+_OF_NEWER_ENGINES = frozenset({"healthcheck start_interval", "oom_score_adj"})
+
+
 class Standing(StrEnum):
     """How a deployed service relates to its project."""
 
@@ -49,7 +53,10 @@ def deployed_differences(service: Service, deployed: DeployedService) -> tuple[F
     that: a scale by hand stays. Of variables only the names are there."""
     differences: list[FieldDifference] = []
     for name in sorted({*service.deploys_as, *deployed.fields} - {REPLICAS}):
-        items = item_differences(name, deployed.fields.get(name, {}), service.deploys_as.get(name, {}))
+        runs, says = deployed.fields.get(name, {}), service.deploys_as.get(name, {})
+        if name in _OF_NEWER_ENGINES and not runs:
+            continue
+        items = item_differences(name, runs, says)
         if name == ENVIRONMENT:
             items = (FieldDifference(name, difference.item) for difference in items)
         differences += items

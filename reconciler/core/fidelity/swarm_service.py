@@ -64,7 +64,7 @@ def spec_fields(spec: Json, networks: Mapping[str, str]) -> Fields:
         **_isolation(container),
         **_files(container),
         **_resources(task.get("Resources") or {}),
-        **_networks(task.get("Networks") or spec.get("Networks") or (), networks),
+        **_networks(task.get("Networks") or spec.get("Networks") or (), networks, str(spec.get("Name"))),
         "service labels": _labels(labels),
         "logging": single(logging.get("Name")),
         "logging options": dict(logging.get("Options") or {}),
@@ -96,7 +96,7 @@ def _process(container: Json) -> dict[str, Mapping[str, str]]:
         "stdin_open": single(container.get("OpenStdin")),
         "init": {} if init is None else {"": "yes" if init else "no"},
         "stop_signal": single(signal(container.get("StopSignal"))),
-        "stop_grace_period": single(_seconds(container.get("StopGracePeriod"))),
+        "stop_grace_period": single(_unless(_seconds(container.get("StopGracePeriod"), zero="0"), "10")),
         "healthcheck": health_of(health),
         "healthcheck start_interval": single(_seconds(health.get("StartInterval"))),
         "extra_hosts": several(_hosts(container.get("Hosts") or ())),
@@ -158,12 +158,15 @@ def _generic(resource: Json) -> tuple[str, str]:
     return str(spec.get("Kind") or ""), str(spec.get("Value") or 0)
 
 
-def _networks(attached: Any, names: Mapping[str, str]) -> dict[str, Mapping[str, str]]:
-    networks, aliases = {}, []
+def _networks(attached: Any, names: Mapping[str, str], service: str) -> dict[str, Mapping[str, str]]:
+    networks: dict[str, str] = {}
+    aliases: list[str] = []
     for attachment in attached:
         network = names.get(attachment["Target"], attachment["Target"])
         networks[network] = _options(attachment.get("DriverOpts"))
-        aliases += [f"{alias} in {network}" for alias in attachment.get("Aliases") or ()]
+        # Without its own name, which it has in every network.
+        given = [alias for alias in attachment.get("Aliases") or () if not service.endswith(f"_{alias}")]
+        aliases += [f"{alias} in {network}" for alias in given]
     return {"networks": networks, "aliases": several(aliases)}
 
 
