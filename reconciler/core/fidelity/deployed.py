@@ -6,13 +6,11 @@ has otherwise was changed by hand. Where it is another one, somebody has edited 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler.core.fidelity.differences import ENVIRONMENT, FieldDifference, item_differences
-from reconciler.core.model.compose import DeployedService, Fields, Service
-from reconciler.core.secret import Secret
+from reconciler.core.model.compose import DeployedService, Service
 
 REPLICAS = "replicas"
 CONTENTS = frozenset({"config content", "secret content"})
@@ -41,11 +39,6 @@ class Judgement:
 
 
 _IN_SYNC = Judgement(Standing.IN_SYNC)
-
-
-def canonical(fields: Fields) -> Secret:
-    """The fields as bytes that are the same for the same definition: for a keyed digest of it."""
-    return Secret(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode("utf-8", "surrogateescape"))
 
 
 def deployed_differences(service: Service, deployed: DeployedService) -> tuple[FieldDifference, ...]:

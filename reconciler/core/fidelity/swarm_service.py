@@ -14,11 +14,11 @@ from reconciler.core.fidelity.differences import ENVIRONMENT
 from reconciler.core.fidelity.fields import Json, capability, host_entry, several, signal, single
 from reconciler.core.fidelity.running import health_of, mounted
 from reconciler.core.fidelity.swarm_spec import expected_spec
-from reconciler.core.model.compose import DeployedService, Fields
+from reconciler.core.model.compose import DeployedService, Fields, Service
 
 STACK_LABELS = "com.docker.stack."
 _IMAGE_LABEL = f"{STACK_LABELS}image"  # the image as the project names it
-OUR_LABELS = "reconciler."
+OUR_LABELS = "io.reconciler."
 DEFINITION_LABEL = f"{OUR_LABELS}definition"
 """On a service, not on its containers: the digest of the definition that it was last deployed from."""
 
@@ -30,12 +30,10 @@ _WITH_DIGEST = re.compile(r"(.+)_([0-9a-f]{12})")
 _TAGGED = re.compile(r":[^/]+$")
 
 
-def expected_fields(stack: str, name: str, model: Json) -> Fields:
-    """Given the compose file that a stack is deployed from, as data, return the fields that its deploy gives a service.
-
-    Values are as they shall be: a "$" is not doubled.
-    """
-    return spec_fields(expected_spec(stack, name, model), {})
+def expected_fields(stack: str, service: Service) -> Fields:
+    """Given a service of the project ``stack``, return the fields that a deploy gives it. Its configs and secrets have
+    the names that they get in the Swarm."""
+    return spec_fields(expected_spec(stack, service), {})
 
 
 def deployed_service(stack: str, facts: Json, networks: Mapping[str, str]) -> DeployedService:
