@@ -90,8 +90,8 @@ class Service:
     ``depends_on`` gives the condition of each on which its start depends;
     ``env_files`` the absolute paths of its env files, ``references`` per variable those that its value is made of;
     ``text`` is the service in JSON as Compose prints it, in its order: for the hash that Compose makes of it.
-    Where the engine itself keeps a definition of the service (see DeployedService), ``deploys_as`` is what a deploy
-    would make of that, and ``digest`` the keyed digest of it.
+    Where the engine itself keeps services (see DeployedService), ``deploys_as`` is what a deploy makes of this one
+    there, and ``digest`` the keyed digest of its definition.
     """
 
     name: str
