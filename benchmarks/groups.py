@@ -21,6 +21,7 @@ from benchmarks import (
     failures,
     history,
     hosts,
+    latency,
     merge_plans,
     pages,
     reconciliations,
@@ -135,6 +136,7 @@ GROUPS = (
     Group("daemon", "memory, descriptors and threads of the idle daemon", idle_daemon),
     Group("drift-stack", "as drift, in a stack", lambda bench: drift.restores(bench.stack[0], "in a stack"), True),
     Group("plans", "push until its plan is at the forge", lambda bench: merge_plans.announced(bench.stack[0]), True),
+    Group("latency", "push until the container is healthy", lambda bench: latency.measure(bench.room("latency")), True),
     Group("rollback", "rollback of an unhealthy revision", lambda bench: failures.rolling_back(*bench.failing), True),
     Group("kills", "kills at random instants", lambda bench: failures.killed(*bench.failing, bench.kills), True),
 )

@@ -172,14 +172,16 @@ async def put(
 async def _store_pending_restarts(
     ports: Ports, transaction: Transaction, prepared: Prepared
 ) -> Mapping[str, StackView]:
-    """Resolve the stacks again, now from the real files, and store the pending restarts."""
+    """Have the stacks as Compose resolves them from the real files, and store the pending restarts."""
     actions: list[Action] = []
     for name, view in prepared.views.items():
         touched = [change for change in prepared.plan.writes if change.target.stack == name]
         planned = tuple(action for action in prepared.plan.actions if action.stack == name)
         if not touched and not planned:
             continue
-        after = await ports.compose.project(view.stack) if touched else view.before
+        after = prepared.projects.get(name) if touched else view.before
+        if touched and not (after and await ports.compose.is_current(view.stack, after)):
+            after = await ports.compose.project(view.stack)
         if after is not None:
             transaction.projects[name] = after
         actions += affected(view, after, touched, planned)

@@ -150,8 +150,8 @@ class Engine:
             owners = {ids[it] for shared in sharing.values() for group in shared.values() for it in group if it in ids}
             by_id = {facts["Id"]: facts for facts in await self._facts({*sharing, *owners})}
         labels = (PROJECT_LABEL, SERVICE_LABEL, DIRECTORY_LABEL)
-        found = [guests.guest(by_id[identity], by_id, ids, labels) for identity in sharing if identity in by_id]
-        return tuple(sorted(found, key=lambda guest: guest.name))
+        sharers = [guests.guest(by_id[identity], by_id, ids, labels) for identity in sharing if identity in by_id]
+        return tuple(sorted(sharers, key=lambda guest: guest.name))
 
     async def _facts(self, identities: Iterable[str]) -> list[Mapping[str, Any]]:
         """What inspect says of each that is still there."""

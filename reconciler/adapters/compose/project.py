@@ -32,6 +32,7 @@ from reconciler.adapters.compose.docker_api import (
 )
 from reconciler.adapters.compose.holders import container_words, needed_names, port_taken, publisher, require_free
 from reconciler.adapters.compose.host_projects import host_project_files
+from reconciler.adapters.compose.inputs import inputs_digest
 from reconciler.adapters.compose.own_hash import own_hash
 from reconciler.adapters.compose.unresolvable import unresolvable
 from reconciler.core.compose_names import ENVIRONMENT_NAME
@@ -53,6 +54,7 @@ from reconciler.core.errors import (
 )
 from reconciler.core.model.compose import (
     Container,
+    DeployedService,
     Ending,
     Guest,
     Invocation,
@@ -192,6 +194,19 @@ class DockerCompose:
             self._names[stack.id] = resolved.name
         return resolved
 
+    async def is_current(self, stack: Stack, project: Project) -> bool:
+        """Whether Compose would resolve the project so again, from the files as they are: see inputs.py.
+
+        Raises as ``invocation`` does.
+        """
+        invocation = await self.invocation(stack)
+        configuration = await self._context.configuration(invocation, {})
+        inputs = await inputs_digest(self._context, invocation, configuration, {})
+        if not inputs or inputs != project.inputs or project.name in self._strangers[stack.id]:
+            return False
+        self._names[stack.id] = project.name
+        return True
+
     async def _require_directory(self, path: str) -> None:
         if not await self._context.has_directory(path):
             raise StackGoneError("the stack's directory does not exist", where=path, hint=_MISPLACED)
@@ -229,6 +244,8 @@ class DockerCompose:
             argv = ["docker", "compose", *invocation.options(active, root), "config", "--format", "json"]
             return await self._run(argv, root + stack.directory, _RESOLVE)
 
+        # Before Compose reads them: what changes meanwhile is then noticed afterwards.
+        inputs = await inputs_digest(self._context, invocation, configuration, staged) if root else ""
         active: tuple[str, ...] = ("*",)
         completed = await attempt(active)
         reason: ReconcilerError | None = None
@@ -251,7 +268,8 @@ class DockerCompose:
             invocation=invocation,
             profiles=active,
             environments=await self._with_real(configuration.environments),
-            unresolved_env_files=await self._with_real(_env_files_of(configuration, left_out)),
+            inputs="" if reason else inputs,  # which profiles are active depends on containers then
+            unresolved_env_files=await self._with_real(uses.env_files_of(configuration.written, left_out)),
             unresolved=dict.fromkeys(left_out, f"{reason.where}: {reason.what}") if reason else {},
         )
 
@@ -295,6 +313,10 @@ class DockerCompose:
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
+
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+        """Nothing: the engine keeps the containers of a Compose project, and no services."""
+        return ()
 
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, in a manifest or not."""
@@ -415,11 +437,6 @@ class DockerCompose:
         except process.MissingProgramError as error:
             hint = "Install Docker Engine and its Compose plugin (v2)"
             raise EngineUnavailableError("docker is not installed, or not on PATH", hint=hint) from error
-
-
-def _env_files_of(configuration: compose_files.Configuration, services: Collection[str]) -> frozenset[str]:
-    env_files = uses.env_files(configuration.written)
-    return frozenset[str]().union(*(env_files.get(service, frozenset()) for service in services))
 
 
 def _started(container: DockerContainer) -> StartedAs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from reconciler.core.model.compose import Container, Ending, Guest, Project, ProjectFiles
+from reconciler.core.model.compose import Container, DeployedService, Ending, Guest, Project, ProjectFiles
 from reconciler.core.model.targets import HttpCheck, Stack
 from reconciler.core.secret import Secret
 
@@ -18,6 +18,12 @@ class Compose(Protocol):
         a file that the compose file reaches only by an absolute path is not seen. Raises ModelRefusedError (Compose
         refuses; says why without quoting a value), StartedOtherwiseError (the containers were started in another way
         than the manifest says), EngineUnavailableError (no docker, no compose file).
+        """
+
+    async def is_current(self, stack: Stack, project: Project) -> bool:
+        """Whether Compose would resolve the stack's project so again, from the files as they are; False in doubt.
+
+        Raises StartedOtherwiseError, EngineUnavailableError.
         """
 
     async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
@@ -51,6 +57,11 @@ class Compose(Protocol):
         """The stack's containers from one cheap call: only their id, name, service, state, health and exit code.
 
         Raises EngineUnavailableError.
+        """
+
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+        """The services of the project as the engine itself keeps them, sorted; nothing where it keeps only containers.
+        One cheap call. Raises EngineUnavailableError.
         """
 
     async def guests(self) -> tuple[Guest, ...]:
