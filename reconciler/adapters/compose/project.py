@@ -20,7 +20,7 @@ from reconciler.adapters import process
 from reconciler.adapters.compose import errors, uses
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import model as compose_model
-from reconciler.adapters.compose.awaiting import finished, together
+from reconciler.adapters.compose.awaiting import finished, noticing, together
 from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.docker_api import (
     DIRECTORY_LABEL,
@@ -312,6 +312,10 @@ class DockerCompose:
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
+
+    def noticing(self, project: str) -> contextlib.AbstractAsyncContextManager[asyncio.Event]:
+        """Sets the event inside whenever something happens to a container of the project."""
+        return noticing(self._engine, f"{PROJECT_LABEL}={project}")
 
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, in a manifest or not."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from reconciler.core.model.compose import Container, Ending, Guest, Project, ProjectFiles
@@ -57,6 +59,11 @@ class Compose(Protocol):
         """The stack's containers from one cheap call: only their id, name, service, state, health and exit code.
 
         Raises EngineUnavailableError.
+        """
+
+    def noticing(self, project: str) -> AbstractAsyncContextManager[asyncio.Event]:
+        """Inside, the event is set whenever a container of the project starts, ends, or is found healthy or not, as far
+        as the engine says so: it may miss some, and raises nothing.
         """
 
     async def guests(self) -> tuple[Guest, ...]:
