@@ -3,9 +3,11 @@ component can be: see tests/adapters, tests/docker and tests/e2e for those."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -311,6 +313,7 @@ class FakeCompose:
     ended: dict[str, Ending] = field(default_factory=dict)
     kept: dict[str, DeployedService] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
+    noticed: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def stack_of(self, service: str) -> str:
@@ -359,6 +362,10 @@ class FakeCompose:
     async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
         self._reach()
         return tuple(self.kept[name] for name in sorted(self.kept) if self.stack_of(name) == stack.name)
+
+    @contextlib.asynccontextmanager
+    async def noticing(self, project: str) -> AsyncIterator[asyncio.Event]:
+        yield self.noticed
 
     async def guests(self) -> tuple[Guest, ...]:
         self._reach()

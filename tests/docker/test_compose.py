@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -1202,6 +1203,27 @@ async def test_health(
     assert (report.verdict is health.Verdict.HEALTHY) is healthy
     assert reason in report.reason
     assert ("restart" in report.reason) is ("restart" in extra)
+
+
+async def test_it_is_noticed_when_a_container_turns_healthy_or_ends(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    made = compose_project(f"services:\n  api:{SLEEPER}{PROBED.format(test='test -e /tmp/well')}")
+    made.up()
+    (container,) = await docker.containers(stack_of(made), made.name)
+
+    async def until(condition: Callable[[Any], bool], noticed: asyncio.Event) -> None:
+        noticed.clear()
+        while not condition((await docker.containers(stack_of(made), made.name))[0]):
+            await asyncio.wait_for(noticed.wait(), 30)
+            noticed.clear()
+
+    async with docker.noticing(made.name) as noticed:
+        await until(lambda it: it.health == "unhealthy", noticed)
+        await asyncio.to_thread(output, "docker", "exec", container.id, "touch", "/tmp/well")
+        await until(lambda it: it.health == "healthy", noticed)
+        await asyncio.to_thread(output, "docker", "kill", container.id)
+        await until(lambda it: it.state == "exited", noticed)
 
 
 async def test_crash_after_a_restart_by_hand_is_counted_from_zero(

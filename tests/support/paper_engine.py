@@ -5,10 +5,12 @@ For tests that need a thousand passes. What Compose and the engine really do is 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,10 @@ class PaperEngine:
 
     async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
         return ()
+
+    @contextlib.asynccontextmanager
+    async def noticing(self, project: str) -> AsyncIterator[asyncio.Event]:
+        yield asyncio.Event()
 
     async def guests(self) -> tuple[Guest, ...]:
         return ()

@@ -136,6 +136,18 @@ class Engine:
                     await listening
         raise EngineUnavailableError("the Docker engine ended the stream of events")
 
+    async def listen(self, label: str, report: Callable[[], None]) -> None:
+        """Call ``report`` whenever a container with that label starts, ends, or turns healthy or unhealthy. Raises
+        EngineUnavailableError where the connection is lost."""
+        filters = {**_EVENTS, "event": [*_EVENTS["event"], "health_status"], "label": [label]}
+        async with (
+            self._connected(None) as docker,
+            docker._query("events", params={"filters": json.dumps(filters)}, timeout=None) as response,
+        ):
+            with contextlib.closing(response):
+                async for _ in response.content:
+                    report()
+
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, sorted by name. What a container shares never
         changes, so only new ones are inspected for it."""

@@ -20,7 +20,7 @@ from reconciler.adapters import process
 from reconciler.adapters.compose import errors, uses
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import model as compose_model
-from reconciler.adapters.compose.awaiting import finished, together
+from reconciler.adapters.compose.awaiting import finished, noticing, together
 from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.docker_api import (
     DIRECTORY_LABEL,
@@ -317,6 +317,10 @@ class DockerCompose:
     async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
         """Nothing: the engine keeps the containers of a Compose project, and no services."""
         return ()
+
+    def noticing(self, project: str) -> contextlib.AbstractAsyncContextManager[asyncio.Event]:
+        """Sets the event inside whenever something happens to a container of the project."""
+        return noticing(self._engine, f"{PROJECT_LABEL}={project}")
 
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, in a manifest or not."""

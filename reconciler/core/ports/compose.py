@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from reconciler.core.model.compose import Container, DeployedService, Ending, Guest, Project, ProjectFiles
@@ -62,6 +64,11 @@ class Compose(Protocol):
     async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
         """The services of the project as the engine itself keeps them, sorted; nothing where it keeps only containers.
         One cheap call. Raises EngineUnavailableError.
+        """
+
+    def noticing(self, project: str) -> AbstractAsyncContextManager[asyncio.Event]:
+        """Inside, the event is set whenever a container of the project starts, ends, or is found healthy or not, as far
+        as the engine says so: it may miss some, and raises nothing.
         """
 
     async def guests(self) -> tuple[Guest, ...]:
