@@ -364,7 +364,7 @@ class FakeCompose:
         return tuple(self.kept[name] for name in sorted(self.kept) if self.stack_of(name) == stack.name)
 
     @contextlib.asynccontextmanager
-    async def noticing(self, project: str) -> AsyncIterator[asyncio.Event]:
+    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
         yield self.noticed
 
     async def guests(self) -> tuple[Guest, ...]:
@@ -410,10 +410,10 @@ class FakeCompose:
         self.start(*services)
         self.after_recreate()
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         self.journal.note(f"restart {' '.join(services)}")
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         self.journal.note(f"signal {service} {signal}")
 
     def _reach(self) -> None:

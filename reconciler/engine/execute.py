@@ -302,10 +302,10 @@ async def _act(
                 case ActionKind.RECREATE:
                     await ports.compose.recreate(project, names, scale=scale, force=first.force)
                 case ActionKind.RESTART:
-                    await ports.compose.restart(project.name, names)
+                    await ports.compose.restart(project, names)
                 case ActionKind.SIGNAL:
                     for name in names:
-                        await ports.compose.signal(project.name, name, first.signal)
+                        await ports.compose.signal(project, name, first.signal)
         result = "ok"
     finally:
         for name in names:
@@ -344,7 +344,7 @@ async def _watch(
         stack, services, view.containers, ports.clock.monotonic(), project, _of_stack(stack, known)
     )
     excused: ServiceFailedError | None = None
-    async with ports.compose.noticing(project.name) as noticed:
+    async with ports.compose.noticing(project) as noticed:
         while True:
             noticed.clear()
             containers = await ports.compose.containers(stack, project.name)

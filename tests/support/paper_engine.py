@@ -78,7 +78,7 @@ class PaperEngine:
         return ()
 
     @contextlib.asynccontextmanager
-    async def noticing(self, project: str) -> AsyncIterator[asyncio.Event]:
+    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
         yield asyncio.Event()
 
     async def guests(self) -> tuple[Guest, ...]:
@@ -115,10 +115,10 @@ class PaperEngine:
                 _store(self._path, now)
         self._step("compose up, ended")
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         raise NotImplementedError
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         raise NotImplementedError
 
 

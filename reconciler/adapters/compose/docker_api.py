@@ -23,6 +23,7 @@ from reconciler.core.model.compose import Container, Ending, Guest, StartedAs
 if TYPE_CHECKING:
     from aiodocker import Docker
     from aiodocker.containers import DockerContainer
+    from aiodocker.exceptions import DockerError
 
 PROJECT_LABEL = "com.docker.compose.project"
 DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
@@ -123,9 +124,14 @@ class Engine:
 
         Raises EngineUnavailableError where the connection is lost.
         """
+        await self._follow(_EVENTS, report)
+
+    async def _follow(
+        self, filters: Mapping[str, Sequence[str]], report: Callable[[Mapping[str, str]], Awaitable[None]]
+    ) -> None:
         async with self._connected(None) as docker:
             events = docker.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]
-            listening = asyncio.create_task(docker.events.run(filters=json.dumps(_EVENTS)))
+            listening = asyncio.create_task(docker.events.run(filters=json.dumps(filters)))
             try:
                 while (event := await events.get()) is not None:
                     await report(event["Actor"]["Attributes"])
@@ -309,10 +315,14 @@ class Engine:
         except DockerError as error:
             if error.status == _NO_CONNECTION:
                 raise silent from error
-            raise EngineUnavailableError(f"the Docker engine fails (status {error.status})", where=where) from error
+            raise self._failure(error, where) from error
         except (aiohttp.ClientError, OSError, ValueError, AssertionError) as error:
             # The assertion is aiodocker's, where it finds no socket.
             raise silent from error
+
+    def _failure(self, error: DockerError, where: str) -> EngineUnavailableError:
+        """What it means that the engine answers with an error that nobody expects."""
+        return EngineUnavailableError(f"the Docker engine fails (status {error.status})", where=where)
 
     def _client(self, address: EngineAddress) -> Docker:
         from aiodocker import Docker

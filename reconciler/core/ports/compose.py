@@ -66,7 +66,7 @@ class Compose(Protocol):
         One cheap call. Raises EngineUnavailableError.
         """
 
-    def noticing(self, project: str) -> AbstractAsyncContextManager[asyncio.Event]:
+    def noticing(self, project: Project) -> AbstractAsyncContextManager[asyncio.Event]:
         """Inside, the event is set whenever a container of the project starts, ends, or is found healthy or not, as far
         as the engine says so: it may miss some, and raises nothing.
         """
@@ -102,9 +102,9 @@ class Compose(Protocol):
         Raises ModelRefusedError, EngineUnavailableError. ``restart`` and ``signal`` raise the latter.
         """
 
-    async def restart(self, project: str, services: Sequence[str]) -> None: ...
+    async def restart(self, project: Project, services: Sequence[str]) -> None: ...
 
-    async def signal(self, project: str, service: str, signal: str) -> None: ...
+    async def signal(self, project: Project, service: str, signal: str) -> None: ...
 
 
 class HttpProbe(Protocol):
