@@ -181,6 +181,19 @@ def _edit_sentences(fields: Iterable[FieldDifference], values: Collection[str], 
         yield f"and {len(rest) - _MOST_SHOWN} more"
 
 
+def edit_sentences(differences: Iterable[FieldDifference], values: Collection[str]) -> Iterator[str]:
+    """What a hand edit has changed in a service, from what the project says, in sentences without ``values``."""
+    fields = list(differences)
+    if keys := sorted(difference.item for difference in fields if difference.name == ENVIRONMENT):
+        yield f"environment {listed([key_name(key) for key in keys])}"
+    rest = [difference for difference in fields if difference.name != ENVIRONMENT]
+    for difference in rest[:_MOST_SHOWN]:
+        runs, says = _shown(difference.runs, difference, values), _shown(difference.says, difference, values)
+        yield f"{_place(difference)} is {runs}, the project says {says}"
+    if len(rest) > _MOST_SHOWN:
+        yield f"and {len(rest) - _MOST_SHOWN} more"
+
+
 def _place(difference: FieldDifference) -> str:
     item = difference.item
     return f"{difference.name} {item}" if item and item not in (difference.runs, difference.says) else difference.name
