@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.decide import affected_services
+from reconciler.core.decide import affected_services, deployed_services
 from reconciler.core.decide.one_shots import with_one_shots
 from reconciler.core.decide.suspension import Suspension
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
@@ -20,7 +20,7 @@ from reconciler.core.errors import (
     StartedOtherwiseError,
     common_id,
 )
-from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project, Sight
+from reconciler.core.model.compose import Action, ActionKind, Container, DeployedService, ManagedFile, Project, Sight
 from reconciler.core.model.plans import Aspect, Change, Effect
 from reconciler.core.model.requests import ReconcileRequest, RequestKind
 from reconciler.core.model.runs import Run
@@ -41,7 +41,8 @@ class StackView:
     """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and its env
     files that git manages, by path. ``policies`` says of each live file what a change means for who mounts it,
     ``sights`` by service and live path what its containers have of one that they mount by itself. The services that are
-    ``left`` keep what they run with; nothing starts those that somebody ``stopped``."""
+    ``left`` keep what they run with; nothing starts those that somebody ``stopped``; ``deployed`` are those that the
+    engine itself keeps."""
 
     stack: Stack
     before: Project | None
@@ -51,6 +52,13 @@ class StackView:
     sights: Mapping[str, Mapping[str, Sight]] = field(default_factory=dict)
     left: frozenset[str] = frozenset()
     stopped: frozenset[str] = frozenset()
+    deployed: tuple[DeployedService, ...] = ()
+    removed: frozenset[str] = frozenset()
+    hidden: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def repairs(self, after: Project) -> tuple[Action, ...]:
+        """What brings services that somebody changed by hand, or removed, back to what the project says."""
+        return deployed_services.repairs(self.stack, self.before, after, self.deployed, self.removed, self.hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +166,12 @@ class StackPlanning:
         except ModelRefusedError as error:
             self.problems.append(error)
             return frozenset()
-        view, self.projects[stack.name] = replace(view, left=held), after
+        hidden = hidden_values(self.snapshot, self.staged, stack)
+        view, self.projects[stack.name] = replace(view, left=held, hidden=hidden), after
         due = affected(view, after, touched, self.pending_restarts, unsettled=self._unsettled(stack))
         env_files = await _env_files(self.ports, self.snapshot, stack)
         notes = affected_services.notes(stack, after, view.containers, env_files, managed)
-        self.notes[stack.name] = tuple(notes)
+        self.notes[stack.name] = (*notes, *deployed_services.scale_notes(stack, after, view.deployed))
         renewable = self._renewable(view, due)
         left = {action.service for action in due} - {action.service for action in renewable}
         view, due = replace(view, left=held | left), renewable
@@ -222,9 +231,10 @@ class StackPlanning:
     async def _judge(self, stack: Stack, due: Sequence[Action]) -> ProjectVerdict:
         view = self.views[stack.name]
         pending = frozenset(self._pending(stack)) - view.left
-        hidden = hidden_values(self.snapshot, self.staged, stack)
         after = self.projects[stack.name]
-        sides = StackSides(view.stack, view.before, after, view.containers, view.managed, pending, hidden)
+        sides = StackSides(
+            view.stack, view.before, after, view.containers, view.managed, pending, view.hidden, view.deployed
+        )
         return await judge_project(self.ports, sides, due, accepted=stack.id in self.permissions.accepted)
 
     async def _name_taken(self, project: Project | None, due: Sequence[Action]) -> str:
@@ -272,16 +282,21 @@ class StackPlanning:
         only_stale = [action for action in due if action in idle]
         left: list[Action] = []
         for action in only_stale:
-            if reason := self.suspension.of_stack(view.stack.name) or self._reported(action):
+            if reason := self.suspension.of_stack(view.stack.name) or self._reported(view, action):
                 left.append(action)
                 self._leave([action], reason)
         if left and not any(action.stale for action in only_stale if action not in left):
             left = only_stale  # what is left follows one that keeps what it has
         return tuple(action for action in due if action not in left)
 
-    def _reported(self, action: Action) -> str:
+    def _reported(self, view: StackView, action: Action) -> str:
         """Why a container keeps older versions of files: what is to be done about each of them; "" where one asks for
-        more."""
+        more. Or why a service stays as somebody has changed it."""
+        repaired = {repair.service for repair in view.repairs(view.before)} if view.before else set()
+        if action.service in repaired and view.stack.on_drift is OnDrift.REPORT:
+            sentence = f"stack {view.stack.name}: {action.service}: {action.reason}; on_drift is report"
+            self.notes[view.stack.name] = (*self.notes[view.stack.name], sentence)
+            return "on_drift is report"
         reasons = []
         for state in self.snapshot.states:
             if state.target.path in action.stale:
@@ -329,15 +344,21 @@ async def _look_at_stack(
                 raise
         except ModelRefusedError:
             pass
-        containers = await ports.compose.containers(stack, before.name if before else None)
+        name = before.name if before else None
+        containers = await ports.compose.containers(stack, name)
+        deployed = await ports.compose.deployed(stack, name)
         targets = [state.target for state in snapshot.states if state.target.stack == stack.name]
         policies = {target.path: target.on_change for target in targets}
         sights = await sights_of(ports, policies, containers)
         stopped = await stopped_by_somebody(ports, stack.environment, stack, containers)
         ran = ports.store.ran_services(stack.environment)
-        long_running = stopped | {service.service for service in ran if service.stack == stack.name}
+        mine = {service.service for service in ran if service.stack == stack.name}
+        long_running = stopped | mine
         ended = with_one_shots(stack, before, containers, long_running)
-        view = StackView(ended, before, containers, managed, policies, sights, stopped=stopped)
+        removed = deployed_services.removed_services(mine, deployed)
+        view = StackView(
+            ended, before, containers, managed, policies, sights, stopped=stopped, deployed=deployed, removed=removed
+        )
         return view, before if resolving is None else await resolving
     finally:
         if resolving is not None:
@@ -408,6 +429,7 @@ def affected(
     mounts = affected_services.MountedFiles(view.policies, replaced, view.sights)
     actions = tuple(action for action in pending_restarts if action.stack == view.stack.name)
     if after is not None:
+        actions = (*view.repairs(after), *actions)
         actions = affected_services.affected(
             view.stack,
             view.before,

@@ -186,7 +186,7 @@ def _watch_processes(steps: Steps) -> None:
     def named(argv: Sequence[str]) -> str:
         """What a command that changes something outside is called; "" for one that only looks."""
         words = [word for word in argv if not word.startswith("-")]
-        program = os.path.basename(words[0])
+        program = os.path.basename(words[0]).removesuffix("-compose")  # Compose is started without the docker command
         verbs = {"git": ("fetch", "push"), "docker": ("up", "config", "deploy")}.get(program, ())
         return next((f"{program} {verb}" for verb in verbs if verb in words), "")
 

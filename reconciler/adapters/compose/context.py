@@ -11,6 +11,7 @@ from reconciler.adapters import process
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import staging
 from reconciler.adapters.compose.engine_address import EngineAddress, find_engine
+from reconciler.adapters.compose.plugin import compose_command
 from reconciler.adapters.compose.port_owner import process_words
 from reconciler.adapters.disk import disk_reason
 from reconciler.core.errors import EngineUnavailableError
@@ -75,7 +76,8 @@ class LocalComposeContext:
         environment = self._environment_in(directory)
         if not environment.get("DOCKER_HOST"):
             environment["DOCKER_CONTEXT"] = (await self.engine()).chosen
-        return await process.run(argv, env=environment, cwd=directory, limits=limits, stdin=stdin)
+        command, environment = compose_command(argv, environment)
+        return await process.run(command, env=environment, cwd=directory, limits=limits, stdin=stdin)
 
     async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
         environment = self._environment_in(invocation.directory)

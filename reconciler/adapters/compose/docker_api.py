@@ -142,6 +142,18 @@ class Engine:
                     await listening
         raise EngineUnavailableError("the Docker engine ended the stream of events")
 
+    async def listen(self, label: str, report: Callable[[], None]) -> None:
+        """Call ``report`` whenever a container with that label starts, ends, or turns healthy or unhealthy. Raises
+        EngineUnavailableError where the connection is lost."""
+        filters = {**_EVENTS, "event": [*_EVENTS["event"], "health_status"], "label": [label]}
+        async with (
+            self._connected(None) as docker,
+            docker._query("events", params={"filters": json.dumps(filters)}, timeout=None) as response,
+        ):
+            with contextlib.closing(response):
+                async for _ in response.content:
+                    report()
+
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, sorted by name. What a container shares never
         changes, so only new ones are inspected for it."""
@@ -156,8 +168,8 @@ class Engine:
             owners = {ids[it] for shared in sharing.values() for group in shared.values() for it in group if it in ids}
             by_id = {facts["Id"]: facts for facts in await self._facts({*sharing, *owners})}
         labels = (PROJECT_LABEL, SERVICE_LABEL, DIRECTORY_LABEL)
-        found = [guests.guest(by_id[identity], by_id, ids, labels) for identity in sharing if identity in by_id]
-        return tuple(sorted(found, key=lambda guest: guest.name))
+        sharers = [guests.guest(by_id[identity], by_id, ids, labels) for identity in sharing if identity in by_id]
+        return tuple(sorted(sharers, key=lambda guest: guest.name))
 
     async def _facts(self, identities: Iterable[str]) -> list[Mapping[str, Any]]:
         """What inspect says of each that is still there."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.adapters import process
 from reconciler.adapters.compose import errors
-from reconciler.adapters.compose.awaiting import finished, together
+from reconciler.adapters.compose.awaiting import finished, noticing, together
 from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.docker_api import (
     DIRECTORY_LABEL,
@@ -47,6 +47,7 @@ from reconciler.core.errors import (
 )
 from reconciler.core.model.compose import (
     Container,
+    DeployedService,
     Ending,
     Guest,
     Invocation,
@@ -165,6 +166,17 @@ class DockerCompose:
             self._names[stack.id] = resolved.name
         return resolved
 
+    async def is_current(self, stack: Stack, project: Project) -> bool:
+        """Whether Compose would resolve the project so again, from the files as they are: see inputs.py.
+
+        Raises as ``invocation`` does.
+        """
+        invocation = await self.invocation(stack)
+        if project.name in self._strangers[stack.id] or not await self._resolver.is_current(invocation, project):
+            return False
+        self._names[stack.id] = project.name
+        return True
+
     async def _running(self, stack: Stack, invocation: Invocation) -> frozenset[str]:
         """The services that have a container."""
         containers = await self._list(stack, invocation.project or None)
@@ -182,6 +194,14 @@ class DockerCompose:
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
+
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+        """Nothing: the engine keeps the containers of a Compose project, and no services."""
+        return ()
+
+    def noticing(self, project: Project) -> contextlib.AbstractAsyncContextManager[asyncio.Event]:
+        """Sets the event inside whenever something happens to a container of the project."""
+        return noticing(self._engine, f"{PROJECT_LABEL}={project.name}")
 
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, in a manifest or not."""

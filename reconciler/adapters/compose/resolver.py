@@ -16,6 +16,7 @@ from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import model as compose_model
 from reconciler.adapters.compose import uses
 from reconciler.adapters.compose.context import ComposeContext, Staged
+from reconciler.adapters.compose.inputs import inputs_digest
 from reconciler.adapters.compose.unresolvable import unresolvable
 from reconciler.core.compose_names import ENVIRONMENT_NAME
 from reconciler.core.decide.invocation import named_paths
@@ -59,6 +60,12 @@ class ProjectResolver:
             return await self._resolve(stack, invocation, configuration, "", {})
         async with self._context.farm(stack.directory, staged) as root:
             return await self._resolve(stack, invocation, configuration, root, staged)
+
+    async def is_current(self, invocation: Invocation, project: Project) -> bool:
+        """Whether Compose, run so, would resolve the project so again from the files as they are: see inputs.py."""
+        configuration = await self._context.configuration(invocation, {})
+        inputs = await inputs_digest(self._context, invocation, configuration, {})
+        return bool(inputs) and inputs == project.inputs
 
     async def project_files(
         self, stack: Stack, invocations: Iterable[Invocation], staged: Staged | None
@@ -111,6 +118,8 @@ class ProjectResolver:
             argv = ["docker", "compose", *invocation.options(active, root), "config", "--format", "json"]
             return await self.run(argv, root + stack.directory, _RESOLVE)
 
+        # Before Compose reads them: what changes meanwhile is then noticed afterwards.
+        inputs = await inputs_digest(self._context, invocation, configuration, staged) if root else ""
         active: tuple[str, ...] = ("*",)
         completed = await attempt(active)
         reason: ReconcilerError | None = None
@@ -133,7 +142,8 @@ class ProjectResolver:
             invocation=invocation,
             profiles=active,
             environments=await self._with_real(configuration.environments),
-            unresolved_env_files=await self._with_real(_env_files_of(configuration, left_out)),
+            inputs="" if reason else inputs,  # which profiles are active depends on containers then
+            unresolved_env_files=await self._with_real(uses.env_files_of(configuration.written, left_out)),
             unresolved=dict.fromkeys(left_out, f"{reason.where}: {reason.what}") if reason else {},
         )
 
@@ -176,11 +186,6 @@ class ProjectResolver:
         except process.MissingProgramError as error:
             hint = "Install Docker Engine and its Compose plugin (v2)"
             raise EngineUnavailableError("docker is not installed, or not on PATH", hint=hint) from error
-
-
-def _env_files_of(configuration: compose_files.Configuration, services: Collection[str]) -> frozenset[str]:
-    env_files = uses.env_files(configuration.written)
-    return frozenset[str]().union(*(env_files.get(service, frozenset()) for service in services))
 
 
 def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from reconciler.adapters.compose.context import ComposeContext
 from reconciler.adapters.compose.project import DockerCompose
 from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.core.errors import SwarmUnavailableError
-from reconciler.core.model.compose import Container, Ending, Guest, Project, ProjectFiles
+from reconciler.core.model.compose import Container, DeployedService, Ending, Guest, Project, ProjectFiles
 from reconciler.core.model.targets import Stack, StackKind
 from reconciler.core.secret import Digester, Secret
 
@@ -46,6 +47,9 @@ class StackEngines:
     async def project(self, stack: Stack, staged: Staged | None = None) -> Project:
         return await self._of(stack).project(stack, staged)
 
+    async def is_current(self, stack: Stack, project: Project) -> bool:
+        return await self._of(stack).is_current(stack, project)
+
     async def project_files(self, stack: Stack, staged: Staged | None = None) -> ProjectFiles:
         return await self._of(stack).project_files(stack, staged)
 
@@ -63,6 +67,12 @@ class StackEngines:
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         return await self._of(stack).glance(stack)
+
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+        return await self._of(stack).deployed(stack, project)
+
+    def noticing(self, project: Project) -> AbstractAsyncContextManager[asyncio.Event]:
+        return self._of(project).noticing(project)
 
     async def guests(self) -> tuple[Guest, ...]:
         return await self._compose.guests()

@@ -11,6 +11,9 @@ from typing import Any
 from reconciler.core.model.targets import StackKind
 from reconciler.core.secret import Secret
 
+Fields = Mapping[str, Mapping[str, str]]
+"""Field → item → text. A field that is one value has the one item ""; a field that is not there is not compared."""
+
 
 class HealthStatus(StrEnum):
     """The health of a stack's services as one word. ``unknown``: the engine does not answer."""
@@ -88,6 +91,8 @@ class Service:
     ``depends_on`` gives the condition of each on which its start depends;
     ``env_files`` the absolute paths of its env files, ``references`` per variable those that its value is made of;
     ``text`` is the service in JSON as Compose prints it, in its order: for the hash that Compose makes of it.
+    Where the engine itself keeps services (see DeployedService), ``deploys_as`` is what a deploy makes of this one
+    there, and ``digest`` the keyed digest of its definition.
     """
 
     name: str
@@ -102,6 +107,26 @@ class Service:
     text: Secret = field(default_factory=lambda: Secret(b"{}"))
     env_files: frozenset[str] = frozenset()
     references: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    deploys_as: Fields = field(default_factory=dict, repr=False)
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedService:
+    """A service as the engine itself keeps it, where it does so apart from its containers: that can be changed by hand
+    too.
+
+    ``fields`` is its definition, with the environment, whose values are secret; ``version`` is another one after each
+    change of it, whoever made that. ``deployed_as`` is the digest of the definition that we last gave it (see
+    Service.digest), "" where we never did. ``replicas`` is how many containers it shall have, None where the engine's
+    nodes decide that.
+    """
+
+    name: str
+    fields: Fields = field(repr=False)
+    version: str = ""
+    deployed_as: str = ""
+    replicas: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +135,8 @@ class Project:
 
     ``kind`` is that of its stack; ``invocation`` is how Compose was run, ``profiles`` those that were active for it,
     ``environments`` the files it interpolates with; ``unresolved`` has the services that were left out, as Compose
-    cannot resolve them and none of them runs, with the reason.
+    cannot resolve them and none of them runs, with the reason. ``inputs`` is a digest of all that Compose has read for
+    it, "" where that is not known.
     """
 
     name: str
@@ -121,6 +147,7 @@ class Project:
     environments: frozenset[str] = frozenset()
     unresolved: Mapping[str, str] = field(default_factory=dict)
     unresolved_env_files: frozenset[str] = frozenset()
+    inputs: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

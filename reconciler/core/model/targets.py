@@ -143,7 +143,8 @@ class Stack:
 
     ``files`` (-f), ``env_files`` (--env-file) and ``project_directory`` are absolute or relative to it; ``project`` is
     the project's name (-p). Empty means: as its containers were started, else as Compose does by itself.
-    ``managed`` has the live files of a Swarm's stack by their absolute path.
+    ``on_drift`` is about services that the engine itself keeps. ``managed`` has the live files of a Swarm's stack by
+    their absolute path.
     """
 
     environment: str
@@ -158,6 +159,7 @@ class Stack:
     health: HealthPolicy = HealthPolicy()
     on_failure: OnFailure = OnFailure.ROLLBACK
     one_shot: frozenset[str] = frozenset()
+    on_drift: OnDrift = OnDrift.RESTORE
     kind: StackKind = StackKind.COMPOSE
     managed: Mapping[str, MountedTarget] = field(default_factory=dict, hash=False)
 
