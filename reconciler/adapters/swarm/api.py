@@ -21,6 +21,7 @@ Json = Mapping[str, Any]
 STACK_LABEL = "io.reconciler.stack"
 """On configs and secrets of ours: the id of the stack that they were made for."""
 
+_PREDEFINED = ("host", "bridge")  # networks that each node has, with one id for the whole Swarm
 _EVENTS = {
     "type": ["service", "node", "config", "secret", "container"],
     "event": ["create", "update", "remove", "start", "die", "destroy"],
@@ -75,9 +76,17 @@ class SwarmEngine(Engine):
         return {node["ID"]: node["Description"].get("Hostname", "") for node in nodes}
 
     async def networks(self) -> dict[str, str]:
-        """The names of the Swarm's networks by id."""
+        """The names of the Swarm's networks by id, with those of its own that its list leaves out."""
+        from aiodocker.exceptions import DockerError
+
         async with self._connected() as docker:
             networks = await docker._query_json("networks", params={"filters": json.dumps({"scope": ["swarm"]})})
+            for name in _PREDEFINED:
+                try:
+                    networks.append(await docker._query_json(f"networks/{name}", params={"scope": "swarm"}))
+                except DockerError as error:
+                    if error.status != 404:
+                        raise
         return {network["Id"]: network["Name"] for network in networks}
 
     async def force_update(self, service: Json) -> None:
