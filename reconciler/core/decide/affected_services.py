@@ -46,6 +46,7 @@ class _Cause:
     force: bool = False
     stale: tuple[str, ...] = ()
     wave: int = 0
+    by_hand: bool = False
 
 
 def affected(
@@ -84,7 +85,8 @@ def affected(
     pending = {action.service: action for action in pending_restarts if action.service in startable}
     following = [action for action in followers if action.service in present.keys() & startable]
     for action in (*pending.values(), *following):
-        cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale, action.wave)
+        ours = action.kind, action.reason, action.signal, action.force, action.stale, action.wave, action.by_hand
+        cause = _Cause(*ours)
         causes.setdefault(action.service, []).append(cause)
     _follow(causes, after, frozenset(present))
     scales = {name: _scale(before, after, name, containers) for name in causes}
@@ -435,6 +437,7 @@ def _action(
         scale=scale if kind is ActionKind.RECREATE else None,
         one_shot=service in stack.one_shot,
         wave=_latest(causes),
+        by_hand=any(cause.by_hand for cause in causes),
     )
 
 

@@ -39,7 +39,8 @@ def repairs(
             reasons[service.name] = f"somebody changed it by hand: {sentence}"
             scales[service.name] = _scale(service, after)
     return tuple(
-        Action(stack.name, name, ActionKind.RECREATE, reasons[name], scale=scales.get(name)) for name in sorted(reasons)
+        Action(stack.name, name, ActionKind.RECREATE, reasons[name], scale=scales.get(name), by_hand=True)
+        for name in sorted(reasons)
     )
 
 

@@ -281,7 +281,8 @@ class Action:
     ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale`` are the
     live paths of the files of which its containers have an older version than the one before this change. ``scale`` is
     the number of containers to keep, None for the number that the project says. ``one_shot``: the service is meant to
-    end. ``wave``: it comes after the actions of all lower waves, in every stack.
+    end. ``wave``: it comes after the actions of all lower waves, in every stack. ``by_hand``: it takes back what
+    somebody did to the service itself.
     """
 
     stack: str
@@ -294,6 +295,7 @@ class Action:
     scale: int | None = None
     one_shot: bool = False
     wave: int = 0
+    by_hand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
