@@ -182,12 +182,12 @@ def test_files_come_as_configs_and_secrets_that_are_replaced_with_their_content(
 def test_what_no_node_can_run_is_told_with_the_schedulers_reason_and_without_a_manager_nothing_is_written(
     swarm: Swarm, swarm_server: Callable[..., tuple[Server, str]]
 ) -> None:
-    needs = "      resources: {reservations: {memory: '${MEMORY:-1M}'}}\n"
+    needs = "      resources: {reservations: {memory: '${MEMORY:-8M}'}}\n"
     server, name = swarm_server(COMPOSE.replace(DEPLOY, f"deploy:\n      update_config: *update\n{needs}"), FILES)
     server.settings["stacks"] = {"app": {"git_may_change": ["resources"]}}
     targets = {**dict.fromkeys(FILES), "memory.env": {"path": ".env"}}
     manifest = server.manifest(targets, kind="swarm", project=name, health={"timeout": "4s", "stable_for": "1s"})
-    server.commit({**FILES, "memory.env": b"MEMORY=1M\n"}, manifest)
+    server.commit({**FILES, "memory.env": b"MEMORY=8M\n"}, manifest)
     assert server.sync()["result"] == "applied"
     before = {service: swarm.tasks(f"{name}_{service}") for service in ("api", "worker")}
 
@@ -195,7 +195,7 @@ def test_what_no_node_can_run_is_told_with_the_schedulers_reason_and_without_a_m
     stuck = server.sync()
     assert stuck["result"] == "rolled_back", stuck
     assert "no suitable node (insufficient resources on 1 node)" in stuck["reason"]
-    assert server.live(".env") == b"MEMORY=1M\n"
+    assert server.live(".env") == b"MEMORY=8M\n"
     assert {service: swarm.tasks(f"{name}_{service}") for service in before} == before
 
     (server.app / "api.env").write_bytes(b"MODE=good\nA=hand\n")
