@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from reconciler.adapters.source_metrics import SourceMetrics
+from reconciler.adapters.service_drift_metrics import ServiceDriftMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.promotion import PROMOTION_WAITS
 from reconciler.core.decide.suspension import HOUR, suspension_of
@@ -36,7 +36,7 @@ _RESULTS = tuple(result for result in Result if result not in ENDS_NO_RECONCILIA
 _DRIFTED = (Kind.DRIFT, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
 
-class PrometheusMetrics(SourceMetrics):
+class PrometheusMetrics(ServiceDriftMetrics):
     """The ``Metrics`` port. Counters exist at 0 from the start; series of removed targets and stacks are removed.
 
     ``host`` is this server's name, a label of every series: alerts of two servers must differ whatever Prometheus calls
@@ -241,6 +241,7 @@ class PrometheusMetrics(SourceMetrics):
             self._observe(plan.environment, change, at)
         if known.keys() != targets.keys():
             self._set_backups(plan.environment)
+        self.observe_drifts(plan.environment, plan.drifts)
         for action in plan.actions:
             self._start_services_at_zero(plan.environment, action.stack, [action.service])
 

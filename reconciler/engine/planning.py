@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.classify import classify
+from reconciler.core.decide.service_drift import DRIFT_ID
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, conflicting_writer, corrections, suspended
 from reconciler.core.errors import EngineUnavailableError, GuardError, ReconcilerError, all_of
 from reconciler.core.model.compose import Action
-from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
+from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan, ServiceDrift
 from reconciler.core.model.targets import Stack, host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
@@ -99,14 +100,14 @@ async def prepare(
         tuple(note for sentences in planning.notes.values() for note in sentences),
         tuple((name, "\n".join(reasons)) for name, reasons in planning.held.items()),
         tuple(planning.held_ids.values()),
+        tuple(_drift_held(drift, planning) for view in planning.views.values() for drift in view.drifts),
     )
-    written = tuple(real_paths[change.target.path] for change in plan.writes)
     return Prepared(
         plan=plan,
         staged=staged,
         problems=(*problems, *planning.problems),
         views=planning.views,
-        written=written,
+        written=tuple(real_paths[change.target.path] for change in plan.writes),
         guarded=frozenset(files.guarded),
         accepted=(*planning.accepted, *_permitted(plan, permissions)),
         notes=planning.notes,
@@ -169,6 +170,17 @@ def _held(change: Change, planning: StackPlanning) -> Change:
     if change.target.stack in planning.whole:
         return suspended(change, f"its stack {change.target.stack} is held", id)
     return suspended(change, planning.withheld.get(change.target.path, ""), id)
+
+
+def _drift_held(drift: ServiceDrift, planning: StackPlanning) -> ServiceDrift:
+    """The drift of a service that is deployed for any reason goes with that; else it waits, if only with its stack."""
+    due = any((action.stack, action.service) == (drift.stack, drift.service) for action in planning.actions)
+    if due:  # where that would stay, somebody accepts that it goes
+        return replace(drift, effect=Effect.WRITE, reason=drift.reason.partition("; ")[0], error_id="")
+    if drift.waits:
+        return drift
+    id = planning.held_ids.get(drift.stack, DRIFT_ID)
+    return replace(drift, effect=Effect.HOLD, reason=f"{drift.reason}; it is held", error_id=id)
 
 
 class _Corrections:

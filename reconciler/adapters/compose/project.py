@@ -297,9 +297,9 @@ class DockerCompose:
         """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
 
-    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
-        """Nothing: the engine keeps the containers of a Compose project, and no services."""
-        return ()
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
+        """Nothing: of a Compose project the engine keeps containers only."""
+        return None
 
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, in a manifest or not."""

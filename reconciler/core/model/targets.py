@@ -127,6 +127,7 @@ class Stack:
 
     ``files`` (-f), ``env_files`` (--env-file) and ``project_directory`` are absolute or relative to it; ``project`` is
     the project's name (-p). Empty means: as its containers were started, else as Compose does by itself.
+    ``on_drift`` is about services that the engine itself keeps, where somebody changes one there.
     """
 
     environment: str
@@ -140,6 +141,7 @@ class Stack:
     hosts: tuple[str, ...] = ()
     health: HealthPolicy = HealthPolicy()
     on_failure: OnFailure = OnFailure.ROLLBACK
+    on_drift: OnDrift = OnDrift.RESTORE
     one_shot: frozenset[str] = frozenset()
 
     @property
