@@ -3,9 +3,11 @@ component can be: see tests/adapters, tests/docker and tests/e2e for those."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -290,11 +292,13 @@ class FakeCompose:
     """One service per env file of the stack, named after it; its environment is the file's lines.
 
     ``sick`` maps a line of an env file to the health it gives its service; ``joins`` a service to what it shares with
-    which other one. ``kept`` are the services that the engine itself keeps, None where it keeps only containers.
+    which other one; ``unseen`` are files that it finds past the staged ones. ``kept`` are the services that the engine
+    itself keeps, None where it keeps only containers.
     """
 
     journal: Journal
     host: FakeHost
+    unseen: set[str] = field(default_factory=set)
     running: dict[str, Container] = field(default_factory=dict)
     sick: dict[str, str] = field(default_factory=dict)
     refuses: Callable[[Mapping[str, bytes]], ReconcilerError | None] = lambda _: None
@@ -310,6 +314,7 @@ class FakeCompose:
     ended: dict[str, Ending] = field(default_factory=dict)
     kept: dict[str, DeployedService] | None = None
     names: set[str] = field(default_factory=set)
+    noticed: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def stack_of(self, service: str) -> str:
@@ -323,15 +328,21 @@ class FakeCompose:
 
     async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
         self._reach()
-        files = self._files(staged or {})
+        files = self._files({path: data for path, data in (staged or {}).items() if path not in self.unseen})
         self.journal.note("model" if staged is None else "model-staged")
         if error := self.refuses(files):
             raise error
+        return self._resolve(stack, files)
+
+    def _resolve(self, stack: Stack, files: Mapping[str, bytes]) -> Project:
         mine = {path: data for path, data in files.items() if self.stack_of(_service(path)) == stack.name}
         services = [_resolved(path, data) for path, data in mine.items()]
         if self.kept is not None:
             services = [_deployable(service) for service in services]
         return Project(stack.name, {service.name: service for service in services})
+
+    async def is_current(self, stack: Stack, project: Project) -> bool:
+        return project == self._resolve(stack, self._files({}))
 
     async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
         return ProjectFiles(
@@ -357,6 +368,10 @@ class FakeCompose:
         if self.kept is None:
             return None
         return tuple(self.kept[name] for name in sorted(self.kept) if self.stack_of(name) == stack.name)
+
+    @contextlib.asynccontextmanager
+    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
+        yield self.noticed
 
     async def guests(self) -> tuple[Guest, ...]:
         self._reach()
@@ -403,10 +418,10 @@ class FakeCompose:
             self.keep(*services, scale=scale)
         self.after_recreate()
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         self.journal.note(f"restart {' '.join(services)}")
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         self.journal.note(f"signal {service} {signal}")
 
     def keep(self, *services: str, scale: Mapping[str, int] | None = None) -> None:

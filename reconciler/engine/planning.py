@@ -9,7 +9,7 @@ from reconciler.core.decide.classify import classify
 from reconciler.core.decide.service_drift import DRIFT_ID
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, conflicting_writer, corrections, suspended
 from reconciler.core.errors import EngineUnavailableError, GuardError, ReconcilerError, all_of
-from reconciler.core.model.compose import Action
+from reconciler.core.model.compose import Action, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan, ServiceDrift
 from reconciler.core.model.targets import Stack, host_of
 from reconciler.core.ports import Ports
@@ -29,17 +29,18 @@ from reconciler.engine.stack_planning import Permissions, StackPlanning, StackVi
 class Prepared:
     """A plan, the bytes it would write by live path (None: delete), what the guards say, and the stacks as they are.
 
-    ``written`` are the paths that the plan writes, with their links resolved, ``guarded`` those of them whose content
-    cannot change what Compose runs; ``accepted`` says by stack what an
-    operator has accepted, ``notes`` what is to be noted about it; ``broken`` are containers (ids) of no managed stack
-    that the plan breaks. ``away``: the engine does not answer, so no service can be touched; ``decided`` are the stacks
-    of which it is known what their services need.
+    ``projects`` are the stacks as Compose resolves them with those bytes; ``written`` are the paths that the plan
+    writes, with their links resolved, ``guarded`` those of them whose content cannot change what Compose runs;
+    ``accepted`` says by stack what an operator has accepted, ``notes`` what is to be noted about it; ``broken`` are
+    containers (ids) of no managed stack that the plan breaks. ``away``: the engine does not answer, so no service can
+    be touched; ``decided`` are the stacks of which it is known what their services need.
     """
 
     plan: Plan
     staged: Mapping[str, Secret | None] = field(repr=False)
     problems: tuple[ReconcilerError, ...]
     views: Mapping[str, StackView]
+    projects: Mapping[str, Project | None] = field(default_factory=dict, repr=False)
     written: tuple[str, ...] = ()
     guarded: frozenset[str] = frozenset()
     accepted: tuple[str, ...] = ()
@@ -81,8 +82,8 @@ async def prepare(
     writes = [change for change in changes if change.writes]
     staged = {change.target.path: await desired_bytes(snapshot, change, plaintexts) for change in writes}
     stacks = [stack for stack in snapshot.desired.manifest.stacks if stack.name not in suspension.stopped]
-    host = host_of(snapshot.desired.manifest.environment)
-    files = ProjectFileGuard(ports, host, [*snapshot.desired.manifest.stacks, *permissions.neighbours])
+    others = [*snapshot.desired.manifest.stacks, *permissions.neighbours]
+    files = ProjectFileGuard(ports, host_of(snapshot.desired.manifest.environment), others)
     real_paths = {change.target.path: await ports.host.resolve(change.target.path) for change in writes}
     problems = await file_problems(ports, snapshot, writes, staged, real_paths, files, plaintexts)
     planning = StackPlanning(
@@ -107,6 +108,7 @@ async def prepare(
         staged=staged,
         problems=(*problems, *planning.problems),
         views=planning.views,
+        projects=planning.projects,
         written=tuple(real_paths[change.target.path] for change in plan.writes),
         guarded=frozenset(files.guarded),
         accepted=(*planning.accepted, *_permitted(plan, permissions)),
