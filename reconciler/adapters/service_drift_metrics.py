@@ -36,7 +36,9 @@ class ServiceDriftMetrics(SourceMetrics):
             by_stack.setdefault(drift.stack, []).append(drift)
         for stack, mine in by_stack.items():
             kinds: _Values = {(drift.service, kind): 1.0 for drift in mine for kind in _kinds(drift)}
-            keys: _Values = {(it.service, kind): float(len(getattr(it.keys, kind))) for it in mine for kind in _KEY_KINDS}
+            keys: _Values = {
+                (it.service, kind): float(len(getattr(it.keys, kind))) for it in mine for kind in _KEY_KINDS
+            }
             self._service_drift.set_all(environment, stack, kinds)
             self._service_drift_keys.set_all(environment, stack, keys)
         now = {(stack, drift.service) for stack, mine in by_stack.items() for drift in mine}

@@ -11,7 +11,7 @@ from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, confli
 from reconciler.core.errors import EngineUnavailableError, GuardError, ReconcilerError, all_of
 from reconciler.core.model.compose import Action, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan, ServiceDrift
-from reconciler.core.model.targets import Stack, host_of
+from reconciler.core.model.targets import host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.engine_away import without_engine
@@ -81,7 +81,6 @@ async def prepare(
     changes = await _classified(ports, snapshot, names, plaintexts, permissions, suspension)
     writes = [change for change in changes if change.writes]
     staged = {change.target.path: await desired_bytes(snapshot, change, plaintexts) for change in writes}
-    stacks = [stack for stack in snapshot.desired.manifest.stacks if stack.name not in suspension.stopped]
     others = [*snapshot.desired.manifest.stacks, *permissions.neighbours]
     files = ProjectFileGuard(ports, host_of(snapshot.desired.manifest.environment), others)
     real_paths = {change.target.path: await ports.host.resolve(change.target.path) for change in writes}
@@ -89,7 +88,7 @@ async def prepare(
     planning = StackPlanning(
         ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files, plaintexts, unsettled
     )
-    away = away or await _plan_stacks(planning, stacks, look_at)
+    away = away or await _plan_stacks(planning, look_at)
     if away is not None:
         changes = [without_engine(change, away, suspension.begun) for change in changes]
         planning = planning.without_engine()
@@ -127,12 +126,12 @@ def _permitted(plan: Plan, permissions: Permissions) -> list[str]:
     return [*sentences, *([permissions.deleted_by] if permissions.deleted_by else [])]
 
 
-async def _plan_stacks(
-    planning: StackPlanning, stacks: Sequence[Stack], look_at: Collection[str]
-) -> EngineUnavailableError | None:
+async def _plan_stacks(planning: StackPlanning, look_at: Collection[str]) -> EngineUnavailableError | None:
     """Plan for the stacks that something concerns; returns why the engine cannot be asked, or None."""
     try:
-        for stack in stacks:
+        for stack in planning.snapshot.desired.manifest.stacks:
+            if stack.name in planning.suspension.stopped:
+                continue
             if stack.name in look_at or planning.concerns(stack):
                 await planning.plan(stack)
         if planning.views:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reconciler.adapters.compose.docker_api import Engine
+from reconciler.adapters.compose.docker_api import QUICK, Engine, unless_gone
+from reconciler.adapters.compose.engine_address import EngineAddress
 from reconciler.adapters.swarm.tasks import NAMESPACE_LABEL
 from reconciler.core.errors import EngineUnavailableError, SwarmUnavailableError
 
 if TYPE_CHECKING:
+    from aiodocker import Docker
     from aiodocker.exceptions import DockerError
 
 Json = Mapping[str, Any]
@@ -19,9 +22,12 @@ Json = Mapping[str, Any]
 STACK_LABEL = "io.reconciler.stack"
 """On configs and secrets of ours: the id of the stack that they were made for."""
 
-_EVENTS = {"type": ["service", "node", "config", "secret"]}
+_EVENTS = {
+    "type": ["service", "node", "config", "secret", "container"],
+    "event": ["create", "update", "remove", "start", "die", "destroy"],
+}
 # What a manager says that cannot decide anything, in the words of swarmkit and moby.
-_NO_MANAGER = ("not a swarm manager", "node is not part of a swarm", "not a swarm manager")
+_NO_MANAGER = ("not a swarm manager", "node is not part of a swarm")
 _NO_QUORUM = ("does not have a leader", "too few managers", "deadlineexceeded", "context deadline exceeded")
 
 
@@ -41,6 +47,21 @@ class SwarmEngine(Engine):
     """Asks and commands the Swarm whose manager one engine is. Raises SwarmUnavailableError where that is no manager,
     or the managers have no quorum, EngineUnavailableError where the engine does not answer."""
 
+    def __init__(self, address: Callable[[], Awaitable[EngineAddress]]) -> None:
+        super().__init__(address)
+        self._networks: dict[str, str] = {}
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, within: float | None = QUICK, *, afresh: bool = False) -> AsyncIterator[Docker]:
+        """Without an answer nobody knows what the Swarm does meanwhile: its files wait too."""
+        try:
+            async with super()._connected(within, afresh=afresh) as docker:
+                yield docker
+        except SwarmUnavailableError:
+            raise
+        except EngineUnavailableError as error:
+            raise SwarmUnavailableError(error.what, where=error.where, hint=error.hint) from error
+
     def _failure(self, error: DockerError, where: str) -> EngineUnavailableError:
         return swarm_error(error.message, where) or super()._failure(error, where)
 
@@ -57,6 +78,16 @@ class SwarmEngine(Engine):
         async with self._connected() as docker:
             nodes = await docker._query_json("nodes")
         return {node["ID"]: node["Description"].get("Hostname", "") for node in nodes}
+
+    async def networks(self, ids: Collection[str]) -> Mapping[str, str]:
+        """The names of these networks by id, without those that are gone. A name never changes; no list has those that
+        Docker makes by itself (host, bridge)."""
+        for identity in sorted(set(ids) - self._networks.keys()):
+            async with self._connected() as docker:
+                facts = await unless_gone(docker._query_json(f"networks/{identity}"))
+            if facts is not None:
+                self._networks[identity] = facts["Name"]
+        return self._networks
 
     async def force_update(self, service: Json) -> None:
         """Have every task of the service replaced, by its own update_config."""

@@ -24,6 +24,7 @@ from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import (
     IMAGE_LABEL,
     NAMESPACE_LABEL,
+    PAUSED,
     ROLLED_BACK,
     containers_of,
     references,
@@ -31,13 +32,12 @@ from reconciler.adapters.swarm.tasks import (
 )
 from reconciler.core.decide.invocation import manifest_invocation
 from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, RefusedError
+from reconciler.core.fidelity.deployed import deployed_differences
+from reconciler.core.fidelity.swarm_service import DEFINITION_LABEL, deployed_service, expected_fields, network_ids
 from reconciler.core.model.compose import Container, DeployedService, Invocation, Project, ProjectFiles, Service
 from reconciler.core.model.targets import Stack, StackKind
 from reconciler.core.secret import Digester
 from reconciler.core.text import listed
-
-DEFINITION_LABEL = "io.reconciler.definition"
-"""On a service: the keyed digest of the definition that we have deployed. It restarts nothing."""
 
 _DEPLOY = process.Limits(timeout=600.0, grace=60.0, stderr=4 * process.MIB)
 _TRIES = 5  # of a deploy that something else was faster than
@@ -55,6 +55,7 @@ class DockerSwarm:
         self._stacks: dict[str, Stack] = {}
         self._names: dict[str, str] = {}
         self._nodes: dict[str, str] = {}
+        self._known = asyncio.Event()
         self._deployed: set[str] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -72,15 +73,15 @@ class DockerSwarm:
             if mine or "state.new" in attributes or "availability.new" in attributes:
                 touched()
 
+        await self._known.wait()
         while True:
-            if self._names:
-                with contextlib.suppress(EngineUnavailableError):
-                    await self._engine.greet()
+            with contextlib.suppress(EngineUnavailableError):
+                await self._engine.greet()
+                touched()
+                try:
+                    await self._engine.follow_swarm(reported)
+                finally:
                     touched()
-                    try:
-                        await self._engine.follow_swarm(reported)
-                    finally:
-                        touched()
             await asyncio.sleep(_LISTEN_AGAIN)
 
     # --- the project ---
@@ -98,6 +99,7 @@ class DockerSwarm:
         resolved = await self._resolver.resolve(stack, manifest_invocation(stack), staged)
         self._stacks[resolved.name] = stack
         self._names[stack.id] = resolved.name
+        self._known.set()
         unknown = {name: unknown_fields(service) for name, service in sorted(resolved.services.items())}
         problems = [f"{name} has {listed(fields)}" for name, fields in unknown.items() if fields]
         if problems:
@@ -112,6 +114,8 @@ class DockerSwarm:
             return await self._context.read_file(path)
 
         project = await with_contents(resolved, stack, self._digest, read)
+        services = {name: self._as_deployed(project.name, service) for name, service in project.services.items()}
+        project = replace(project, services=services)
         return replace(project, kind=StackKind.SWARM)
 
     async def is_current(self, stack: Stack, project: Project) -> bool:
@@ -130,8 +134,15 @@ class DockerSwarm:
         return await self._places(project or await self._name(stack))
 
     async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
-        """The stack's services as the Swarm keeps them."""
-        return ()
+        """The stack's services as the Swarm keeps them, sorted. Raises EngineUnavailableError."""
+        name = project or await self._name(stack)
+        services = await self._engine.services(name)
+        networks = await self._engine.networks(network_ids(services))
+        return tuple(sorted((deployed_service(name, it, networks) for it in services), key=lambda it: it.name))
+
+    def _as_deployed(self, stack: str, service: Service) -> Service:
+        digest = self._digest(service.definition.reveal())
+        return replace(service, deploys_as=expected_fields(stack, service), digest=digest)
 
     @contextlib.asynccontextmanager
     async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
@@ -176,36 +187,61 @@ class DockerSwarm:
         ModelRefusedError, EngineUnavailableError, ChangedMeanwhileError.
         """
         chosen = [project.services[name] for name in services]
-        stack = self._stacks[project.name]
-        forced = {service.name for service in chosen if force and _mounts_directory_of(service, stack.managed)}
+        managed = self._stacks[project.name].managed
+        forced = {service.name: True for service in chosen if force and _mounts_directory_of(service, managed)}
         await self._deploy(project, chosen, scale or {}, forced)
 
     async def restart(self, project: Project, services: Sequence[str]) -> None:
-        """Replace the tasks of these services, one batch after the other. They get what the project says now."""
-        await self._deploy(project, [project.services[name] for name in services], {}, frozenset(services))
+        """Replace the tasks of these services, one batch after the other; not where Swarm has just done so by itself,
+        to roll back an update. They get what the project says now."""
+        await self._deploy(project, [project.services[name] for name in services], {}, dict.fromkeys(services, False))
 
     async def signal(self, project: Project, service: str, signal: str) -> None:
         """Raises RefusedError: the manifest cannot ask for it."""
         raise RefusedError(f"Swarm sends no signals to {service}", hint="Use on_change: restart")
 
     async def _deploy(
-        self, project: Project, services: Sequence[Service], scale: Mapping[str, int], forced: Collection[str]
+        self,
+        project: Project,
+        services: Sequence[Service],
+        scale: Mapping[str, int],
+        forced: Mapping[str, bool],
     ) -> None:
+        """``forced`` are services whose tasks are to be replaced even if nothing differs, and whether also those that
+        Swarm itself has rolled back."""
         if not services:
             return
-        names = listed(sorted(service.name for service in services))
         async with self._locks[project.name]:
-            before = await self._by_name(project.name)
-            await self._provide(project, services)
-            labels = {
-                service.name: {DEFINITION_LABEL: self._digest(service.definition.reveal())} for service in services
-            }
-            file = stack_file(services, labels, scale)
-            resolve = "changed" if any(_has_new_image(service, before) for service in services) else "never"
-            completed = await self._run_deploy(project, file, resolve)
-            if not completed.ok:
-                raise errors.of_deploy(project, completed, names)
-            await self._settle(project, before, forced, {service.name for service in services})
+            before, networks = await self._by_name(project.name), await self._engine.networks()
+            due = [
+                service
+                for service in services
+                if not _is_deployed(project.name, service, before.get(service.name), networks, scale)
+            ]
+            if due:
+                await self._deploy_file(project, due, scale, before)
+            after = await self._by_name(project.name)
+            for name in sorted({service.name for service in services} & after.keys()):
+                was = before.get(name)
+                again = (
+                    was is not None and _same_tasks(was, after[name]) and (forced.get(name) or not _rolled_back(was))
+                )
+                if name in forced and again:
+                    await self._engine.force_update(after[name])
+            deployed = {service.name for service in due}
+            self._deployed |= {service["ID"] for name, service in after.items() if name in deployed}
+            self._deployed -= {after[service.name]["ID"] for service in services if service.name not in deployed}
+            await self._remove_unused(project)
+
+    async def _deploy_file(
+        self, project: Project, services: Sequence[Service], scale: Mapping[str, int], before: Mapping[str, Json]
+    ) -> None:
+        await self._provide(project, services)
+        labels = {service.name: {DEFINITION_LABEL: service.digest} for service in services}
+        resolve = "changed" if any(_has_new_image(service, before) for service in services) else "never"
+        completed = await self._run_deploy(project, stack_file(services, labels, scale), resolve)
+        if not completed.ok:
+            raise errors.of_deploy(project, completed, listed(sorted(labels)))
 
     async def _run_deploy(self, project: Project, file: bytes, resolve: str) -> process.Completed:
         argv = ["docker", "stack", "deploy", "--compose-file", "-", "--with-registry-auth", "--resolve-image", resolve]
@@ -218,20 +254,6 @@ class DockerSwarm:
             elif not errors.updated_meanwhile(completed):
                 break
         return completed
-
-    async def _settle(
-        self, project: Project, before: Mapping[str, Json], forced: Collection[str], deployed: Collection[str]
-    ) -> None:
-        """Force what has to be, remember what is ours, and remove configs and secrets that nobody needs any more."""
-        after = await self._by_name(project.name)
-        for name in sorted(deployed & after.keys()):
-            was = before.get(name)
-            rolled_back = was is not None and (was.get("UpdateStatus") or {}).get("State") in ROLLED_BACK
-            same = was is not None and was["Spec"]["TaskTemplate"] == after[name]["Spec"]["TaskTemplate"]
-            if name in forced and same and not rolled_back:
-                await self._engine.force_update(after[name])
-            self._deployed.add(after[name]["ID"])
-        await self._remove_unused(project)
 
     async def _provide(self, project: Project, services: Iterable[Service]) -> None:
         """Make the configs and secrets that the services need and the Swarm does not have."""
@@ -257,6 +279,28 @@ class DockerSwarm:
 
     async def _by_name(self, project: str) -> dict[str, Json]:
         return {service_name(service): service for service in await self._engine.services(project)}
+
+
+def _is_deployed(
+    stack: str, service: Service, facts: Json | None, networks: Mapping[str, str], scale: Mapping[str, int]
+) -> bool:
+    """Whether the Swarm has the service as it is to be deployed. Another deploy would only make it forget the
+    definition before, to which it rolls back."""
+    if facts is None or (facts.get("UpdateStatus") or {}).get("State") in PAUSED:
+        return False
+    deployed = deployed_service(stack, facts, networks)
+    if deployed.replicas not in (None, scale.get(service.name, service.replicas)):
+        return False
+    return deployed.deployed_as == service.digest and not deployed_differences(service, deployed)
+
+
+def _same_tasks(before: Json, after: Json) -> bool:
+    same: bool = before["Spec"]["TaskTemplate"] == after["Spec"]["TaskTemplate"]
+    return same
+
+
+def _rolled_back(service: Json) -> bool:
+    return (service.get("UpdateStatus") or {}).get("State") in ROLLED_BACK
 
 
 def _has_new_image(service: Service, before: Mapping[str, Json]) -> bool:

@@ -255,6 +255,9 @@ class StackFields(Section):
     one_shot: Annotated[tuple[Name, ...], Items()] = Field(
         default=(), description="Services that are meant to end, beside those whose completion others wait for."
     )
+    on_drift: Annotated[OnDrift, Choice()] | None = decided_elsewhere(
+        None, "For kind swarm: what happens to a service that somebody changed by hand. Default: as for targets."
+    )
     kind: Annotated[StackKind, Choice()] = Field(
         default=StackKind.COMPOSE,
         description="What runs it: compose, or swarm, whose manager the server configuration says that the host is.",
@@ -420,6 +423,7 @@ class _Resolver:
             health=HealthPolicy(stack.health.timeout, stack.health.stable_for, http),
             on_failure=stack.on_failure,
             one_shot=frozenset(stack.one_shot),
+            on_drift=stack.on_drift or _given(self.defaults).get("on_drift", self.server.drift.on_drift),
             kind=stack.kind,
             managed={target.path: MountedTarget(target.encrypted, target.mode) for target in targets},
         )
