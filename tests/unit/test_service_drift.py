@@ -130,7 +130,7 @@ async def test_a_scale_by_hand_is_noted_and_kept(kept: World) -> None:
     outcome = await reconcile_once(kept)
     assert (outcome.result, drifts(outcome)) == (Result.IN_SYNC, ())
     assert outcome.plan is not None
-    assert outcome.plan.notes == ("stack app: api is scaled by hand to 3, and the project says 1. It stays so",)
+    assert outcome.plan.notes == ("stack app: api is scaled to 3 by hand, the project says 1. It stays so",)
     kept.commit("b", api="A=2", worker="W=1")
     await reconcile_once(kept)
     assert kept.compose.kept is not None

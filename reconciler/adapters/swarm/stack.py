@@ -133,7 +133,7 @@ class DockerSwarm:
         self._nodes = await self._engine.nodes()
         return await self._places(project or await self._name(stack))
 
-    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
         """The stack's services as the Swarm keeps them, sorted. Raises EngineUnavailableError."""
         name = project or await self._name(stack)
         services = await self._engine.services(name)
@@ -212,7 +212,8 @@ class DockerSwarm:
         if not services:
             return
         async with self._locks[project.name]:
-            before, networks = await self._by_name(project.name), await self._engine.networks()
+            before = await self._by_name(project.name)
+            networks = await self._engine.networks(network_ids(before.values()))
             due = [
                 service
                 for service in services

@@ -45,7 +45,7 @@ def scale_notes(stack: Stack, sides: ProjectSides) -> list[str]:
         said = project.services[name].replicas if name in project.services else None
         if said is not None and deployed.replicas not in (None, said):
             sentences.append(
-                f"stack {stack.name}: {name} is scaled by hand to {deployed.replicas}, and the project says {said}. "
+                f"stack {stack.name}: {name} is scaled to {deployed.replicas} by hand, the project says {said}. "
                 "It stays so"
             )
     return sentences

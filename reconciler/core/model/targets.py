@@ -158,8 +158,8 @@ class Stack:
     hosts: tuple[str, ...] = ()
     health: HealthPolicy = HealthPolicy()
     on_failure: OnFailure = OnFailure.ROLLBACK
-    on_drift: OnDrift = OnDrift.RESTORE
     one_shot: frozenset[str] = frozenset()
+    on_drift: OnDrift = OnDrift.RESTORE
     kind: StackKind = StackKind.COMPOSE
     managed: Mapping[str, MountedTarget] = field(default_factory=dict, hash=False)
 

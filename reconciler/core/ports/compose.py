@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -10,6 +9,15 @@ from typing import Protocol
 from reconciler.core.model.compose import Container, DeployedService, Ending, Guest, Project, ProjectFiles
 from reconciler.core.model.targets import HttpCheck, Stack
 from reconciler.core.secret import Secret
+
+
+class Notice(Protocol):
+    """That something has happened: set until it is cleared, as an asyncio.Event."""
+
+    def clear(self) -> None: ...
+
+    async def wait(self) -> object:
+        """Until it is set."""
 
 
 class Compose(Protocol):
@@ -66,8 +74,8 @@ class Compose(Protocol):
         cheap call. Raises EngineUnavailableError.
         """
 
-    def noticing(self, project: Project) -> AbstractAsyncContextManager[asyncio.Event]:
-        """Inside, the event is set whenever a container of the project starts, ends, or is found healthy or not, as far
+    def noticing(self, project: Project) -> AbstractAsyncContextManager[Notice]:
+        """Inside, the notice is set whenever a container of the project starts, ends, or is found healthy or not, as far
         as the engine says so: it may miss some, and raises nothing.
         """
 
