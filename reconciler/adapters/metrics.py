@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from reconciler.adapters.source_metrics import SourceMetrics
+from reconciler.adapters.service_drift_metrics import ServiceDriftMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.promotion import PROMOTION_WAITS
 from reconciler.core.decide.suspension import HOUR, suspension_of
@@ -33,7 +33,7 @@ _RESULTS = tuple(result for result in Result if result not in ENDS_NO_RECONCILIA
 _DRIFTED = (Kind.DRIFT, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
 
-class PrometheusMetrics(SourceMetrics):
+class PrometheusMetrics(ServiceDriftMetrics):
     """The ``Metrics`` port. Counters of an environment exist at 0 from the start; a target or a stack has a series only
     where something is to be said of it, and none once it is removed.
 
@@ -224,6 +224,7 @@ class PrometheusMetrics(SourceMetrics):
             self._target_info.set(plan.environment, identity, 1, target.stack or "", target.on_drift)
         for change in changes.values():
             self._observe(plan.environment, change, at)
+        self.observe_drifts(plan.environment, plan.drifts)
 
     def _observe(self, environment: str, change: Change, at: float) -> None:
         target = change.target.id

@@ -136,7 +136,8 @@ def test_what_somebody_changes_in_a_service_by_hand_is_noticed_named_and_repaire
     server.commit({}, server.manifest(["api.env", "worker.env"], kind="swarm", project=name, on_drift="report"))
     swarm.docker("service", "update", "--detach", "--env-add", "A=9", api)
     reported = server.sync()
-    assert (reported["result"], swarm.environment(api)["A"]) == ("in_sync", "9"), reported
+    assert (reported["result"], swarm.environment(api)["A"]) == ("held", "9"), reported
+    assert reported["reason"].endswith("app/api: A was changed by hand; on_drift is report")
 
 
 def test_files_come_as_configs_and_secrets_that_are_replaced_with_their_content(
