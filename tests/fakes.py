@@ -42,6 +42,7 @@ from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Resu
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import (
     Check,
+    FileStamp,
     Format,
     HttpCheck,
     LiveFile,
@@ -244,6 +245,14 @@ class FakeHost:
 
     async def read(self, path: str) -> LiveFile | None:
         return self.files.get(path)
+
+    async def stamps(self, paths: Collection[str]) -> Mapping[str, FileStamp | None]:
+        """As a clock would give them that never stands still."""
+        files = {path: self.files.get(path) for path in paths}
+        return {
+            path: (file.data.reveal().hex(), file.mode, file.uid, file.gid, int(file.modified_at)) if file else None
+            for path, file in files.items()
+        }
 
     async def editor(self, path: str, live: LiveFile | None) -> str:
         return self.editors.get(path, "unknown")

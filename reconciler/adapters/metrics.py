@@ -45,6 +45,7 @@ class PrometheusMetrics(SourceMetrics):
 
     def __init__(self, version: str, environments: Sequence[str], interval: float = 0.0, *, host: str) -> None:
         super().__init__(host)
+        self._observed: dict[str, Plan] = {}
         self._targets: dict[str, dict[str, Target]] = {}
         self._stacks: dict[str, set[str]] = {}
         self._revisions: dict[tuple[str, str], str] = {}
@@ -226,6 +227,11 @@ class PrometheusMetrics(SourceMetrics):
             self._revision_info.labels(environment, state, revision.short).set(1)
 
     def observed(self, plan: Plan, at: float) -> None:
+        if plan is self._observed.get(plan.environment):  # nothing but the time has changed
+            for key in [key for key in self._corrections if key[0] == plan.environment]:
+                self._set_corrections(*key, at)
+            return
+        self._observed[plan.environment] = plan
         # A target whose path has moved exists twice, under one name: the desired one comes first, and counts.
         changes = {change.target.id: change for change in reversed(plan.changes) if change.kind not in LEFT_GIT}
         targets = {identity: change.target for identity, change in changes.items()}
@@ -294,8 +300,9 @@ class PrometheusMetrics(SourceMetrics):
         self._corrections.setdefault((environment, target), []).append(at)
 
     def _set_corrections(self, environment: str, target: str, now: float) -> None:
-        recent = [at for at in self._corrections.get((environment, target), ()) if 0 <= now - at < HOUR]
-        self._corrections[environment, target] = recent
+        recent = [at for at in self._corrections.pop((environment, target), ()) if 0 <= now - at < HOUR]
+        if recent:
+            self._corrections[environment, target] = recent
         self._drift_corrections.labels(environment, target).set(len(recent))
 
     def applied(self, environment: str, applied: Iterable[Applied]) -> None:

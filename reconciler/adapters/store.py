@@ -97,6 +97,10 @@ class SqliteStore:
 
     # --- environments and targets ---
 
+    @property
+    def version(self) -> tuple[int, int]:
+        return self._one("PRAGMA data_version")[0], self._database.total_changes  # what others and what we have stored
+
     def environment(self, name: str) -> EnvironmentRecord:
         row = self._one("SELECT record FROM environment WHERE name = ?", name)
         with self._decoding():

@@ -25,7 +25,16 @@ from reconciler.core.errors import (
 from reconciler.core.model.plans import KeyChange, TargetState
 from reconciler.core.model.records import Applied, RestoredFile
 from reconciler.core.model.revisions import Blob, Revision
-from reconciler.core.model.targets import LiveFile, Manifest, Ownership, Parser, Target, environment_of, host_of
+from reconciler.core.model.targets import (
+    FileStamp,
+    LiveFile,
+    Manifest,
+    Ownership,
+    Parser,
+    Target,
+    environment_of,
+    host_of,
+)
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name
@@ -47,13 +56,16 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The server at one moment: every target's states; live files, ownership and last writes by live path."""
+    """The server at one moment: every target's states; live files, ownership and last writes by live path. ``stamps``
+    are those of the live files before they were read, at ``stamped_at`` (monotonic seconds)."""
 
     desired: Desired
     states: tuple[TargetState, ...]
     live: Mapping[str, LiveFile | None] = field(repr=False)
     ownership: Mapping[str, Ownership]
     applied: Mapping[str, Applied]
+    stamps: Mapping[str, FileStamp | None] = field(default_factory=dict)
+    stamped_at: float = 0.0
 
 
 async def load_desired(ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts) -> Desired:
@@ -192,6 +204,8 @@ async def observe(ports: Ports, desired: Desired) -> Snapshot:
     paths = {target.path for target in desired.manifest.targets}
     orphans = orphans_of(desired.manifest, applied)
     targets = [*desired.manifest.targets, *orphans]
+    stamps = await ports.host.stamps([target.path for target in targets])
+    stamped_at = ports.clock.monotonic()
     # Concurrently: over SSH each takes some round trips.
     reads = (_read(ports, target, orphaned=target.path not in paths) for target in targets)
     files = await asyncio.gather(*reads)
@@ -219,7 +233,7 @@ async def observe(ports: Ports, desired: Desired) -> Snapshot:
                 owner=owners.get(target.path, ""),
             )
         )
-    return Snapshot(desired, tuple(states), live, ownership, applied)
+    return Snapshot(desired, tuple(states), live, ownership, applied, stamps, stamped_at)
 
 
 Fingerprint = tuple[str | None, str, float]

@@ -16,7 +16,7 @@ import os
 import pwd
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from reconciler.adapters import process
 from reconciler.adapters.disk import disk_id, disk_reason
@@ -32,7 +32,7 @@ from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import GuardError, LiveFileError, OutsideError
 from reconciler.core.exhaustion import INODES, MEMORY
 from reconciler.core.model.compose import Sight
-from reconciler.core.model.targets import Check, LiveFile, Ownership
+from reconciler.core.model.targets import Check, FileStamp, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
 # A session may end before it is looked for, so only a file that has just been written is anybody's by that.
@@ -86,6 +86,22 @@ class LocalHost:
             return None
         except OSError as error:
             raise _live_file_error("cannot read the live file", path, error) from error
+
+    async def stamps(self, paths: Collection[str]) -> Mapping[str, FileStamp | None]:
+        directories: dict[str, list[str]] = {}
+        for path in paths:
+            directory, _, name = path.rpartition("/")
+            directories.setdefault(directory, []).append(name)
+        stamps: dict[str, FileStamp | None] = {}
+        for directory, names in directories.items():
+            try:
+                with self._parent(f"{directory}/{names[0]}") as (parent, _):
+                    stamps |= _stamps(parent, directory, names)
+            except FileNotFoundError:
+                stamps |= dict.fromkeys(f"{directory}/{name}" for name in names)
+            except (OSError, LiveFileError):  # whoever reads it gets the reason
+                continue
+        return stamps
 
     async def editor(self, path: str, live: LiveFile | None) -> str:
         modified_at = live.modified_at if live else 0.0
@@ -246,6 +262,21 @@ def _read(parent: int, name: str, path: str) -> LiveFile:
         return read_open(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def _stamps(parent: int, directory: str, names: Sequence[str]) -> dict[str, FileStamp | None]:
+    """What stat says of the regular files in an open directory."""
+    stamps: dict[str, FileStamp | None] = {}
+    for name in names:
+        try:
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            stamps[f"{directory}/{name}"] = None
+            continue
+        if stat.S_ISREG(status.st_mode):
+            facts = (status.st_dev, status.st_ino, status.st_size, status.st_mode, status.st_uid, status.st_gid)
+            stamps[f"{directory}/{name}"] = (*facts, status.st_mtime_ns, status.st_ctime_ns)
+    return stamps
 
 
 def _is_file(parent: int, name: str) -> bool:

@@ -15,7 +15,7 @@ import contextlib
 import posixpath
 import stat
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters import process
@@ -29,11 +29,12 @@ from reconciler.adapters.ssh.compose_context import (
     staging_directory,
 )
 from reconciler.adapters.ssh.connection import SshConnection
+from reconciler.adapters.ssh.stamps import stamps_of
 from reconciler.core.decide.editors import editor_sentence
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
 from reconciler.core.model.compose import Sight
-from reconciler.core.model.targets import Check, LiveFile, Ownership
+from reconciler.core.model.targets import Check, FileStamp, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ class SshHost:
             return None
         except asyncssh.SFTPError as error:
             raise self._error("cannot read the live file", path, error) from None
+
+    async def stamps(self, paths: Collection[str]) -> Mapping[str, FileStamp | None]:
+        allowed = [path for path in paths if any(is_below(path, root) for root in self._allowed)]
+        return await stamps_of(self._connection, {path: self._root(path) for path in allowed})
 
     async def editor(self, path: str, live: LiveFile | None) -> str:
         return editor_sentence((), None, f"uid {live.uid}" if live else "")

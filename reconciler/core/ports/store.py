@@ -47,6 +47,10 @@ class Backups(Protocol):
 class Store(Protocol):
     """What is remembered between reconciliations. Every change is durable when the call returns."""
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Equal ones mean that nothing was stored in between, by whichever process."""
+
     def environment(self, name: str) -> EnvironmentRecord: ...
 
     def environments(self) -> tuple[str, ...]:
