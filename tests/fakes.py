@@ -124,6 +124,8 @@ class FakeGit:
         data = self.commits[commit].get(path)
         return None if data is None else Blob(f"{hash(data):x}", data)
 
+    async def preload(self, commit: str, paths: Collection[str]) -> None: ...
+
     async def descends(self, commit: str, ancestor: str) -> bool:
         history = list(self.commits)
         return not self.rewritten and ancestor in history[: history.index(commit) + 1]
@@ -285,9 +287,13 @@ class FakeHost:
     async def resolve(self, path: str) -> str:
         return path
 
-    async def leftovers(self, path: str) -> tuple[str, ...]:
-        directory, _, name = path.rpartition("/")
-        return tuple(sorted(file for file in self.files if file.startswith(f"{directory}/.{name}.reconciler-")))
+    async def leftovers(self, paths: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        leftovers = {}
+        for path in paths:
+            directory, _, name = path.rpartition("/")
+            mine = sorted(file for file in self.files if file.startswith(f"{directory}/.{name}.reconciler-"))
+            leftovers |= {path: tuple(mine)} if mine else {}
+        return leftovers
 
     async def check(self, check: Check, data: Secret) -> None:
         self.journal.note(f"check {check.name}")

@@ -52,7 +52,7 @@ def reading_ports(ports: Ports, git: Git) -> Ports:
         ports,
         git=git,
         git_writer=cast(GitWriter, _OnlyReads(None, ())),
-        store=cast(Store, _OnlyReads(ports.store, _STORE_READS, ("remember_digest",))),
+        store=cast(Store, _OnlyReads(ports.store, _STORE_READS, ("remember_digests",))),
         backups=cast(Backups, _OnlyReads(None, ())),
         host=cast(Host, _OnlyReads(ports.host, _HOST_READS)),
         compose=cast(Compose, _OnlyReads(ports.compose, _COMPOSE_READS)),

@@ -49,7 +49,8 @@ LIMITS = Limits(
 )
 _NOT_CHANGED = 200  # the exit code of `sops edit` for the same content
 _RECIPIENT = re.compile(r"age1[0-9a-z]+|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]+={0,2}(?: [ -+\--~]*)?")  # no comma
-_AT_ONCE = 2  # sops is all start-up and CPU: more processes than cores do not help
+# sops is all start-up and CPU: more processes than cores do not help.
+_AT_ONCE = len(os.sched_getaffinity(0))
 
 
 class Sops:

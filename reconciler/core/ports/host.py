@@ -68,8 +68,9 @@ class Host(Protocol):
         """What a container, by its id and its first process, has at the path ``inside``, where it mounts the file at
         ``path`` by itself."""
 
-    async def leftovers(self, path: str) -> tuple[str, ...]:
-        """Absolute paths of our own temporary files that a killed run left beside ``path``.
+    async def leftovers(self, paths: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        """Absolute paths of our own temporary files that a killed run left beside each of ``paths``; only where there
+        are any.
 
         One may hold an edit that exists nowhere else: ``read`` it, back it up, and only then ``remove`` it.
         """

@@ -67,7 +67,8 @@ class Store(Protocol):
     def digest(self, blob: str, format: str, identity: str) -> str | None:
         """The remembered keyed digest of a blob's plaintext."""
 
-    def remember_digest(self, blob: str, format: str, identity: str, digest: str) -> None: ...
+    def remember_digests(self, digests: Mapping[tuple[str, str, str], str]) -> None:
+        """By blob, format and identity."""
 
     def ever_written(self, host: str, paths: Collection[str]) -> frozenset[str]:
         """Those of the real ``paths`` that were ever written on the ``host`` ("" for this machine), from any
