@@ -159,6 +159,21 @@ async def test_what_is_too_much_to_remember_is_read_again(remote: GitRemote, sta
     assert {command[1] for command in spy.commands()} == {"cat-file"}
 
 
+async def test_many_files_are_read_with_one_call(remote: GitRemote, state_dir: Path, spy: Spy) -> None:
+    files = {f"envs/prod/{number}.env": b"A=%d" % number for number in range(20)}
+    commit = remote.commit(files)
+    mirror = mirror_of(remote, state_dir)
+    await mirror.fetch(commit)
+    await mirror.names(commit, "envs/prod")
+    spy.forget()
+    await mirror.preload(commit, [*files, "envs/prod/none.env", "envs/prod/../up", "envs/none/a.env"])
+    blobs = [await mirror.read(commit, path) for path in files]
+    assert [blob and blob.data for blob in blobs] == list(files.values())
+    assert [command[1] for command in spy.commands()] == ["cat-file"]
+    await mirror.preload(commit, list(files))
+    assert len(spy.commands()) == 1
+
+
 async def test_concurrent_reads_agree(remote: GitRemote, state_dir: Path) -> None:
     files: dict[str, bytes | None] = {f"envs/prod/{number}.env": b"N=%d" % number for number in range(40)}
     commit = remote.commit(files)

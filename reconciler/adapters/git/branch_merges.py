@@ -149,6 +149,7 @@ class _MergedGit:
     def __init__(self, mirror: GitMirror, objects: ObjectReader) -> None:
         self._mirror = mirror
         self._objects = objects
+        self.preload = objects.preload
         self.head = mirror.head
         self.fetch = mirror.fetch
         self.refs_below = mirror.refs_below

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import TypeVar
 
 from reconciler.adapters import process
@@ -230,6 +230,9 @@ class GitMirror:
     async def read(self, commit: str, path: str) -> Blob | None:
         entry, git_object = await self._repairing(commit, lambda: self._objects.open(commit, path))
         return blob_at(commit, path, entry, git_object)
+
+    async def preload(self, commit: str, paths: Collection[str]) -> None:
+        await self._objects.preload(commit, paths)
 
     async def names(self, commit: str, directory: str) -> tuple[str, ...]:
         """Sorted names in the directory; empty where it does not exist. For messages that say what exists."""

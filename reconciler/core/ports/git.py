@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,6 +40,9 @@ class Git(Protocol):
         Raises SourceError for anything but a regular file (link, submodule, directory), for one over the size
         limit and for an LFS pointer.
         """
+
+    async def preload(self, commit: str, paths: Collection[str]) -> None:
+        """Get what ``read`` needs for these paths with few calls; what that cannot get, ``read`` gets and reports."""
 
     async def descends(self, commit: str, ancestor: str) -> bool:
         """Whether ``commit`` is ``ancestor`` or descends from it. An unknown ancestor gives False."""
