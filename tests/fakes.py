@@ -27,6 +27,7 @@ from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import (
     Action,
     Container,
+    DeployedService,
     Ending,
     Guest,
     HealthStatus,
@@ -314,6 +315,7 @@ class FakeCompose:
     _joined: dict[str, str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     ended: dict[str, Ending] = field(default_factory=dict)
+    kept: dict[str, DeployedService] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     noticed: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -361,8 +363,12 @@ class FakeCompose:
         self._reach()
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
 
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+        self._reach()
+        return tuple(self.kept[name] for name in sorted(self.kept) if self.stack_of(name) == stack.name)
+
     @contextlib.asynccontextmanager
-    async def noticing(self, project: str) -> AsyncIterator[asyncio.Event]:
+    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
         yield self.noticed
 
     async def guests(self) -> tuple[Guest, ...]:
@@ -408,10 +414,10 @@ class FakeCompose:
         self.start(*services)
         self.after_recreate()
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         self.journal.note(f"restart {' '.join(services)}")
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         self.journal.note(f"signal {service} {signal}")
 
     def _reach(self) -> None:

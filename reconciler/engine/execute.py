@@ -14,6 +14,7 @@ from reconciler.core.model.plans import Change
 from reconciler.core.model.runs import BackupEntry, Phase, Run, RunChange
 from reconciler.core.model.targets import LiveFile, Ownership, Stack, host_of
 from reconciler.core.ports import Ports
+from reconciler.core.ports.compose import Notice
 from reconciler.core.secret import Secret
 from reconciler.engine.backup import entry_of, take_backup
 from reconciler.engine.mounted_files import sights_of
@@ -302,10 +303,10 @@ async def _act(
                 case ActionKind.RECREATE:
                     await ports.compose.recreate(project, names, scale=scale, force=first.force)
                 case ActionKind.RESTART:
-                    await ports.compose.restart(project.name, names)
+                    await ports.compose.restart(project, names)
                 case ActionKind.SIGNAL:
                     for name in names:
-                        await ports.compose.signal(project.name, name, first.signal)
+                        await ports.compose.signal(project, name, first.signal)
         result = "ok"
     finally:
         for name in names:
@@ -344,7 +345,7 @@ async def _watch(
         stack, services, view.containers, ports.clock.monotonic(), project, _of_stack(stack, known)
     )
     excused: ServiceFailedError | None = None
-    async with ports.compose.noticing(project.name) as noticed:
+    async with ports.compose.noticing(project) as noticed:
         while True:
             noticed.clear()
             containers = await ports.compose.containers(stack, project.name)
@@ -364,7 +365,7 @@ async def _watch(
             await _sleep_until(ports, noticed)
 
 
-async def _sleep_until(ports: Ports, noticed: asyncio.Event) -> None:
+async def _sleep_until(ports: Ports, noticed: Notice) -> None:
     """Until something has happened to a container, or another look is due anyway."""
     ends = {asyncio.ensure_future(ports.clock.sleep(_HEALTH_INTERVAL)), asyncio.ensure_future(noticed.wait())}
     try:

@@ -100,7 +100,7 @@ def _put_on_paper(directory: str, steps: Steps) -> None:
     from reconciler.app.wiring import server as wiring
     from tests.support.paper_engine import PaperEngine, QuickClock
 
-    wiring.DockerCompose = lambda *_: PaperEngine(f"{directory}/engine.json", steps.step)  # type: ignore[assignment,misc]
+    wiring.stack_engines = lambda *_, **__: PaperEngine(f"{directory}/engine.json", steps.step)  # type: ignore[assignment,misc]
     wiring.SystemClock = QuickClock  # type: ignore[misc]
 
 

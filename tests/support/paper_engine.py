@@ -16,7 +16,16 @@ from typing import Any
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.core.dotenv.interpolation import resolve_env_file
-from reconciler.core.model.compose import Container, Ending, Guest, Invocation, Project, ProjectFiles, Service
+from reconciler.core.model.compose import (
+    Container,
+    DeployedService,
+    Ending,
+    Guest,
+    Invocation,
+    Project,
+    ProjectFiles,
+    Service,
+)
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 
@@ -65,8 +74,11 @@ class PaperEngine:
     async def own_hash(self, project: Project, service: str) -> tuple[str, str]:
         return "", ""
 
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+        return ()
+
     @contextlib.asynccontextmanager
-    async def noticing(self, project: str) -> AsyncIterator[asyncio.Event]:
+    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
         yield asyncio.Event()
 
     async def guests(self) -> tuple[Guest, ...]:
@@ -103,10 +115,10 @@ class PaperEngine:
                 _store(self._path, now)
         self._step("compose up, ended")
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         raise NotImplementedError
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         raise NotImplementedError
 
 
