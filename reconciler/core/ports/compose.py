@@ -75,8 +75,8 @@ class Compose(Protocol):
         """
 
     def noticing(self, project: Project) -> AbstractAsyncContextManager[Notice]:
-        """Inside, the notice is set whenever a container of the project starts, ends, or is found healthy or not, as far
-        as the engine says so: it may miss some, and raises nothing.
+        """Inside, the notice is set whenever a container of the project starts, ends, or is found healthy or not, as
+        far as the engine says so: it may miss some, and raises nothing.
         """
 
     async def guests(self) -> tuple[Guest, ...]:
