@@ -14,7 +14,7 @@ from reconciler.core.model.plans import Change
 from reconciler.core.model.runs import BackupEntry, Phase, Run, RunChange
 from reconciler.core.model.targets import LiveFile, Ownership, Stack, host_of
 from reconciler.core.ports import Ports
-from reconciler.core.ports.compose import Notice
+from reconciler.core.ports.compose import ChangeNotice
 from reconciler.core.secret import Secret
 from reconciler.engine.backup import entry_of, take_backup
 from reconciler.engine.mounted_files import sights_of
@@ -365,7 +365,7 @@ async def _watch(
             await _sleep_until(ports, noticed)
 
 
-async def _sleep_until(ports: Ports, noticed: Notice) -> None:
+async def _sleep_until(ports: Ports, noticed: ChangeNotice) -> None:
     """Until something has happened to a container, or another look is due anyway."""
     ends = {asyncio.ensure_future(ports.clock.sleep(_HEALTH_INTERVAL)), asyncio.ensure_future(noticed.wait())}
     try:

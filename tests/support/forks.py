@@ -228,20 +228,11 @@ def _become(command: list[str], env: Mapping[str, str], cwd: str, streams: list[
     sys.argv = command
 
 
-def _build_the_command_line() -> None:
-    """Have it built by the next process, once, for all that are forked: it takes as long as many a command."""
-    import typer.main
-
-    from reconciler.cli.main import app
-
-    typer.main.get_command = functools.cache(typer.main.get_command)
-    typer.main.get_command(app)
-
-
 def main() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
-    _build_the_command_line()
+    for commands in importlib.import_module("reconciler.cli.main").MODULES:
+        importlib.import_module(f"reconciler.cli.{commands}")
     gc.collect()
     gc.freeze()
     (command, env, cwd, hook), streams = _serve(socket.socket(fileno=int(sys.argv[1])))

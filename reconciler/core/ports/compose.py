@@ -11,7 +11,7 @@ from reconciler.core.model.targets import HttpCheck, Stack
 from reconciler.core.secret import Secret
 
 
-class Notice(Protocol):
+class ChangeNotice(Protocol):
     """That something has happened: set until it is cleared, as an asyncio.Event."""
 
     def clear(self) -> None: ...
@@ -74,7 +74,7 @@ class Compose(Protocol):
         One cheap call. Raises EngineUnavailableError.
         """
 
-    def noticing(self, project: Project) -> AbstractAsyncContextManager[Notice]:
+    def noticing(self, project: Project) -> AbstractAsyncContextManager[ChangeNotice]:
         """Inside, the notice is set whenever a container of the project starts, ends, or is found healthy or not, as
         far as the engine says so: it may miss some, and raises nothing.
         """
