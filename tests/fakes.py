@@ -119,6 +119,10 @@ class FakeGit:
     async def fetch(self, commit: str) -> None:
         self.journal.note("fetch")
 
+    async def fetch_head(self) -> str:
+        self.journal.note("fetch-head")
+        return self.tip
+
     async def revision(self, commit: str, directory: str) -> Revision:
         content = sorted((path, data) for path, data in self.commits[commit].items() if path.startswith(directory))
         return Revision(commit, f"{hash(tuple(content)):x}", "Ada <ada@example.org>", 1.0, "Change")
