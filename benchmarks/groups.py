@@ -19,12 +19,14 @@ from benchmarks import (
     daemon,
     drift,
     failures,
+    growth,
     history,
     hosts,
     latency,
     merge_plans,
     pages,
     reconciliations,
+    remote,
     services,
 )
 from benchmarks.figures import Figure, skipped
@@ -128,10 +130,12 @@ GROUPS = (
     Group("hosts", "20 hosts, nothing changed", lambda bench: hosts.unchanged(bench.room("hosts"))),
     Group(
         "history",
-        "age of secrets in 5,000 commits",
+        "age of secrets, up to 5,000 commits",
         lambda bench: history.ages(make_git_remote(bench.room("history") / "remote.git"), str(bench.room("history"))),
     ),
     Group("merges", "random merges, planned and then made", lambda bench: merge_plans.replayed(bench.room("merges"))),
+    Group("growth", "cost against files, hosts and keys", lambda bench: growth.measure(bench.room("growth"))),
+    Group("remote", "polls and fetches, at the git remote's side", lambda bench: remote.measure(bench.room("remote"))),
     Group("stack", "idle and changed reconciliation of a stack", reconciliations_of_a_stack, engine=True),
     Group("daemon", "memory, descriptors and threads of the idle daemon", idle_daemon),
     Group("drift-stack", "as drift, in a stack", lambda bench: drift.restores(bench.stack[0], "in a stack"), True),
