@@ -19,6 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST_ARGS ?=
 PYTEST_WORKERS ?= 8
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 LOCK_ARGS ?=
 
 # The image: what it is called, what it is made of, and which wheels fit that (the Python and the glibc of Debian 13).
@@ -55,7 +56,7 @@ test: provision venv  ## run all tests; PYTEST_ARGS="-k drift" picks some, PYTES
 .PHONY: test-fast
 test-fast: venv  ## run the tests that need no real component, in less than a minute
 	@$(VENV)/bin/pytest -n auto --dist loadgroup $(PYTEST_ARGS) \
-		-m "not (docker or sshd or prometheus or browser or root or python or image or systemd or slow)"
+		-m "not (docker or sshd or prometheus or browser or root or python or image or swarm or systemd or slow)"
 
 .PHONY: lint
 lint: venv  ## ruff, formatting, mypy --strict, and which layer may import which
@@ -124,8 +125,8 @@ outputs: provision venv  ## run the demo, and bring what README.md and docs/ sho
 	$(VENV)/bin/python docs/page_picture.py
 
 .PHONY: bench
-bench: provision venv  ## measure what docs/performance.md reports
-	@$(VENV)/bin/python benchmarks/run.py
+bench: provision venv  ## measure what docs/performance.md reports; BENCH_ARGS="--only files,hosts" some of it
+	@$(VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
 
 .PHONY: figures
 figures: venv  ## measure the code in lines, longest modules and functions, shared and vague names

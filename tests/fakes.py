@@ -3,9 +3,11 @@ component can be: see tests/adapters, tests/docker and tests/e2e for those."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import (
     Action,
     Container,
+    DeployedService,
     Ending,
     Guest,
     HealthStatus,
@@ -289,11 +292,12 @@ class FakeCompose:
     """One service per env file of the stack, named after it; its environment is the file's lines.
 
     ``sick`` maps a line of an env file to the health it gives its service; ``joins`` a service to what it shares with
-    which other one.
+    which other one; ``unseen`` are files that it finds past the staged ones.
     """
 
     journal: Journal
     host: FakeHost
+    unseen: set[str] = field(default_factory=set)
     running: dict[str, Container] = field(default_factory=dict)
     sick: dict[str, str] = field(default_factory=dict)
     refuses: Callable[[Mapping[str, bytes]], ReconcilerError | None] = lambda _: None
@@ -307,7 +311,9 @@ class FakeCompose:
     _joined: dict[str, str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     ended: dict[str, Ending] = field(default_factory=dict)
+    kept: dict[str, DeployedService] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
+    noticed: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def stack_of(self, service: str) -> str:
@@ -321,12 +327,18 @@ class FakeCompose:
 
     async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
         self._reach()
-        files = self._files(staged or {})
+        files = self._files({path: data for path, data in (staged or {}).items() if path not in self.unseen})
         self.journal.note("model" if staged is None else "model-staged")
         if error := self.refuses(files):
             raise error
+        return self._resolve(stack, files)
+
+    def _resolve(self, stack: Stack, files: Mapping[str, bytes]) -> Project:
         mine = {path: data for path, data in files.items() if self.stack_of(_service(path)) == stack.name}
         return Project(stack.name, {_service(path): _resolved(path, data) for path, data in mine.items()})
+
+    async def is_current(self, stack: Stack, project: Project) -> bool:
+        return project == self._resolve(stack, self._files({}))
 
     async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
         return ProjectFiles(
@@ -346,6 +358,14 @@ class FakeCompose:
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._reach()
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
+
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+        self._reach()
+        return tuple(self.kept[name] for name in sorted(self.kept) if self.stack_of(name) == stack.name)
+
+    @contextlib.asynccontextmanager
+    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
+        yield self.noticed
 
     async def guests(self) -> tuple[Guest, ...]:
         self._reach()
@@ -390,10 +410,10 @@ class FakeCompose:
         self.start(*services)
         self.after_recreate()
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         self.journal.note(f"restart {' '.join(services)}")
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         self.journal.note(f"signal {service} {signal}")
 
     def _reach(self) -> None:

@@ -102,8 +102,8 @@ def pause_sentence(page: Page, environment: str, pause: dict[str, Any] | Data) -
     """What is paused, until when and why, and how to end it."""
     scope, reason = pause["scope"], f": {pause['reason']}" if pause["reason"] else ""
     command = f"`reconciler resume {scope}`" if scope else f"`reconciler resume --all -e {environment}`"
-    what = f"{scope or f'all of {environment}'} until {page.exact(pause['until'])}{reason}"
-    return with_id(f"{page.style('cyan', 'paused')} {what.rstrip('.')}. {command} ends it.", "paused")
+    scope_words = f"{scope or f'all of {environment}'} until {page.exact(pause['until'])}{reason}"
+    return with_id(f"{page.style('cyan', 'paused')} {scope_words.rstrip('.')}. {command} ends it.", "paused")
 
 
 def note_lines(page: Page, plan: Data) -> Iterator[str]:

@@ -59,14 +59,14 @@ def _checked(environment: Data, page: Page) -> str:
     return f"checked {page.ago(environment['checked_at'])}{same}"
 
 
-def _revisions(environment: Data, shown: Data | None, page: Page) -> Iterator[Item]:
+def _revisions(environment: Data, selected: Data | None, page: Page) -> Iterator[Item]:
     """Head, applied and healthy, where they are not the revision of the headline; equal ones together."""
     by_commit: dict[str, list[str]] = {}
     for name in ("head", "applied", "healthy"):
         if environment[name]:
             by_commit.setdefault(environment[name]["commit"], []).append(name)
     for commit, names in by_commit.items():
-        if shown is None or commit != shown["commit"]:
+        if selected is None or commit != selected["commit"]:
             yield Item((page.style("dim", " and ".join(names)), revision_text(page, environment[names[0]])))
     if not environment["applied"]:
         yield Item((page.style("dim", "applied"), "none yet"))

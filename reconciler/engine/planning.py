@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from reconciler.core.decide.classify import classify
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, conflicting_writer, corrections, suspended
 from reconciler.core.errors import EngineUnavailableError, GuardError, ReconcilerError, all_of
-from reconciler.core.model.compose import Action
+from reconciler.core.model.compose import Action, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
 from reconciler.core.model.targets import Stack, host_of
 from reconciler.core.ports import Ports
@@ -28,17 +28,18 @@ from reconciler.engine.stack_planning import Permissions, StackPlanning, StackVi
 class Prepared:
     """A plan, the bytes it would write by live path (None: delete), what the guards say, and the stacks as they are.
 
-    ``written`` are the paths that the plan writes, with their links resolved, ``guarded`` those of them whose content
-    cannot change what Compose runs; ``accepted`` says by stack what an
-    operator has accepted, ``notes`` what is to be noted about it; ``broken`` are containers (ids) of no managed stack
-    that the plan breaks. ``away``: the engine does not answer, so no service can be touched; ``decided`` are the stacks
-    of which it is known what their services need.
+    ``projects`` are the stacks as Compose resolves them with those bytes; ``written`` are the paths that the plan
+    writes, with their links resolved, ``guarded`` those of them whose content cannot change what Compose runs;
+    ``accepted`` says by stack what an operator has accepted, ``notes`` what is to be noted about it; ``broken`` are
+    containers (ids) of no managed stack that the plan breaks. ``away``: the engine does not answer, so no service can
+    be touched; ``decided`` are the stacks of which it is known what their services need.
     """
 
     plan: Plan
     staged: Mapping[str, Secret | None] = field(repr=False)
     problems: tuple[ReconcilerError, ...]
     views: Mapping[str, StackView]
+    projects: Mapping[str, Project | None] = field(default_factory=dict, repr=False)
     written: tuple[str, ...] = ()
     guarded: frozenset[str] = frozenset()
     accepted: tuple[str, ...] = ()
@@ -100,13 +101,13 @@ async def prepare(
         tuple((name, "\n".join(reasons)) for name, reasons in planning.held.items()),
         tuple(planning.held_ids.values()),
     )
-    written = tuple(real_paths[change.target.path] for change in plan.writes)
     return Prepared(
         plan=plan,
         staged=staged,
         problems=(*problems, *planning.problems),
         views=planning.views,
-        written=written,
+        projects=planning.projects,
+        written=tuple(real_paths[change.target.path] for change in plan.writes),
         guarded=frozenset(files.guarded),
         accepted=(*planning.accepted, *_permitted(plan, permissions)),
         notes=planning.notes,

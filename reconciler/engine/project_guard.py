@@ -22,7 +22,7 @@ from reconciler.core.fidelity.guard import (
     made_by_same_compose,
     unnamed_edits,
 )
-from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project
+from reconciler.core.model.compose import Action, ActionKind, Container, DeployedService, ManagedFile, Project
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Parser, Stack, environment_of
 from reconciler.core.ports import Ports
@@ -35,8 +35,9 @@ _ALLOW = "the server configuration must set allow_compose_files: true for that"
 
 @dataclass(frozen=True, slots=True)
 class StackSides:
-    """A stack before (None where Compose cannot resolve it) and after a change, with its containers; ``managed`` are
-    its env files in git, by path, ``pending`` the services whose change passed the guard before."""
+    """A stack before (None where Compose cannot resolve it) and after a change, with its containers and what the engine
+    itself keeps of its services; ``managed`` are its env files in git, by path, ``pending`` the services whose change
+    passed the guard before."""
 
     stack: Stack
     before: Project | None
@@ -45,6 +46,7 @@ class StackSides:
     managed: Mapping[str, ManagedFile]
     pending: frozenset[str] = frozenset()
     hidden: frozenset[str] = field(default=frozenset(), repr=False)
+    deployed: Sequence[DeployedService] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ async def judge_project(
         if touched
         else {}
     )
-    project = ProjectSides(sides.before, sides.after, containers, images)
+    deployed = {service.name: service for service in sides.deployed}
+    project = ProjectSides(sides.before, sides.after, containers, images, deployed)
     any_field = ports.settings.allow_compose_files
     changed, words = definitions(project, Grants(fields=allowed, any_field=any_field), sides.hidden)
     if changed:
@@ -167,8 +170,9 @@ async def hold_of_rollback(ports: Ports, stack: Stack, services: Collection[str]
     with contextlib.suppress(ReconcilerError):  # what is wrong is met by the recreate itself
         project = await ports.compose.project(stack)
         containers = await ports.compose.containers(stack, project.name)
+        deployed = await ports.compose.deployed(stack, project.name)
         pending = frozenset(services)
         due = [Action(stack.name, name, ActionKind.RECREATE, "rolled back") for name in services]
-        sides = StackSides(stack, project, project, containers, {}, pending)
+        sides = StackSides(stack, project, project, containers, {}, pending, deployed=deployed)
         return (await judge_project(ports, sides, due)).hold
     return ""

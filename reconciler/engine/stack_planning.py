@@ -20,7 +20,7 @@ from reconciler.core.errors import (
     StartedOtherwiseError,
     common_id,
 )
-from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project, Sight
+from reconciler.core.model.compose import Action, ActionKind, Container, DeployedService, ManagedFile, Project, Sight
 from reconciler.core.model.plans import Aspect, Change, Effect
 from reconciler.core.model.requests import ReconcileRequest, RequestKind
 from reconciler.core.model.runs import Run
@@ -41,7 +41,8 @@ class StackView:
     """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and its env
     files that git manages, by path. ``policies`` says of each live file what a change means for who mounts it,
     ``sights`` by service and live path what its containers have of one that they mount by itself. The services that are
-    ``left`` keep what they run with; nothing starts those that somebody ``stopped``."""
+    ``left`` keep what they run with; nothing starts those that somebody ``stopped``; ``deployed`` are those that the
+    engine itself keeps."""
 
     stack: Stack
     before: Project | None
@@ -51,6 +52,7 @@ class StackView:
     sights: Mapping[str, Mapping[str, Sight]] = field(default_factory=dict)
     left: frozenset[str] = frozenset()
     stopped: frozenset[str] = frozenset()
+    deployed: tuple[DeployedService, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,9 @@ class StackPlanning:
         pending = frozenset(self._pending(stack)) - view.left
         hidden = hidden_values(self.snapshot, self.staged, stack)
         after = self.projects[stack.name]
-        sides = StackSides(view.stack, view.before, after, view.containers, view.managed, pending, hidden)
+        sides = StackSides(
+            view.stack, view.before, after, view.containers, view.managed, pending, hidden, view.deployed
+        )
         return await judge_project(self.ports, sides, due, accepted=stack.id in self.permissions.accepted)
 
     async def _name_taken(self, project: Project | None, due: Sequence[Action]) -> str:
@@ -329,7 +333,9 @@ async def _look_at_stack(
                 raise
         except ModelRefusedError:
             pass
-        containers = await ports.compose.containers(stack, before.name if before else None)
+        name = before.name if before else None
+        containers = await ports.compose.containers(stack, name)
+        deployed = await ports.compose.deployed(stack, name)
         targets = [state.target for state in snapshot.states if state.target.stack == stack.name]
         policies = {target.path: target.on_change for target in targets}
         sights = await sights_of(ports, policies, containers)
@@ -337,7 +343,7 @@ async def _look_at_stack(
         ran = ports.store.ran_services(stack.environment)
         long_running = stopped | {service.service for service in ran if service.stack == stack.name}
         ended = with_one_shots(stack, before, containers, long_running)
-        view = StackView(ended, before, containers, managed, policies, sights, stopped=stopped)
+        view = StackView(ended, before, containers, managed, policies, sights, stopped=stopped, deployed=deployed)
         return view, before if resolving is None else await resolving
     finally:
         if resolving is not None:

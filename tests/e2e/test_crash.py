@@ -417,7 +417,7 @@ class RealSite:
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 words = entry.read_bytes().split(b"\0")
-                if words[:2] == [b"docker", b"compose"] and name in words and b"up" in words:
+                if b"docker" in words[0] and words[1:2] == [b"compose"] and name in words and b"up" in words:
                     pids.append(int(entry.parent.name))
         return pids
 

@@ -190,9 +190,9 @@ def test_a_hand_made_file_is_imported_by_meaning_and_touches_no_service(tmp_path
         assert done["verification"]["empty"] == done["verification"]["planned"] != []
         assert importer.decrypted("api.env").decode() == NORMAL
         importer.git("branch", "--delete", "--force", BRANCH)
-        shown = importer.reconciler("import", "production", importer.side, "--yes").stdout
-        assert "cosmetic: 8 lines rewritten, no service touched" in " ".join(shown.split())
-        assert "rewritten: lines 2, 9: the blank line becomes a comment" in shown
+        printed = importer.reconciler("import", "production", importer.side, "--yes").stdout
+        assert "cosmetic: 8 lines rewritten, no service touched" in " ".join(printed.split())
+        assert "rewritten: lines 2, 9: the blank line becomes a comment" in printed
         importer.git("merge", "--quiet", BRANCH)
         settings = importer.root / "reconciler.yaml"
         settings.write_text(json.dumps(server_settings(importer)))

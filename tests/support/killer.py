@@ -100,7 +100,7 @@ def _put_on_paper(directory: str, steps: Steps) -> None:
     from reconciler.app.wiring import server as wiring
     from tests.support.paper_engine import PaperEngine, QuickClock
 
-    wiring.DockerCompose = lambda *_: PaperEngine(f"{directory}/engine.json", steps.step)  # type: ignore[assignment,misc]
+    wiring.stack_engines = lambda *_, **__: PaperEngine(f"{directory}/engine.json", steps.step)  # type: ignore[assignment,misc]
     wiring.SystemClock = QuickClock  # type: ignore[misc]
 
 
@@ -170,7 +170,7 @@ def _watch_processes(steps: Steps) -> None:
     def named(argv: Sequence[str]) -> str:
         """What a command that changes something outside is called; "" for one that only looks."""
         words = [word for word in argv if not word.startswith("-")]
-        program = os.path.basename(words[0])
+        program = os.path.basename(words[0]).removesuffix("-compose")  # Compose is started without the docker command
         verbs = {"git": ("fetch", "push"), "docker": ("up", "config")}.get(program, ())
         return next((f"{program} {verb}" for verb in verbs if verb in words), "")
 

@@ -23,6 +23,7 @@ from reconciler.core.model.compose import Container, Ending, Guest, StartedAs
 if TYPE_CHECKING:
     from aiodocker import Docker
     from aiodocker.containers import DockerContainer
+    from aiodocker.exceptions import DockerError
 
 PROJECT_LABEL = "com.docker.compose.project"
 DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
@@ -123,9 +124,14 @@ class Engine:
 
         Raises EngineUnavailableError where the connection is lost.
         """
+        await self._follow(_EVENTS, report)
+
+    async def _follow(
+        self, filters: Mapping[str, Sequence[str]], report: Callable[[Mapping[str, str]], Awaitable[None]]
+    ) -> None:
         async with self._connected(None) as docker:
             events = docker.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]
-            listening = asyncio.create_task(docker.events.run(filters=json.dumps(_EVENTS)))
+            listening = asyncio.create_task(docker.events.run(filters=json.dumps(filters)))
             try:
                 while (event := await events.get()) is not None:
                     await report(event["Actor"]["Attributes"])
@@ -135,6 +141,18 @@ class Engine:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await listening
         raise EngineUnavailableError("the Docker engine ended the stream of events")
+
+    async def listen(self, label: str, report: Callable[[], None]) -> None:
+        """Call ``report`` whenever a container with that label starts, ends, or turns healthy or unhealthy. Raises
+        EngineUnavailableError where the connection is lost."""
+        filters = {**_EVENTS, "event": [*_EVENTS["event"], "health_status"], "label": [label]}
+        async with (
+            self._connected(None) as docker,
+            docker._query("events", params={"filters": json.dumps(filters)}, timeout=None) as response,
+        ):
+            with contextlib.closing(response):
+                async for _ in response.content:
+                    report()
 
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, sorted by name. What a container shares never
@@ -150,8 +168,8 @@ class Engine:
             owners = {ids[it] for shared in sharing.values() for group in shared.values() for it in group if it in ids}
             by_id = {facts["Id"]: facts for facts in await self._facts({*sharing, *owners})}
         labels = (PROJECT_LABEL, SERVICE_LABEL, DIRECTORY_LABEL)
-        found = [guests.guest(by_id[identity], by_id, ids, labels) for identity in sharing if identity in by_id]
-        return tuple(sorted(found, key=lambda guest: guest.name))
+        sharers = [guests.guest(by_id[identity], by_id, ids, labels) for identity in sharing if identity in by_id]
+        return tuple(sorted(sharers, key=lambda guest: guest.name))
 
     async def _facts(self, identities: Iterable[str]) -> list[Mapping[str, Any]]:
         """What inspect says of each that is still there."""
@@ -297,10 +315,14 @@ class Engine:
         except DockerError as error:
             if error.status == _NO_CONNECTION:
                 raise silent from error
-            raise EngineUnavailableError(f"the Docker engine fails (status {error.status})", where=where) from error
+            raise self._failure(error, where) from error
         except (aiohttp.ClientError, OSError, ValueError, AssertionError) as error:
             # The assertion is aiodocker's, where it finds no socket.
             raise silent from error
+
+    def _failure(self, error: DockerError, where: str) -> EngineUnavailableError:
+        """What it means that the engine answers with an error that nobody expects."""
+        return EngineUnavailableError(f"the Docker engine fails (status {error.status})", where=where)
 
     def _client(self, address: EngineAddress) -> Docker:
         from aiodocker import Docker

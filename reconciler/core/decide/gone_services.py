@@ -26,7 +26,7 @@ _BY_SOMEBODY = (Ending.STOPPED, Ending.KILLED)
 _TERMINATED = {130, 143}
 _KILLED = 137
 _ALWAYS = ("always", "unless-stopped")
-_WORST_FIRST = ("replaced", "dead", "exited", "killed", "missing", "created", "stopped")
+_WORST_FIRST = ("replaced", "dead", "exited", "killed", "missing", "created", "pending", "stopped")
 
 
 @dataclass(frozen=True, slots=True)

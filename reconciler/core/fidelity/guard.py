@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.core.fidelity.definition import defined_fields
+from reconciler.core.fidelity.deployed import Standing, deployed_differences, judge_deployed
 from reconciler.core.fidelity.differences import (
     ENVIRONMENT,
     DefinitionChange,
@@ -16,7 +17,7 @@ from reconciler.core.fidelity.differences import (
     has_unnamed_difference,
     unexplained,
 )
-from reconciler.core.model.compose import Container, Project, Service
+from reconciler.core.model.compose import Container, DeployedService, Project, Service
 from reconciler.core.secrets.masking import masked
 from reconciler.core.text import key_name, listed
 
@@ -38,12 +39,14 @@ class Grants:
 @dataclass(frozen=True, slots=True)
 class ProjectSides:
     """A stack as its containers run, as its project says now (None where Compose cannot resolve it), and as it will say
-    after the change. ``images`` are ids by reference, as the engine has them now."""
+    after the change. ``images`` are ids by reference, as the engine has them now; ``deployed`` are by name the services
+    that the engine itself keeps: what it says of one counts, and not what its containers were made from."""
 
     now: Project | None
     after: Project
     containers: Sequence[Container] = ()
     images: Mapping[str, str] = field(default_factory=dict)
+    deployed: Mapping[str, DeployedService] = field(default_factory=dict)
 
 
 def edits(sides: ProjectSides, services: Collection[str], grants: Grants, hidden: Collection[str] = ()) -> list[str]:
@@ -57,13 +60,20 @@ def edits(sides: ProjectSides, services: Collection[str], grants: Grants, hidden
         fields = list(dict.fromkeys(_edits(sides, name, grants)))
         if fields:
             values = {*hidden, *_values(sides, name)}
-            sentences.append(f"{name}: {'; '.join(_edit_sentences(fields, values))}")
+            runs = "the service" if name in sides.deployed else "the container"
+            sentences.append(f"{name}: {'; '.join(_edit_sentences(fields, values, runs))}")
     return sentences
 
 
 def _edits(sides: ProjectSides, name: str, grants: Grants) -> Iterator[FieldDifference]:
     after = sides.after.services.get(name)
     now = sides.now.services.get(name) if sides.now else after
+    if name in sides.deployed:
+        if after is not None:
+            judgement = judge_deployed(sides.deployed[name], now, after)
+            edited = judgement.differences if judgement.standing is Standing.PROJECT_EDITED else ()
+            yield from unexplained(edited, grants.keys.get(name, ()), grants.fields)
+        return
     owners = {container.id: container.service for container in sides.containers}
     for container in sides.containers:
         if container.service != name or after is None or now is None:
@@ -125,6 +135,10 @@ def definitions(sides: ProjectSides, grants: Grants, hidden: Collection[str] = (
 
 def _runs_already(sides: ProjectSides, now: Service, after: Service) -> bool:
     """Whether every container of the service is as the files will say: then only a hand edit in them is taken back."""
+    if (deployed := sides.deployed.get(after.name)) is not None:
+        if now.deploys_as == after.deploys_as or now.replicas != after.replicas:
+            return False  # what changes is not compared
+        return not deployed_differences(after, deployed)
     mine = [container for container in sides.containers if container.service == after.name]
     if not mine or now.replicas != after.replicas != len(mine):
         return False
@@ -149,10 +163,12 @@ def _values(sides: ProjectSides, name: str) -> set[str]:
         if container.service == name:
             values |= {value for value in container.environment.values() if value}
             values -= {value for value in container.image_environment.values() if value}
+    if name in sides.deployed:
+        values |= set(filter(None, sides.deployed[name].fields.get(ENVIRONMENT, {}).values()))
     return values
 
 
-def _edit_sentences(fields: Iterable[FieldDifference], values: Collection[str]) -> Iterator[str]:
+def _edit_sentences(fields: Iterable[FieldDifference], values: Collection[str], subject: str) -> Iterator[str]:
     fields = list(fields)
     if keys := sorted(difference.item for difference in fields if difference.name == ENVIRONMENT):
         subject = f"{listed([key_name(key) for key in keys])} {'differs' if len(keys) == 1 else 'differ'}"
@@ -160,7 +176,7 @@ def _edit_sentences(fields: Iterable[FieldDifference], values: Collection[str]) 
     rest = [difference for difference in fields if difference.name != ENVIRONMENT]
     for difference in rest[:_MOST_SHOWN]:
         runs, says = _shown(difference.runs, difference, values), _shown(difference.says, difference, values)
-        yield f"{_place(difference)}: the container has {runs}, the project now says {says}"
+        yield f"{_place(difference)}: {subject} has {runs}, the project now says {says}"
     if len(rest) > _MOST_SHOWN:
         yield f"and {len(rest) - _MOST_SHOWN} more"
 
