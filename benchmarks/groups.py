@@ -15,16 +15,20 @@ from pathlib import Path
 
 from benchmarks import (
     checks,
+    client,
     compare,
     daemon,
     drift,
     failures,
+    growth,
     history,
     hosts,
     latency,
     merge_plans,
     pages,
     reconciliations,
+    remote,
+    scrape,
     services,
 )
 from benchmarks.figures import Figure, skipped
@@ -118,6 +122,8 @@ def idle_daemon(bench: Bench) -> Iterator[Figure]:
 # In the order in which they run. `--only NAME` runs one of them; to add figures, add a line.
 GROUPS = (
     Group("help", "start of the installed command", start_of_the_command),
+    Group("client", "commands that ask the daemon", lambda bench: client.measure(bench.server, TARGETS)),
+    Group("scrape", "/metrics with 1,000 targets", lambda bench: scrape.measure(bench.room("scrape"))),
     Group("checks", "check and diff of 200 files", lambda bench: checks.measure(bench.room("checks"))),
     Group("compare", "compare with 20 hosts", lambda bench: compare.measure(bench.room("compare"))),
     Group("pages", "the daemon's page of 200 targets", lambda _: pages.measure()),
@@ -128,10 +134,12 @@ GROUPS = (
     Group("hosts", "20 hosts, nothing changed", lambda bench: hosts.unchanged(bench.room("hosts"))),
     Group(
         "history",
-        "age of secrets in 5,000 commits",
+        "age of secrets, up to 5,000 commits",
         lambda bench: history.ages(make_git_remote(bench.room("history") / "remote.git"), str(bench.room("history"))),
     ),
     Group("merges", "random merges, planned and then made", lambda bench: merge_plans.replayed(bench.room("merges"))),
+    Group("growth", "cost against files, hosts and keys", lambda bench: growth.measure(bench.room("growth"))),
+    Group("remote", "polls and fetches, at the git remote's side", lambda bench: remote.measure(bench.room("remote"))),
     Group("stack", "idle and changed reconciliation of a stack", reconciliations_of_a_stack, engine=True),
     Group("daemon", "memory, descriptors and threads of the idle daemon", idle_daemon),
     Group("drift-stack", "as drift, in a stack", lambda bench: drift.restores(bench.stack[0], "in a stack"), True),

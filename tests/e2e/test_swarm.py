@@ -139,7 +139,7 @@ def test_what_somebody_changes_in_a_service_by_hand_is_noticed_named_and_repaire
     swarm.docker("service", "update", "--detach", "--env-add", "A=9", api)
     reported = server.sync()
     assert (reported["result"], swarm.environment(api)["A"]) == ("held", "9"), reported
-    assert "somebody changed it by hand: environment A; on_drift is report" in reported["reason"]
+    assert reported["reason"].endswith("app/api: A was changed by hand; on_drift is report")
 
 
 def test_files_come_as_configs_and_secrets_that_are_replaced_with_their_content(

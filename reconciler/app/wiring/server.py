@@ -205,7 +205,8 @@ async def runtime(
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
-            sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary)
+            version_file = os.path.join(config.state_dir, "sops-version.json")
+            sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary, version_file=version_file)
             host = LocalHost(config.allowed_paths)
             if daemon:
                 host = LocalHost(config.allowed_paths, stack.enter_context(contextlib.closing(FileWriters())))
