@@ -26,8 +26,9 @@ def measure(root: Path) -> list[Figure]:
     app.mkdir(parents=True)
     server = Server(root, app, make_git_remote(root / "remote.git"), make_age_key(root))
     names = [f"service-{number:03}.conf" for number in range(TARGETS)]
-    server.commit({name: f"number = {name}\n".encode() for name in names}, server.plain(names))
-    server.sync()
+    server.commit({name: f"number = {name}\n".encode() for name in names}, server.plain(dict.fromkeys(names, {"encrypted": False})))
+    if server.sync()["result"] != "applied":
+        raise ValueError("the files were not written")
     with server.daemon(installed=True) as daemon:
         scrapes = [_scrape(daemon) for _ in range(RUNS)]
         memory = resident_memory(daemon.process.pid)
