@@ -6,17 +6,19 @@ has otherwise was changed by hand. Where it is another one, somebody has edited 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler.core.fidelity.differences import ENVIRONMENT, FieldDifference, item_differences
-from reconciler.core.model.compose import DeployedService, Fields, Service
-from reconciler.core.secret import Secret
+from reconciler.core.model.compose import DeployedService, Service
 
 REPLICAS = "replicas"
 CONTENTS = frozenset({"config content", "secret content"})
 """What files hold that a service mounts: git may always change that, and it is no edit of the project."""
+
+
+# Older engines drop these without a word.
+_OF_NEWER_ENGINES = frozenset({"healthcheck start_interval", "oom_score_adj"})
 
 
 class Standing(StrEnum):
@@ -39,17 +41,15 @@ class Judgement:
 _IN_SYNC = Judgement(Standing.IN_SYNC)
 
 
-def canonical(fields: Fields) -> Secret:
-    """The fields as bytes that are the same for the same definition: for a keyed digest of it."""
-    return Secret(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode("utf-8", "surrogateescape"))
-
-
 def deployed_differences(service: Service, deployed: DeployedService) -> tuple[FieldDifference, ...]:
     """What the engine keeps of the service otherwise than its project says. How many containers it has is no part of
     that: a scale by hand stays. Of variables only the names are there."""
     differences: list[FieldDifference] = []
     for name in sorted({*service.deploys_as, *deployed.fields} - {REPLICAS}):
-        items = item_differences(name, deployed.fields.get(name, {}), service.deploys_as.get(name, {}))
+        runs, says = deployed.fields.get(name, {}), service.deploys_as.get(name, {})
+        if name in _OF_NEWER_ENGINES and not runs:
+            continue
+        items = item_differences(name, runs, says)
         if name == ENVIRONMENT:
             items = (FieldDifference(name, difference.item) for difference in items)
         differences += items

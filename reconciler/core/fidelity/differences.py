@@ -66,7 +66,8 @@ def differences(
     said, runs = _comparable(said, runs, service, project, container, owners)
     for name in said:
         if not same or name in _CHANGED_BY_HAND:
-            fields += item_differences(name, runs.get(name, {}), said[name])
+            items = item_differences(name, runs.get(name, {}), said[name])
+            fields += [it for it in items if name not in _AT_LEAST or it.item in said[name]]
     return tuple(fields)
 
 
@@ -123,8 +124,7 @@ def _mounts_volumes_of_others(service: Service) -> bool:
 
 def item_differences(name: str, runs: Mapping[str, str], said: Mapping[str, str]) -> Iterator[FieldDifference]:
     """The items of one field that differ between what runs and what the project says."""
-    items = said.keys() if name in _AT_LEAST else runs.keys() | said.keys()
-    for item in sorted(items):
+    for item in sorted(runs.keys() | said.keys()):
         if runs.get(item) != said.get(item):
             yield FieldDifference(name, item, _text(runs, item), _text(said, item))
 

@@ -6,7 +6,7 @@ What is a default of the engine is left out: saying it changes nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from reconciler.core.fidelity.deployed import REPLICAS
@@ -14,11 +14,11 @@ from reconciler.core.fidelity.differences import ENVIRONMENT
 from reconciler.core.fidelity.fields import Json, capability, host_entry, several, signal, single
 from reconciler.core.fidelity.running import health_of, mounted
 from reconciler.core.fidelity.swarm_spec import expected_spec
-from reconciler.core.model.compose import DeployedService, Fields
+from reconciler.core.model.compose import DeployedService, Fields, Service
 
 STACK_LABELS = "com.docker.stack."
 _IMAGE_LABEL = f"{STACK_LABELS}image"  # the image as the project names it
-OUR_LABELS = "reconciler."
+OUR_LABELS = "io.reconciler."
 DEFINITION_LABEL = f"{OUR_LABELS}definition"
 """On a service, not on its containers: the digest of the definition that it was last deployed from."""
 
@@ -30,12 +30,10 @@ _WITH_DIGEST = re.compile(r"(.+)_([0-9a-f]{12})")
 _TAGGED = re.compile(r":[^/]+$")
 
 
-def expected_fields(stack: str, name: str, model: Json) -> Fields:
-    """Given the compose file that a stack is deployed from, as data, return the fields that its deploy gives a service.
-
-    Values are as they shall be: a "$" is not doubled.
-    """
-    return spec_fields(expected_spec(stack, name, model), {})
+def expected_fields(stack: str, service: Service) -> Fields:
+    """Given a service of the project ``stack``, return the fields that a deploy gives it. Its configs and secrets have
+    the names that they get in the Swarm."""
+    return spec_fields(expected_spec(stack, service), {})
 
 
 def deployed_service(stack: str, facts: Json, networks: Mapping[str, str]) -> DeployedService:
@@ -51,6 +49,15 @@ def deployed_service(stack: str, facts: Json, networks: Mapping[str, str]) -> De
     )
 
 
+def network_ids(services: Iterable[Json]) -> frozenset[str]:
+    """Given services as the engine's API shows them, return the ids of the networks that they are in."""
+    return frozenset(attachment["Target"] for facts in services for attachment in _attachments(facts["Spec"]))
+
+
+def _attachments(spec: Json) -> Any:
+    return (spec.get("TaskTemplate") or {}).get("Networks") or spec.get("Networks") or ()
+
+
 def spec_fields(spec: Json, networks: Mapping[str, str]) -> Fields:
     """Given a ServiceSpec, and the names of networks by id, return its fields."""
     task = spec.get("TaskTemplate") or {}
@@ -64,7 +71,7 @@ def spec_fields(spec: Json, networks: Mapping[str, str]) -> Fields:
         **_isolation(container),
         **_files(container),
         **_resources(task.get("Resources") or {}),
-        **_networks(task.get("Networks") or spec.get("Networks") or (), networks),
+        **_networks(_attachments(spec), networks, str(spec.get("Name"))),
         "service labels": _labels(labels),
         "logging": single(logging.get("Name")),
         "logging options": dict(logging.get("Options") or {}),
@@ -96,7 +103,7 @@ def _process(container: Json) -> dict[str, Mapping[str, str]]:
         "stdin_open": single(container.get("OpenStdin")),
         "init": {} if init is None else {"": "yes" if init else "no"},
         "stop_signal": single(signal(container.get("StopSignal"))),
-        "stop_grace_period": single(_seconds(container.get("StopGracePeriod"))),
+        "stop_grace_period": single(_unless(_seconds(container.get("StopGracePeriod"), zero="0"), "10")),
         "healthcheck": health_of(health),
         "healthcheck start_interval": single(_seconds(health.get("StartInterval"))),
         "extra_hosts": several(_hosts(container.get("Hosts") or ())),
@@ -158,12 +165,15 @@ def _generic(resource: Json) -> tuple[str, str]:
     return str(spec.get("Kind") or ""), str(spec.get("Value") or 0)
 
 
-def _networks(attached: Any, names: Mapping[str, str]) -> dict[str, Mapping[str, str]]:
-    networks, aliases = {}, []
+def _networks(attached: Any, names: Mapping[str, str], service: str) -> dict[str, Mapping[str, str]]:
+    networks: dict[str, str] = {}
+    aliases: list[str] = []
     for attachment in attached:
         network = names.get(attachment["Target"], attachment["Target"])
         networks[network] = _options(attachment.get("DriverOpts"))
-        aliases += [f"{alias} in {network}" for alias in attachment.get("Aliases") or ()]
+        # Without its own name, which it has in every network.
+        given = [alias for alias in attachment.get("Aliases") or () if not service.endswith(f"_{alias}")]
+        aliases += [f"{alias} in {network}" for alias in given]
     return {"networks": networks, "aliases": several(aliases)}
 
 

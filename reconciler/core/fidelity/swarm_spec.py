@@ -5,25 +5,27 @@ After docker/cli, cli/compose/convert. What that ignores (`tmpfs`, `devices`, `p
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from reconciler.core.fidelity.definition import seconds_of, size_of
 from reconciler.core.fidelity.fields import Json, capability
+from reconciler.core.model.compose import Service
 
 _NANO = 1_000_000_000
 _ALL = "ALL"
 _CONDITIONS = {"always": "any", "unless-stopped": "any", "on-failure": "on-failure"}
 
 
-def expected_spec(stack: str, name: str, model: Json) -> dict[str, Any]:
-    """Given the compose file that a stack is deployed from, as data, return the ServiceSpec of one of its services.
-
-    Networks are named, where the manager has their ids. Variables and "$" are as they shall be, not doubled.
-    """
-    own = model["services"][name]
+def expected_spec(stack: str, service: Service) -> dict[str, Any]:
+    """Given a service of the project ``stack``, return its ServiceSpec. Networks are named in it, where the manager has
+    their ids."""
+    model, name = json.loads(service.definition.reveal()), service.name
+    own = model["service"]
     deploy = own.get("deploy") or {}
+    replicas = deploy.get("replicas")
     return {
         "Name": f"{stack}_{name}",
         "Labels": {**_strings(deploy.get("labels")), "com.docker.stack.image": str(own.get("image"))},
@@ -35,7 +37,7 @@ def expected_spec(stack: str, name: str, model: Json) -> dict[str, Any]:
             "Placement": _placement(deploy.get("placement") or {}),
             "Networks": list(_networks(stack, name, own, model)),
         },
-        "Mode": _mode(deploy.get("mode") or "replicated", deploy.get("replicas")),
+        "Mode": _mode(deploy.get("mode") or "replicated", own.get("scale") if replicas is None else replicas),
         "UpdateConfig": _update(deploy.get("update_config")),
         "RollbackConfig": _update(deploy.get("rollback_config")),
         "EndpointSpec": {
