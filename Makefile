@@ -19,6 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST_ARGS ?=
 PYTEST_WORKERS ?= 8
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 LOCK_ARGS ?=
 
 # The image: what it is called, what it is made of, and which wheels fit that (the Python and the glibc of Debian 13).
@@ -31,7 +32,7 @@ IMAGE_ARGS ?=
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':|  ## ' '/^[a-z-]+:.*  ## /{printf "  make %-10s %s\n", $$1, $$NF}' $(MAKEFILE_LIST)
+	@awk -F ':|  ## ' '/^[a-z-]+:.*  ## /{printf "  make %-12s %s\n", $$1, $$NF}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(INSTALLED)  ## create .venv with exactly what requirements.lock names
@@ -55,7 +56,7 @@ test: provision venv  ## run all tests; PYTEST_ARGS="-k drift" picks some, PYTES
 .PHONY: test-fast
 test-fast: venv  ## run the tests that need no real component, in less than a minute
 	@$(VENV)/bin/pytest -n auto --dist loadgroup $(PYTEST_ARGS) \
-		-m "not (docker or sshd or prometheus or browser or root or python or image or systemd or slow)"
+		-m "not (docker or sshd or prometheus or browser or root or python or image or swarm or systemd or slow)"
 
 .PHONY: lint
 lint: venv  ## ruff, formatting, mypy --strict, and which layer may import which
@@ -124,8 +125,26 @@ outputs: provision venv  ## run the demo, and bring what README.md and docs/ sho
 	$(VENV)/bin/python docs/page_picture.py
 
 .PHONY: bench
-bench: provision venv  ## measure what docs/performance.md reports
-	@$(VENV)/bin/python benchmarks/run.py
+bench: provision venv  ## measure what docs/performance.md reports; BENCH_ARGS="--only files,hosts" some of it
+	@$(VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
+
+# Environments of their own, for benchmarks only.
+build/peers/.installed: benchmarks/peers/requirements.txt
+build/plots/.installed: benchmarks/requirements.txt
+build/peers/.installed build/plots/.installed:
+	@echo "benchmarks: installing what $< names into $(@D)"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input install --requirement $<
+	@touch $@
+
+.PHONY: bench-peers
+bench-peers: provision venv build/peers/.installed  ## measure beside ansible-pull, harbormaster and a cron script (as root)
+	@command -v git-crypt >/dev/null || apt-get install --yes --quiet --quiet git-crypt
+	@$(VENV)/bin/python benchmarks/run_peers.py --peers build/peers $(BENCH_ARGS)
+
+.PHONY: bench-report
+bench-report: build/plots/.installed  ## write the tables and plots of docs/performance.md from their JSON files
+	@build/plots/bin/python benchmarks/report.py
 
 .PHONY: figures
 figures: venv  ## measure the code in lines, longest modules and functions, shared and vague names

@@ -16,10 +16,23 @@ from reconciler.adapters.sops.binary import find_sops
 
 
 @dataclass(frozen=True, slots=True)
+class Point:
+    """Where a figure lies in a plot: on the curve of this name, at ``x`` files, hosts, keys or commits (``axis``).
+
+    Curves with the same axis and unit share a plot.
+    """
+
+    curve: str
+    axis: str
+    x: float
+
+
+@dataclass(frozen=True, slots=True)
 class Figure:
     """``samples`` in ``unit``. The median must not exceed ``target``; without one the figure is for information.
 
-    A figure without samples was skipped; then ``note`` says why.
+    A figure without samples was skipped; then ``note`` says why. ``point`` puts it into a plot; ``group`` is filled in
+    by run.py.
     """
 
     name: str
@@ -27,6 +40,8 @@ class Figure:
     samples: tuple[float, ...]
     target: float | None = None
     note: str = ""
+    point: Point | None = None
+    group: str = ""
 
     @property
     def median(self) -> float:
@@ -39,9 +54,10 @@ class Figure:
     def data(self) -> dict[str, Any]:
         """Everything, for --json."""
         if not self.samples:
-            return {"name": self.name, "skipped": self.note}
+            return {"name": self.name, "group": self.group, "skipped": self.note}
         summary = {"median": self.median, "min": min(self.samples), "max": max(self.samples)}
-        return {**asdict(self), **summary, "missed": self.missed}
+        samples = [float(f"{sample:.4g}") for sample in self.samples]
+        return {**asdict(self), **summary, "samples": samples, "missed": self.missed}
 
 
 def skipped(name: str, reason: str) -> Figure:

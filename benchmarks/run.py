@@ -1,120 +1,96 @@
-"""Measure what docs/performance.md explains: `make bench`, or `python benchmarks/run.py [--json FILE]`.
+"""Measure what docs/performance.md explains: `make bench`, or `python benchmarks/run.py [--only NAME] [--json FILE]`.
 
-Print medians, with minimum and maximum, next to their targets. Exit with 1 if a median misses its target.
+Print medians, with minimum and maximum, next to their targets. Exit with 1 if a median misses its target or a group
+fails.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import traceback
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the package and tests/support
 
-from benchmarks import (
-    checks,
-    compare,
-    daemon,
-    drift,
-    failures,
-    history,
-    hosts,
-    merge_plans,
-    pages,
-    reconciliations,
-    services,
-)
-from benchmarks.figures import Figure, machine, skipped, table
-from benchmarks.scratch import TARGETS, make_server
-from tests.support.git_remote import make_git_remote
-
-HELP_RUNS = 15
-HELP_TARGET = 300.0  # ms
+from benchmarks import failures
+from benchmarks.figures import Figure, machine, table
+from benchmarks.groups import GROUPS, Bench, Group, measure, select_groups
+from reconciler.demo import dockerd
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure reconciler on this machine, next to its targets.")
+    arguments = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is cleaned up
+    with tempfile.TemporaryDirectory(prefix="reconciler-benchmark-") as scratch, ExitStack() as cleanup:
+        if any(group.engine for group in arguments.only) and dockerd.obstacle() is None:
+            cleanup.enter_context(dockerd.engine(f"{scratch}/dockerd.log"))
+        described = machine()
+        print("\n".join(f"{name:>10}: {value}" for name, value in described.items()))
+        if os.getloadavg()[0] > len(os.sched_getaffinity(0)):
+            print("This machine is busy with something else: do not trust the wall times.")
+        sys.stdout.flush()
+        figures, failed = _measured(arguments.only, Bench(Path(scratch), cleanup, arguments.kills))
+    if arguments.json:
+        data = {"machine": described, "figures": [figure.data() for figure in figures], "failed": failed}
+        arguments.json.write_text(json.dumps(data, indent=2) + "\n")
+    return _verdict([figure.name for figure in figures if figure.missed], failed)
+
+
+def _measured(groups: list[Group], bench: Bench) -> tuple[list[Figure], list[str]]:
+    """All figures, printed as a table, and which groups failed with what."""
+    figures: list[Figure] = []
+    failed: list[str] = []
+    began = time.monotonic()
+    try:
+        for group, measured, error in measure(groups, bench):
+            figures += [replace(figure, group=group.name) for figure in measured]
+            print(f"{group.name:>12}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            began = time.monotonic()
+            if error is not None:
+                traceback.print_exception(error)
+                failed.append(f"{group.name} ({type(error).__name__}: {error})")
+    finally:
+        print("\n" + table(figures))  # also after an interruption half way
+    return figures, failed
+
+
+def _arguments() -> argparse.Namespace:
+    groups = "\n".join(f"  {group.name:12} {group.about}" for group in GROUPS)
+    parser = argparse.ArgumentParser(
+        description="Measure reconciler on this machine, next to its targets.",
+        epilog=f"groups:\n{groups}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--only", metavar="NAME[,NAME]", type=_groups, default=list(GROUPS), help="measure these groups only"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write every sample to this file")
     parser.add_argument(
         "--kills", metavar="N", type=int, default=failures.KILLS, help="kills at random instants (default: %(default)s)"
     )
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is cleaned up
-    described = machine()
-    print("\n".join(f"{name:>10}: {value}" for name, value in described.items()))
-    if os.getloadavg()[0] > len(os.sched_getaffinity(0)):
-        print("This machine is busy with something else: do not trust the wall times.")
-    sys.stdout.flush()
-    figures: list[Figure] = []
+    return parser.parse_args()
+
+
+def _groups(names: str) -> list[Group]:
     try:
-        with tempfile.TemporaryDirectory(prefix="reconciler-benchmark-") as scratch:
-            figures.extend(measure(Path(scratch), arguments.kills))
-    finally:
-        print("\n" + table(figures))  # also after a failure half way
-    if arguments.json:
-        data = {"machine": described, "figures": [figure.data() for figure in figures]}
-        arguments.json.write_text(json.dumps(data, indent=2) + "\n")
-    missed = [figure.name for figure in figures if figure.missed]
-    print(f"\nmissed: {'; '.join(missed)}" if missed else "\nevery target is met")
-    return 1 if missed else 0
+        return select_groups(names)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def measure(scratch: Path, kills: int) -> Iterator[Figure]:
-    """All figures, one after another: they would disturb each other."""
-    yield from start_of_the_command()
-    yield from checks.measure(scratch / "checks")
-    yield from compare.measure(scratch / "compare")
-    yield from pages.measure()
-    server = make_server(scratch / "files")
-    yield from asyncio.run(reconciliations.parts(server))
-    yield from asyncio.run(reconciliations.first(server))
-    yield from asyncio.run(reconciliations.change(server))
-    yield from asyncio.run(reconciliations.idle(server, f"{TARGETS} targets"))
-    yield from drift.restores(server, "no stack")
-    yield from drift.flood(server)
-    yield from failures.full_disks(scratch / "disks")
-    yield from hosts.unchanged(scratch / "hosts")
-    yield from history.ages(make_git_remote(scratch / "history" / "remote.git"), str(scratch / "history"))
-    yield from merge_plans.replayed(scratch / "merges")
-    if reason := services.obstacle():
-        yield from daemon.idle(server, f"{TARGETS} targets")
-        yield skipped("everything with a stack", reason)
-        return
-    with services.stack(scratch / "stack") as (with_stack, project):
-        asyncio.run(services.start(with_stack, project))
-        yield from asyncio.run(reconciliations.idle(with_stack, f"{TARGETS} targets in a stack"))
-        yield from asyncio.run(services.change(with_stack, project))
-        yield from daemon.idle(with_stack, f"{TARGETS} targets in a stack")
-        yield from drift.restores(with_stack, "in a stack")
-        yield from merge_plans.announced(with_stack)
-    with failures.stack(scratch / "failures") as (failing, project):
-        yield from failures.rolling_back(failing, project)
-        yield from failures.killed(failing, project, kills)
-
-
-def start_of_the_command() -> list[Figure]:
-    """`reconciler --help`, the installed command."""
-    command = [str(Path(sys.executable).parent / "reconciler"), "--help"]
-    wall, cpu = [], []
-    for _ in range(HELP_RUNS):
-        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        wall.append((time.perf_counter() - began) * 1000)
-        cpu.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000)
-    return [
-        Figure("reconciler --help: wall", "ms", tuple(wall), HELP_TARGET),
-        Figure("reconciler --help: CPU", "ms", tuple(cpu)),
-    ]
+def _verdict(missed: list[str], failed: list[str]) -> int:
+    print("\n" + (f"missed: {'; '.join(missed)}" if missed else "no target is missed"))
+    if failed:
+        print(f"failed: {'; '.join(failed)}")
+    return 1 if missed or failed else 0
 
 
 if __name__ == "__main__":

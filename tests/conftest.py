@@ -26,11 +26,12 @@ from tests.support.commands import run
 from tests.support.components import CHECKS, REMEDIES, Missing, missing
 from tests.support.compose import ComposeProject, make_project
 from tests.support.engine import IMAGE, SharedEngine
-from tests.support.forks import COMMAND
+from tests.support.forks import COMMAND, forking_popen
 from tests.support.git_remote import GitRemote, make_git_remote
 from tests.support.server import Server
 from tests.support.site import ENVIRONMENTS, Site, fill
 from tests.support.sshd import Sshd, make_sshd
+from tests.support.swarm_nodes import SwarmNodes, make_swarm
 
 gc.disable()  # until everything is collected: nearly all that is made until then stays
 
@@ -182,6 +183,14 @@ def compose_project(docker_engine: str, tmp_path: Path) -> Iterator[Callable[...
         project.remove()
 
 
+@pytest.fixture(scope="session")
+def swarm_nodes() -> Iterator[SwarmNodes]:
+    """Three managers of one swarm. Tests mark themselves with ``xdist_group("swarm")``, so that one worker has it."""
+    nodes = make_swarm()
+    yield nodes
+    nodes.end()
+
+
 # --- the other real components ---------------------------------------------------------------------------------------
 
 
@@ -231,6 +240,13 @@ def site(tmp_path: Path, site_keys: tuple[AgeKey, AgeKey, Path]) -> Site:
     root = tmp_path / "clone"
     root.mkdir()
     return fill(Site(root, *site_keys))
+
+
+@pytest.fixture
+def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules are applied in this process, in the site's directory; contracts are evaluated in forks of it."""
+    monkeypatch.chdir(site.root)
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", forking_popen())
 
 
 @pytest.fixture

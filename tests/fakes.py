@@ -3,10 +3,12 @@ component can be: see tests/adapters, tests/docker and tests/e2e for those."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import (
     Action,
     Container,
+    DeployedService,
     Ending,
     Guest,
     HealthStatus,
@@ -115,6 +118,10 @@ class FakeGit:
 
     async def fetch(self, commit: str) -> None:
         self.journal.note("fetch")
+
+    async def fetch_head(self) -> str:
+        self.journal.note("fetch-head")
+        return self.tip
 
     async def revision(self, commit: str, directory: str) -> Revision:
         content = sorted((path, data) for path, data in self.commits[commit].items() if path.startswith(directory))
@@ -304,11 +311,13 @@ class FakeCompose:
     """One service per env file of the stack, named after it; its environment is the file's lines.
 
     ``sick`` maps a line of an env file to the health it gives its service; ``joins`` a service to what it shares with
-    which other one.
+    which other one; ``unseen`` are files that it finds past the staged ones. ``kept`` are the services that the engine
+    itself keeps, None where it keeps only containers.
     """
 
     journal: Journal
     host: FakeHost
+    unseen: set[str] = field(default_factory=set)
     running: dict[str, Container] = field(default_factory=dict)
     sick: dict[str, str] = field(default_factory=dict)
     refuses: Callable[[Mapping[str, bytes]], ReconcilerError | None] = lambda _: None
@@ -322,7 +331,9 @@ class FakeCompose:
     _joined: dict[str, str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     ended: dict[str, Ending] = field(default_factory=dict)
+    kept: dict[str, DeployedService] | None = None
     names: set[str] = field(default_factory=set)
+    noticed: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def stack_of(self, service: str) -> str:
@@ -336,12 +347,21 @@ class FakeCompose:
 
     async def project(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> Project:
         self._reach()
-        files = self._files(staged or {})
+        files = self._files({path: data for path, data in (staged or {}).items() if path not in self.unseen})
         self.journal.note("model" if staged is None else "model-staged")
         if error := self.refuses(files):
             raise error
+        return self._resolve(stack, files)
+
+    def _resolve(self, stack: Stack, files: Mapping[str, bytes]) -> Project:
         mine = {path: data for path, data in files.items() if self.stack_of(_service(path)) == stack.name}
-        return Project(stack.name, {_service(path): _resolved(path, data) for path, data in mine.items()})
+        services = [_resolved(path, data) for path, data in mine.items()]
+        if self.kept is not None:
+            services = [_deployable(service) for service in services]
+        return Project(stack.name, {service.name: service for service in services})
+
+    async def is_current(self, stack: Stack, project: Project) -> bool:
+        return project == self._resolve(stack, self._files({}))
 
     async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
         return ProjectFiles(
@@ -361,6 +381,16 @@ class FakeCompose:
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
         self._reach()
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
+
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
+        self._reach()
+        if self.kept is None:
+            return None
+        return tuple(self.kept[name] for name in sorted(self.kept) if self.stack_of(name) == stack.name)
+
+    @contextlib.asynccontextmanager
+    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
+        yield self.noticed
 
     async def guests(self) -> tuple[Guest, ...]:
         self._reach()
@@ -403,13 +433,33 @@ class FakeCompose:
         self._reach()
         self.journal.note(f"recreate {' '.join(services)}")
         self.start(*services)
+        if self.kept is not None:
+            self.keep(*services, scale=scale)
         self.after_recreate()
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         self.journal.note(f"restart {' '.join(services)}")
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         self.journal.note(f"signal {service} {signal}")
+
+    def keep(self, *services: str, scale: Mapping[str, int] | None = None) -> None:
+        """Deploy the services as their project says now: from then on the engine keeps them."""
+        self.kept = self.kept or {}
+        for name in services:
+            service = _deployable(_resolved(f"{APP}/{name}.env", self.host.data(f"{APP}/{name}.env") or b""))
+            number = (scale or {}).get(name, 1)
+            fields = {**service.deploys_as, "replicas": {"": str(number)}}
+            version = str(next(self._numbers))
+            self.kept[name] = DeployedService(name, fields, version, service.digest, number)
+
+    def change_by_hand(self, name: str, replicas: int | None = None, **fields: Mapping[str, str]) -> None:
+        """Change a service on the engine itself."""
+        assert self.kept is not None
+        service, number = self.kept[name], replicas
+        number = service.replicas if number is None else number
+        changed = {**service.fields, **fields, "replicas": {"": str(number)}}
+        self.kept[name] = replace(service, fields=changed, version=str(next(self._numbers)), replicas=number)
 
     def _reach(self) -> None:
         if not self.reachable:
@@ -444,6 +494,12 @@ def _resolved(path: str, data: bytes) -> Service:
     environment = _environment(data)
     definition = json.dumps({"service": {"environment": environment}})
     return Service(_service(path), Secret(definition.encode()), environment, env_files=frozenset({path}))
+
+
+def _deployable(service: Service) -> Service:
+    environment = {key: value or "" for key, value in service.environment.items()}
+    fields = {"environment": environment, "image": {"": "app:1"}, "replicas": {"": "1"}}
+    return replace(service, deploys_as=fields, digest=repr(environment))
 
 
 def _service(path: str) -> str:
@@ -625,6 +681,9 @@ class SilentMetrics:
 
     def corrected(self, environment: str, targets: Sequence[str], at: float) -> None:
         self.corrections += targets
+
+    def services_corrected(self, environment: str, services: Sequence[tuple[str, str]]) -> None:
+        self.corrections += [f"{stack}/{service}" for stack, service in services]
 
     def delivered(self, environment: str, seconds: float) -> None:
         self.delivery_times.append(seconds)

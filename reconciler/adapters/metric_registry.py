@@ -16,6 +16,8 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
+from reconciler.adapters.sparse_series import SparseCounter, SparseGauge
+
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -38,6 +40,12 @@ class MetricRegistry:
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
         return Counter(f"reconciler_{name}", help, labels, registry=self.registry)
+
+    def _sparse_gauge(self, name: str, help: str, *labels: str) -> SparseGauge:
+        return SparseGauge(self.registry, name, help, *labels)
+
+    def _sparse_counter(self, name: str, help: str, *labels: str) -> SparseCounter:
+        return SparseCounter(self.registry, name, help, *labels)
 
     def _histogram(self, name: str, help: str, *labels: str, buckets: Sequence[float] = _SECONDS) -> Histogram:
         return Histogram(f"reconciler_{name}", help, labels, registry=self.registry, buckets=buckets)

@@ -6,9 +6,9 @@ first scrape of a series.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from reconciler.adapters.source_metrics import SourceMetrics
+from reconciler.adapters.service_drift_metrics import ServiceDriftMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.promotion import PROMOTION_WAITS
 from reconciler.core.decide.suspension import HOUR, suspension_of
@@ -27,17 +27,15 @@ _TARGET = ("environment", "target")
 _ENVIRONMENT_RESULT = ("environment", "result")
 _KEY_KINDS = ("added", "removed", "changed")
 _ENDS = ("ok", "failed")
-# What the webhook answers: nothing to do, accepted, not authentic, too slow, too large, secret unreadable.
-# An orphan is no longer a target: it only has the series of orphans.
-_SYNC_STATUSES = tuple(status for status in SyncStatus if status is not SyncStatus.ORPHAN)
 # How a reconciliation can end.
 _RESULTS = tuple(result for result in Result if result not in ENDS_NO_RECONCILIATION)
 # The live file differs from git, and not because git just changed.
 _DRIFTED = (Kind.DRIFT, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
 
-class PrometheusMetrics(SourceMetrics):
-    """The ``Metrics`` port. Counters exist at 0 from the start; series of removed targets and stacks are removed.
+class PrometheusMetrics(ServiceDriftMetrics):
+    """The ``Metrics`` port. Counters of an environment exist at 0 from the start; a target or a stack has a series only
+    where something is to be said of it, and none once it is removed.
 
     ``host`` is this server's name, a label of every series: alerts of two servers must differ whatever Prometheus calls
     them. ``interval``: seconds between two reconciliations while all is well, the unit for alerts on missing ones.
@@ -48,14 +46,10 @@ class PrometheusMetrics(SourceMetrics):
         self._observed: dict[str, Plan] = {}
         self._targets: dict[str, dict[str, Target]] = {}
         self._stacks: dict[str, set[str]] = {}
-        self._revisions: dict[tuple[str, str], str] = {}
         self._drift_since: dict[tuple[str, str], float] = {}
         self._failing_since: dict[str, float] = {}
         self._corrections: dict[tuple[str, str], list[float]] = {}  # of the last hour
-        self._suspended: dict[str, set[str]] = {}
-        self._kept: dict[
-            str, dict[str, tuple[int, float]]
-        ] = {}  # backups of each target: how many, and when the newest was taken
+        self._kept: dict[str, dict[str, tuple[int, float]]] = {}  # backups by target: how many, and the newest's time
         self._define()
         self._define_by_environment()
         self._define_by_target()
@@ -70,7 +64,7 @@ class PrometheusMetrics(SourceMetrics):
     def _define(self) -> None:
         gauge, counter = self._gauge, self._counter
         self._build_info = gauge("build_info", "The running version.", "version")
-        self._revision_info = gauge(
+        self._revision_info = self._sparse_gauge(
             "revision_info", "Revisions: head, desired, applied, healthy.", "environment", "state", "revision"
         )
         self._changes = counter("changes", "Changes by result; idle reconciliations are none.", *_ENVIRONMENT_RESULT)
@@ -108,29 +102,29 @@ class PrometheusMetrics(SourceMetrics):
         self._rollback_last = gauge(
             "rollback_last_timestamp_seconds", "When the newest quarantined revision was rolled back.", "environment"
         )
-        self._rollback_failed = gauge(
+        self._rollback_failed = self._sparse_gauge(
             "rollback_failed", "1 while the stack is suspended by a failed rollback.", "environment", "stack"
         )
         self._quarantined = gauge("quarantined", "1 while a revision is quarantined.", "environment")
-        self._orphan_since = gauge(
+        self._orphan_since = self._sparse_gauge(
             "orphan_since_timestamp_seconds", "Since when the target has left git, and its live file stays.", *_TARGET
         )
         self._pinned = gauge("pinned", "1 while an operator pins the environment to a revision.", "environment")
 
     def _define_by_target(self) -> None:
-        gauge, counter = self._gauge, self._counter
+        gauge, counter = self._sparse_gauge, self._sparse_counter
         self._target_info = gauge("target_info", "A managed live file.", "environment", "target", "stack", "on_drift")
         self._drift_keys = gauge("drift_keys", "Keys that differ from git.", "environment", "target", "kind")
         self._drift = gauge(
             "drift", "1 where the live file or its containers differ from git.", "environment", "target", "kind"
         )
         self._drift_since_gauge = gauge(
-            "drift_since_timestamp_seconds", "When the drift was first detected; 0: none.", "environment", "target"
+            "drift_since_timestamp_seconds", "When the drift was first detected.", "environment", "target"
         )
         self._drift_detected = counter("drift_detected", "Times drift was detected.", "environment", "target")
         self._drift_corrected = counter("drift_corrected", "Times drift was corrected.", "environment", "target")
         self._applied = gauge(
-            "target_revision_info", "The revision whose content of the target is in place.", *_TARGET, "revision"
+            "target_revision_info", "The revision that a target has which is not in sync.", *_TARGET, "revision"
         )
         self._applied_after = gauge(
             "target_commit_to_applied_seconds", "From the newest commit that changed it to healthy services.", *_TARGET
@@ -139,14 +133,12 @@ class PrometheusMetrics(SourceMetrics):
             "drift_corrections_last_hour", "Times drift was corrected within the last hour.", "environment", "target"
         )
         self._pending = gauge("pending_changes", "1 where git has content not yet applied.", "environment", "target")
-        self._sync = gauge("sync_status", "1 for the status of the live file.", "environment", "target", "status")
+        self._sync = gauge("sync_status", "1 for the status of a live file that is not in sync.", *_TARGET, "status")
         self._paused = gauge("paused", "1 while an operator has paused the target.", "environment", "target")
-        self._paused_until = gauge(
-            "paused_until_timestamp_seconds", "When the pause ends; 0: none.", "environment", "target"
-        )
+        self._paused_until = gauge("paused_until_timestamp_seconds", "When the pause ends.", "environment", "target")
         self._backups = gauge("backups", "Backups kept.", "environment", "target")
         self._backup_last = gauge(
-            "backup_last_timestamp_seconds", "When the newest backup was taken; 0: never.", "environment", "target"
+            "backup_last_timestamp_seconds", "When the newest backup was taken.", "environment", "target"
         )
         self._rotated = gauge(
             "secret_last_rotated_timestamp_seconds",
@@ -157,7 +149,7 @@ class PrometheusMetrics(SourceMetrics):
 
     def _define_by_stack(self) -> None:
         service = ("environment", "stack", "service")
-        self._recreate = self._counter(
+        self._recreate = self._sparse_counter(
             "service_recreate", "Services recreated, restarted or signalled.", *service, "result"
         )
         self._engine_up = self._gauge(
@@ -166,7 +158,7 @@ class PrometheusMetrics(SourceMetrics):
         self._service_healthy = self._gauge(
             "service_healthy", "1 where the service is healthy; one series a service.", *service, "state"
         )
-        self._health = self._gauge(
+        self._health = self._sparse_gauge(
             "health_status", "1 for the health of the stack's services.", "environment", "stack", "status"
         )
 
@@ -211,20 +203,14 @@ class PrometheusMetrics(SourceMetrics):
         kept = self._kept.get(environment, {})
         for target in self._targets.get(environment, ()):
             number, newest = kept.get(target, (0, 0.0))
-            self._backups.labels(environment, target).set(number)
-            self._backup_last.labels(environment, target).set(newest)
+            self._backups.set(environment, target, number)
+            self._backup_last.set(environment, target, newest)
 
     def recreated(self, environment: str, stack: str, service: str, result: str) -> None:
-        self._start_services_at_zero(environment, stack, [service])
-        self._recreate.labels(environment, stack, service, result).inc()
+        self._recreate.add(environment, stack, service, result)
 
     def revision(self, environment: str, state: str, revision: Revision | None) -> None:
-        old = self._revisions.pop((environment, state), None)
-        if old is not None:
-            self._revision_info.remove(environment, state, old)
-        if revision is not None:
-            self._revisions[environment, state] = revision.short
-            self._revision_info.labels(environment, state, revision.short).set(1)
+        self._revision_info.set_all(environment, state, {(revision.short,): 1} if revision else {})
 
     def observed(self, plan: Plan, at: float) -> None:
         if plan is self._observed.get(plan.environment):  # nothing but the time has changed
@@ -236,62 +222,46 @@ class PrometheusMetrics(SourceMetrics):
         changes = {change.target.id: change for change in reversed(plan.changes) if change.kind not in LEFT_GIT}
         targets = {identity: change.target for identity, change in changes.items()}
         known = self._targets.get(plan.environment, {})
-        for gone in known.keys() - targets.keys():
-            self._forget(known[gone])
-        for identity, target in targets.items():
-            if (before := known.get(identity, target)) != target:
-                self._target_info.remove(*_info(before))
-            self._target_info.labels(*_info(target)).set(1)
         self._targets[plan.environment] = targets
+        if known.keys() != targets.keys():
+            self._forget_others(plan.environment, targets)
+            self._set_backups(plan.environment)
+        for identity, target in targets.items():
+            self._target_info.set(plan.environment, identity, 1, target.stack or "", target.on_drift)
         for change in changes.values():
             self._observe(plan.environment, change, at)
-        if known.keys() != targets.keys():
-            self._set_backups(plan.environment)
-        for action in plan.actions:
-            self._start_services_at_zero(plan.environment, action.stack, [action.service])
-
-    def _start_services_at_zero(self, environment: str, stack: str, services: Iterable[str]) -> None:
-        """Start the services' counters at 0, so that the first increase is seen as one."""
-        for service in services:
-            for end in _ENDS:
-                self._recreate.labels(environment, stack, service, end)
+        self.observe_drifts(plan.environment, plan.drifts)
 
     def _observe(self, environment: str, change: Change, at: float) -> None:
         target = change.target.id
         drifted = change.kind in _DRIFTED or Aspect.STALE in change.aspects
-        for aspect in Aspect:
-            self._drift.labels(environment, target, aspect).set(int(drifted and aspect in change.aspects))
-        for kind in _KEY_KINDS:
-            self._drift_keys.labels(environment, target, kind).set(len(getattr(change.keys, kind)) if drifted else 0)
-        self._pending.labels(environment, target).set(int(change.kind in (Kind.UPDATE, Kind.CREATE, Kind.CONFLICT)))
-        for status in _SYNC_STATUSES:
-            self._sync.labels(environment, target, status).set(int(status is sync_status(change)))
-        detected = self._drift_detected.labels(environment, target)
-        self._drift_corrected.labels(environment, target)
+        self._drift.set_all(environment, target, {(aspect,): 1 for aspect in change.aspects} if drifted else {})
+        counts = [((kind,), float(len(getattr(change.keys, kind)))) for kind in _KEY_KINDS]
+        self._drift_keys.set_all(environment, target, dict(counts) if drifted else {})
+        self._pending.set(environment, target, int(change.kind in (Kind.UPDATE, Kind.CREATE, Kind.CONFLICT)))
+        status = sync_status(change)
+        self._sync.set(environment, target, int(status is not SyncStatus.IN_SYNC), status)
         self._set_corrections(environment, target, at)
-        if change.target.encrypted:
-            self.start_decryption_at_zero(environment, target)
         if not drifted:
             self._drift_since.pop((environment, target), None)
         elif (environment, target) not in self._drift_since:
             self._drift_since[environment, target] = at
-            detected.inc()
-        self._drift_since_gauge.labels(environment, target).set(self._drift_since.get((environment, target), 0))
+            self._drift_detected.add(environment, target)
+        self._drift_since_gauge.set(environment, target, self._drift_since.get((environment, target), 0))
 
-    def _forget(self, gone: Target) -> None:
-        self._target_info.remove(*_info(gone))
-        states = (self._drift, self._drift_keys, self._drift_since_gauge, self._pending, self._sync)
+    def _forget_others(self, environment: str, targets: Collection[str]) -> None:
+        states = (self._target_info, self._drift, self._drift_keys, self._drift_since_gauge, self._pending, self._sync)
         counts = (self._drift_detected, self._drift_corrected, self._drift_corrections)
         kept = (self._backups, self._backup_last, self._paused, self._paused_until, self._rotated)
-        for series in (*states, *counts, *kept, self._applied, self._applied_after):
-            series.remove_by_labels({"environment": gone.environment, "target": gone.id})
-        self.forget_decryption(gone.environment, gone.id)
-        self._drift_since.pop((gone.environment, gone.id), None)
-        self._corrections.pop((gone.environment, gone.id), None)
+        for series in (*states, *counts, *kept, self._applied, self._applied_after, self._decryption_failing):
+            series.keep(environment, targets)
+        for known in (self._drift_since, self._corrections):
+            for gone in [key for key in known if key[0] == environment and key[1] not in targets]:
+                del known[gone]
 
     def corrected(self, environment: str, targets: Sequence[str], at: float) -> None:
         for target in targets:
-            self._drift_corrected.labels(environment, target).inc()
+            self._drift_corrected.add(environment, target)
             self.was_corrected(environment, target, at)
             self._set_corrections(environment, target, at)
 
@@ -303,17 +273,17 @@ class PrometheusMetrics(SourceMetrics):
         recent = [at for at in self._corrections.pop((environment, target), ()) if 0 <= now - at < HOUR]
         if recent:
             self._corrections[environment, target] = recent
-        self._drift_corrections.labels(environment, target).set(len(recent))
+        self._drift_corrections.set(environment, target, len(recent))
 
     def applied(self, environment: str, applied: Iterable[Applied]) -> None:
         commits = {f"{environment}/{state.source}": state.commit for state in applied}
-        for target in self._targets.get(environment, ()):
-            self._applied.remove_by_labels({"environment": environment, "target": target})
-            if commit := commits.get(target):
-                self._applied.labels(environment, target, commit[:12]).set(1)
+        behind = self._sync.subjects(environment)
+        self._applied.keep(environment, behind)
+        for target in behind:
+            self._applied.set(environment, target, int(target in commits), commits.get(target, "")[:12])
 
     def delivered_target(self, environment: str, target: str, seconds: float) -> None:
-        self._applied_after.labels(environment, target).set(seconds)
+        self._applied_after.set(environment, target, seconds)
 
     def delivered(self, environment: str, seconds: float) -> None:
         self._delivery.labels(environment).observe(seconds)
@@ -332,10 +302,7 @@ class PrometheusMetrics(SourceMetrics):
     def health(self, environment: str, stacks: Sequence[StackHealth], at: float) -> float | None:
         self._forget_stacks(environment, {stack.stack for stack in stacks})
         for stack in stacks:
-            self._rollback_failed.labels(environment, stack.stack)
-            for status in HealthStatus:
-                self._health.labels(environment, stack.stack, status).set(int(status is stack.status))
-            self._start_services_at_zero(environment, stack.stack, [service.service for service in stack.services])
+            self._health.set(environment, stack.stack, 1, stack.status)
             self._service_healthy.remove_by_labels({"environment": environment, "stack": stack.stack})
             for service in stack.services:
                 if not service.acknowledged:
@@ -353,8 +320,9 @@ class PrometheusMetrics(SourceMetrics):
     def _forget_stacks(self, environment: str, present: set[str]) -> None:
         """Otherwise a service that was unhealthy when its stack was removed would alert forever."""
         for gone in self._stacks.get(environment, set()) - present:
-            for series in (self._health, self._service_healthy, self._recreate, self._rollback_failed):
-                series.remove_by_labels({"environment": environment, "stack": gone})
+            self._service_healthy.remove_by_labels({"environment": environment, "stack": gone})
+        for series in (self._health, self._recreate):
+            series.keep(environment, present)
         self._stacks[environment] = present
 
     def remembered(self, record: EnvironmentRecord, at: float) -> None:
@@ -364,22 +332,17 @@ class PrometheusMetrics(SourceMetrics):
         quarantine = record.quarantine_of(record.desired) if record.desired else None
         self._quarantined.labels(record.name).set(int(quarantine is not None))
         self._rollback_last.labels(record.name).set(max((known.at for known in record.quarantines), default=0.0))
-        self._set_suspended(record.name, set(record.stopped))
-        self._orphan_since.remove_by_labels({"environment": record.name})
+        self._rollback_failed.keep(record.name, record.stopped)
+        for stack in record.stopped:
+            self._rollback_failed.set(record.name, stack, 1)
+        self._orphan_since.keep(record.name, ())
         for orphan in sorted(record.orphans, key=lambda orphan: -orphan.at):  # of one name, the oldest comes last
-            self._orphan_since.labels(record.name, f"{record.name}/{orphan.source}").set(orphan.at)
+            self._orphan_since.set(record.name, f"{record.name}/{orphan.source}", orphan.at)
         pauses = suspension_of(record, at).pauses
         for target in self._targets.get(record.name, {}).values():
             until = max((pause.until for pause in pauses if pause.covers(target)), default=0.0)
-            self._paused.labels(record.name, target.id).set(int(until > 0))
-            self._paused_until.labels(record.name, target.id).set(until)
-
-    def _set_suspended(self, environment: str, stacks: set[str]) -> None:
-        for stack in self._suspended.get(environment, set()) - stacks:
-            self._rollback_failed.labels(environment, stack).set(0)
-        for stack in stacks:
-            self._rollback_failed.labels(environment, stack).set(1)
-        self._suspended[environment] = stacks
+            self._paused.set(record.name, target.id, int(until > 0))
+            self._paused_until.set(record.name, target.id, until)
 
     def rolled_back(self, environment: str, kind: str, ok: bool) -> None:
         self._rollback.labels(environment, kind, "ok" if ok else "failed").inc()
@@ -391,10 +354,7 @@ class PrometheusMetrics(SourceMetrics):
             self._engine_up.labels(environment).set(int(up))
 
     def rotated(self, environment: str, target: str, at: float | None) -> None:
-        if at is None:
-            self._rotated.remove_by_labels({"environment": environment, "target": target})
-        else:
-            self._rotated.labels(environment, target).set(at)
+        self._rotated.set(environment, target, at or 0)
 
     def finished(self, outcome: Outcome, seconds: float, at: float) -> None:
         self._reconcile.labels(outcome.environment, outcome.result).inc()
@@ -428,7 +388,3 @@ def _disk_state(measure: Callable[[], tuple[int, int, int]]) -> tuple[float, flo
     except OSError:
         return float("nan"), float("nan")
     return free_bytes, free_inodes if inodes else -1
-
-
-def _info(target: Target) -> tuple[str, ...]:
-    return (target.environment, target.id, target.stack or "", target.on_drift)

@@ -16,7 +16,6 @@ class SourceMetrics(OutsideMetrics):
     def __init__(self, host: str) -> None:
         super().__init__(host)
         self._unreachable_since: dict[str, float] = {}
-        self._undecryptable: dict[str, set[str]] = {}
         gauge, counter = self._gauge, self._counter
         self._git_fetch = counter("git_fetch", "Queries of the git remote.", "environment", "result")
         self._git_last = gauge(
@@ -32,7 +31,7 @@ class SourceMetrics(OutsideMetrics):
             "source_unverified", "1 while the branch's head is refused for its signatures.", "environment", "reason"
         )
         self._decrypt = counter("decrypt", "Calls of sops.", "environment", "result", "reason")
-        self._decryption_failing = gauge(
+        self._decryption_failing = self._sparse_gauge(
             "decryption_failing", "1 while the source cannot be decrypted.", "environment", "target", "reason"
         )
 
@@ -47,11 +46,6 @@ class SourceMetrics(OutsideMetrics):
         for gauge in (self._git_last, self._git_failing_since):
             gauge.labels(environment)
         self._set_unverified(environment, "")
-
-    def start_decryption_at_zero(self, environment: str, target: str) -> None:
-        """Start the series of an encrypted target, unless it is known to be undecryptable."""
-        if target not in self._undecryptable.get(environment, ()):
-            self._set_undecryptable(environment, target, "")
 
     # --- the port ---
 
@@ -76,15 +70,6 @@ class SourceMetrics(OutsideMetrics):
         self._decrypt.labels(environment, result, reason).inc()
 
     def undecryptable(self, environment: str, reasons: Mapping[str, str]) -> None:
-        for target in self._undecryptable.get(environment, set()) - reasons.keys():
-            self.forget_decryption(environment, target)
+        self._decryption_failing.keep(environment, reasons)
         for target, reason in reasons.items():
-            self._set_undecryptable(environment, target, reason)
-        self._undecryptable[environment] = set(reasons)
-
-    def forget_decryption(self, environment: str, target: str) -> None:
-        self._decryption_failing.remove_by_labels({"environment": environment, "target": target})
-
-    def _set_undecryptable(self, environment: str, target: str, current: str) -> None:
-        for reason in _DECRYPT_REASONS:
-            self._decryption_failing.labels(environment, target, reason).set(int(reason == current))
+            self._decryption_failing.set(environment, target, 1, reason)

@@ -6,20 +6,19 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-import typer
+import click
+
+from reconciler.cli.declarations import Completer
 
 if TYPE_CHECKING:
     from reconciler.app.wiring.names import KnownNames
-
-VARIABLE = "_RECONCILER_COMPLETE"
-"""Set by the scripts that `reconciler completion` prints, when they ask for names."""
 
 # Names come from git, and shells evaluate what they get: what a shell could take for more than a name is left out.
 _HARMLESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._/+-]*")
 
 
-def _completer(choose: Callable[[KnownNames], Iterable[str]]) -> Callable[[typer.Context, str], list[str]]:
-    def complete(context: typer.Context, incomplete: str) -> list[str]:
+def _completer(choose: Callable[[KnownNames], Iterable[str]]) -> Completer:
+    def complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
         from reconciler.app.wiring.names import clone_names, server_names
 
         config = context.params.get("config")

@@ -7,8 +7,10 @@ from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+import click
+from click.exceptions import Exit
 
+from reconciler.cli.declarations import Commands, option
 from reconciler.cli.exit_codes import ERROR, IN_SYNC
 from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile, Json
 from reconciler.core.errors import RefusedError
@@ -16,7 +18,7 @@ from reconciler.core.errors import RefusedError
 if TYPE_CHECKING:
     from reconciler.app.config.server import ServerConfig
 
-commands = typer.Typer()
+commands = Commands()
 
 
 class LogLevel(StrEnum):
@@ -37,7 +39,7 @@ def run(
     config: ConfigFile = DEFAULT_CONFIG,
     log_level: Annotated[
         LogLevel,
-        typer.Option(
+        option(
             "--log-level",
             envvar="RECONCILER_LOG_LEVEL",
             help="The least that is logged; debug also has every git answer and every reconciliation.",
@@ -66,12 +68,12 @@ def reload(config: ConfigFile = DEFAULT_CONFIG) -> None:
 
     with render.progress() as progress:
         reload_daemon(config, progress)
-    typer.echo("The daemon uses the server configuration as it is now.")
+    click.echo("The daemon uses the server configuration as it is now.")
 
 
 @commands.command(short_help="send a test message to everybody who is notified")
 def notify(
-    test: Annotated[bool, typer.Option("--test", help="Required, as nothing else can be sent by hand.")] = False,
+    test: Annotated[bool, option("--test", help="Required, as nothing else can be sent by hand.")] = False,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: Json = False,
 ) -> None:
@@ -88,7 +90,7 @@ def notify(
     deliveries = send_test_message(config)
     report = record_reports.notify_report
     render.answer([asdict(delivery) for delivery in deliveries], report, as_json=as_json, list_name="receivers")
-    raise typer.Exit(IN_SYNC if all(delivery.accepted for delivery in deliveries) else ERROR)
+    raise Exit(IN_SYNC if all(delivery.accepted for delivery in deliveries) else ERROR)
 
 
 @commands.command(short_help="print the version")
@@ -101,5 +103,5 @@ def version() -> None:
     from reconciler import DISTRIBUTION
 
     about = metadata(DISTRIBUTION)
-    typer.echo(f"{DISTRIBUTION} {about['Version']}: {about['Summary'].replace('Keeps', 'keeps')}")
-    typer.echo(f"Python {platform.python_version()}, {sys.executable}")
+    click.echo(f"{DISTRIBUTION} {about['Version']}: {about['Summary'].replace('Keeps', 'keeps')}")
+    click.echo(f"Python {platform.python_version()}, {sys.executable}")

@@ -6,29 +6,31 @@ import string
 import sys
 from typing import Annotated
 
-import typer
+import click
+from click.exceptions import Exit
 
 from reconciler.cli import completion
+from reconciler.cli.declarations import Commands, argument, option
 from reconciler.cli.exit_codes import ERROR, IN_SYNC
 from reconciler.cli.options import EnvironmentsPath, Json, Verbose
 from reconciler.core.errors import RefusedError
 from reconciler.core.secret import Secret
 from reconciler.core.text import printable
 
-commands = typer.Typer()
+commands = Commands()
 
 _LARGEST = 1024 * 1024  # bytes of a value; Linux passes at most 128 KiB to a process
 EditedTarget = Annotated[
     str,
-    typer.Argument(
+    argument(
         metavar="TARGET",
         help="production/api.env, its live path, the path of its source, or api.env where there is one only.",
-        autocompletion=completion.targets,
+        complete=completion.targets,
     ),
 ]
 DecryptionKey = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--age-key-file",
         envvar="SOPS_AGE_KEY_FILE",
         help="The private key file. Default: that of sops, ~/.config/sops/age/keys.txt.",
@@ -39,16 +41,16 @@ DecryptionKey = Annotated[
 @commands.command("set", short_help="set one key of an encrypted file in this clone, then check")
 def set_(
     target: EditedTarget,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The variable.")],
-    value: Annotated[str | None, typer.Argument(hidden=True)] = None,
+    key: Annotated[str, argument(metavar="KEY", help="The variable.")],
+    value: Annotated[str | None, argument(help=None)] = None,
     from_file: Annotated[
-        str | None, typer.Option("--from-file", metavar="FILE", help="Read the value from this file; - is stdin.")
+        str | None, option("--from-file", metavar="FILE", help="Read the value from this file; - is stdin.")
     ] = None,
     generate: Annotated[
         int | None,
-        typer.Option("--generate", metavar="N", min=8, max=1024, help="Use N random letters and digits."),
+        option("--generate", metavar="N", limits=(8, 1024), help="Use N random letters and digits."),
     ] = None,
-    unset: Annotated[bool, typer.Option("--unset", help="Remove the key.")] = False,
+    unset: Annotated[bool, option("--unset", help="Remove the key.")] = False,
     path: EnvironmentsPath = "envs",
     age_key_file: DecryptionKey = None,
     as_json: Json = False,
@@ -76,7 +78,7 @@ def set_(
 
     result = set_key(EditRequest(target, path, age_key_file), key, None if unset else ask)
     edit_reports.print_edit(result, as_json=as_json)
-    raise typer.Exit(ERROR if result.report and result.report.errors else IN_SYNC)
+    raise Exit(ERROR if result.report and result.report.errors else IN_SYNC)
 
 
 @commands.command(short_help="open an encrypted file of this clone in your editor, then check")
@@ -99,12 +101,12 @@ def edit(
     def ask_again(reason: str) -> bool:
         if not render.can_ask():
             return False
-        typer.echo(f"{reason}. Nothing was written", err=True)
-        return typer.confirm("Back to the editor?", default=True, err=True)
+        click.echo(f"{reason}. Nothing was written", err=True)
+        return click.confirm("Back to the editor?", default=True, err=True)
 
     result = edit_source(EditRequest(target, path, age_key_file), ask_again)
     edit_reports.print_edit(result, as_json=as_json, verbose=verbose)
-    raise typer.Exit(ERROR if result.report and result.report.errors else IN_SYNC)
+    raise Exit(ERROR if result.report and result.report.errors else IN_SYNC)
 
 
 def _read_value(key: str, file: str | None) -> Secret:

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import click
 
-import typer
-from typer.core import TyperGroup
+from reconciler.cli.declarations import Declared
+from reconciler.cli.exit_codes import IN_SYNC
 
 # As in options.py, where each is defined for the commands that take it.
 _FLAGS = ("--json", "--verbose", "-v")
 _CONFIG = "--config"
 
+ABOUT = """Keeps the env files of Docker Compose servers equal to SOPS-encrypted files in git.
 
-class CommandGroup(TyperGroup):
+Every command prints its own help: `reconciler COMMAND --help`. The first three options may stand before the command
+or behind it, with the commands that take them.
+"""
+
+
+class CommandGroup(Declared, click.Group):
     """The commands; what stands before the name of one is read as if it stood behind it.
 
     So it means the same, takes precedence over the environment in the same way, and is refused by a command that does
     not take it.
     """
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         moved = _leading(args)
         command = args[len(moved) :][:1]
         if moved and command and not command[0].startswith("-"):
             args = [*command, *moved, *args[len(moved) + 1 :]]
         return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # by topic, where click sorts them by name
 
 
 def _leading(arguments: list[str]) -> list[str]:
@@ -40,24 +49,19 @@ def _leading(arguments: list[str]) -> list[str]:
     return arguments[:end]
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(context: click.Context, _: click.Parameter, asked_for: bool) -> None:
+    if asked_for:
         from reconciler.cli.daemon_commands import version
 
         version()
-        raise typer.Exit
+        context.exit(IN_SYNC)
 
 
-def options(
-    config: Annotated[str | None, typer.Option(_CONFIG, metavar="FILE", help="The server configuration.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every key, however many there are.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Keeps the env files of Docker Compose servers equal to SOPS-encrypted files in git.
-
-    Every command prints its own help: `reconciler COMMAND --help`. The first three options may stand before the command
-    or behind it, with the commands that take them.
-    """
+def options() -> list[click.Parameter]:
+    """What --help lists; those before a command never get here."""
+    return [
+        click.Option([_CONFIG], metavar="FILE", help="The server configuration."),
+        click.Option(["--json"], is_flag=True, help="Print JSON instead of text."),
+        click.Option(["--verbose", "-v"], is_flag=True, help="List every key, however many there are."),
+        click.Option(["--version"], is_flag=True, is_eager=True, callback=_print_version, help="Print the version."),
+    ]

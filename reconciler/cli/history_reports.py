@@ -115,11 +115,13 @@ def _revision(run: Data) -> str:
 
 def _who(run: Data) -> str:
     """Of a decision who asked; of a run the commit's author, or who had edited the files, and who asked for it."""
-    asked = f"requested by {run['requested_by']}" if run["requested_by"] else ""
+    caller = f"requested by {run['requested_by']}" if run["requested_by"] else ""
     if run["result"] == Result.DONE:
         return str(run["requested_by"])
     edited = f"edited by {listed(run['edited_by']) or 'unknown'}"
-    return ", ".join(filter(None, [edited if run["result"] == Result.CORRECTED else author_name(run["author"]), asked]))
+    return ", ".join(
+        filter(None, [edited if run["result"] == Result.CORRECTED else author_name(run["author"]), caller])
+    )
 
 
 def _overdue_cells(item: Data) -> Sequence[str]:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
-
-from rich.cells import cell_len
 
 from reconciler.core.text import absolute, ago, duration, epoch_seconds, printable
 
@@ -191,13 +188,20 @@ def page_on(stream: TextIO, *, verbose: bool = False) -> Page:
     if not (stream.isatty() or os.environ.get("FORCE_COLOR")):
         return Page(verbose=verbose)
     colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    import shutil  # it loads every kind of compression
+
     width = max(_NARROWEST, shutil.get_terminal_size().columns)
     return Page(width, colour, time.time(), verbose)
 
 
 def length(text: str) -> int:
     """How many characters wide the text is on a terminal."""
-    return cell_len(_STYLED.sub("", text))
+    plain = _STYLED.sub("", text)
+    if plain.isascii():
+        return len(plain)
+    from rich.cells import cell_len
+
+    return cell_len(plain)
 
 
 def foreign(data: Any) -> Any:

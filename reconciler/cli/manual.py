@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import typer
+import click
 
 from reconciler.cli.exit_codes import MEANINGS
 from reconciler.cli.main import app
@@ -28,31 +28,30 @@ _FILES = {
 
 def manual() -> str:
     """The page in man's macros, ending with a newline."""
-    group = typer.main.get_command(app)
-    context = typer.Context(group, info_name="reconciler")
+    context = click.Context(app, info_name="reconciler")
     lines = [
         '.TH RECONCILER 1 "" reconciler "User Commands"',
         ".SH NAME",
-        f"reconciler \\- {_text(_first_sentence(group.help))}",
+        f"reconciler \\- {_text(_first_sentence(app.help))}",
         ".SH SYNOPSIS",
         ".B reconciler",
         "[\\fIOPTIONS\\fR] \\fICOMMAND\\fR [\\fIARGS\\fR]...",
         ".SH DESCRIPTION",
-        *_paragraphs(group.help),
+        *_paragraphs(app.help),
         ".SH OPTIONS",
-        *_options(group, context),
+        *_options(app, context),
         ".SH COMMANDS",
     ]
-    for name in group.list_commands(context):  # type: ignore[attr-defined]
-        lines += _command(name, group.get_command(context, name), context)  # type: ignore[attr-defined]
+    for name, command in app.commands.items():
+        lines += _command(name, command, context)
     lines += [".SH EXIT STATUS", *_terms((str(code), text) for code, text in MEANINGS.items())]
     lines += [".SH ENVIRONMENT", *_terms(_VARIABLES.items()), ".SH FILES", *_terms(_FILES.items())]
     lines += [".SH SEE ALSO", ".BR sops (1),", ".BR docker\\-compose (1),", ".BR git (1)"]
     return "\n".join(lines) + "\n"
 
 
-def _command(name: str, command: Any, parent: typer.Context) -> Iterator[str]:
-    context = typer.Context(command, info_name=name, parent=parent)
+def _command(name: str, command: Any, parent: click.Context) -> Iterator[str]:
+    context = click.Context(command, info_name=name, parent=parent)
     yield f".SS {_text(name)}"
     yield f"\\fBreconciler {_text(name)}\\fR {_text(' '.join(command.collect_usage_pieces(context)))}"
     yield ".PP"
@@ -62,9 +61,9 @@ def _command(name: str, command: Any, parent: typer.Context) -> Iterator[str]:
         yield from _command(f"{name} {nested}", subcommand, parent)
 
 
-def _options(command: Any, context: typer.Context) -> Iterator[str]:
+def _options(command: Any, context: click.Context) -> Iterator[str]:
     records = (parameter.get_help_record(context) for parameter in command.get_params(context))
-    yield from _terms(record for record in records if record is not None)
+    yield from _terms(record for record in records if record and record[1])
 
 
 def _terms(terms: Iterable[tuple[str, str]]) -> Iterator[str]:

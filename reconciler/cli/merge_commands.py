@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+import click
+from click.exceptions import Exit
 
+from reconciler.cli.declarations import Commands, argument, option
 from reconciler.cli.edit_commands import DecryptionKey
 from reconciler.cli.exit_codes import ERROR, IN_SYNC, PENDING
 from reconciler.cli.options import Json
 
-commands = typer.Typer()
+commands = Commands()
 
 
 @commands.command("merge-driver", short_help="for git: merge three versions of an encrypted file by key")
 def merge_driver(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="The common ancestor's version: %O.")],
-    ours: Annotated[str, typer.Argument(metavar="OURS", help="Our version, which becomes the result: %A.")],
-    theirs: Annotated[str, typer.Argument(metavar="THEIRS", help="The other side's version: %B.")],
-    path: Annotated[str, typer.Argument(metavar="PATH", help="What the file is called: %P.")],
+    base: Annotated[str, argument(metavar="BASE", help="The common ancestor's version: %O.")],
+    ours: Annotated[str, argument(metavar="OURS", help="Our version, which becomes the result: %A.")],
+    theirs: Annotated[str, argument(metavar="THEIRS", help="The other side's version: %B.")],
+    path: Annotated[str, argument(metavar="PATH", help="What the file is called: %P.")],
 ) -> None:
     """Merge an encrypted file by key, as git's merge driver: `git config merge.reconciler.driver
     "reconciler merge-driver %O %A %B %P"`, and `merge=reconciler` in .gitattributes (`reconciler init` writes it).
@@ -33,16 +35,16 @@ def merge_driver(
 
     merged = asyncio.run(run_driver(base, ours, theirs, path))
     if not merged.done:
-        typer.echo(merge_reports.problem(merged), err=True)
-    raise typer.Exit(IN_SYNC if merged.done else ERROR)
+        click.echo(merge_reports.problem(merged), err=True)
+    raise Exit(IN_SYNC if merged.done else ERROR)
 
 
 @commands.command(short_help="merge what git left unmerged in encrypted files, by key")
 def merge(
-    paths: Annotated[list[str] | None, typer.Argument(metavar="[PATH…]", help="Default: all of them.")] = None,
+    paths: Annotated[list[str] | None, argument(metavar="[PATH…]", help="Default: all of them.")] = None,
     resolve: Annotated[
         list[str] | None,
-        typer.Option("--resolve", metavar="KEY=SIDE", help="Take `ours` or `theirs` for a key, or for all: '*=ours'."),
+        option("--resolve", metavar="KEY=SIDE", help="Take `ours` or `theirs` for a key, or for all: '*=ours'."),
     ] = None,
     age_key_file: DecryptionKey = None,
     as_json: Json = False,
@@ -59,4 +61,4 @@ def merge(
 
     merged = asyncio.run(merge_unmerged(paths or [], parse_decisions(resolve or []), age_key_file))
     render.answer(merge_reports.merge_data(merged), merge_reports.merge_report, as_json=as_json)
-    raise typer.Exit(IN_SYNC if all(file.done for file in merged) else PENDING)
+    raise Exit(IN_SYNC if all(file.done for file in merged) else PENDING)

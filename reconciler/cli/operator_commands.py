@@ -6,9 +6,10 @@ from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, NoReturn
 
-import typer
+from click.exceptions import Exit
 
 from reconciler.cli import completion
+from reconciler.cli.declarations import Commands, argument, option
 from reconciler.cli.exit_codes import (
     ERROR,
     IN_SYNC,
@@ -30,10 +31,10 @@ from reconciler.cli.options import (
 )
 from reconciler.core.errors import RefusedError
 
-commands = typer.Typer()
+commands = Commands()
 
 
-Reason = Annotated[str, typer.Option("--reason", help="Why; the history shows it, and status while it lasts.")]
+Reason = Annotated[str, option("--reason", help="Why; the history shows it, and status while it lasts.")]
 
 
 @commands.command(short_help="reconcile now")
@@ -42,23 +43,23 @@ def sync(
     environment: Environment = None,
     take_over: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--take-over",
             help="ENVIRONMENT/SOURCE whose unknown live file may be replaced (backed up first).",
-            autocompletion=completion.targets,
+            complete=completion.targets,
         ),
     ] = None,
     accept_project: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--accept-project",
             help="STACK (or ENVIRONMENT/STACK) that is held because its project was edited: take the edit along.",
-            autocompletion=completion.stacks,
+            complete=completion.stacks,
         ),
     ] = None,
     skip_promotion: Annotated[
         bool,
-        typer.Option("--skip-promotion", help="Apply now what waits to be promoted; needs --reason."),
+        option("--skip-promotion", help="Apply now what waits to be promoted; needs --reason."),
     ] = False,
     reason: Reason = "",
     verbose: Verbose = False,
@@ -84,7 +85,7 @@ def sync(
             skip_promotion=skip_promotion,
         )
     render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose, list_name="outcomes")
-    raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
+    raise Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
 
 
 @commands.command(short_help="what a reconciliation would change; writes nothing")
@@ -92,9 +93,9 @@ def plan(
     config: ConfigFile = DEFAULT_CONFIG,
     environment: Environment = None,
     revision: Annotated[
-        str, typer.Option("--revision", help="Plan for this commit of the branch, not the target revision.")
+        str, option("--revision", help="Plan for this commit of the branch, not the target revision.")
     ] = "",
-    summary: Annotated[bool, typer.Option("--summary", help="Only how much would change.")] = False,
+    summary: Annotated[bool, option("--summary", help="Only how much would change.")] = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
@@ -109,14 +110,14 @@ def plan(
         outcomes = plan_environments(config, environment or [], revision, progress)
     report = partial(plan_reports.plan_report, summary=summary)
     render.answer(outcomes, report, as_json=as_json, verbose=verbose, list_name="outcomes")
-    raise typer.Exit(worst(plan_exit_code(outcome) for outcome in outcomes))
+    raise Exit(worst(plan_exit_code(outcome) for outcome in outcomes))
 
 
 @commands.command(short_help="each target and stack: in sync or not, since when, why")
 def status(
     config: ConfigFile = DEFAULT_CONFIG,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C; in a pipe, print again what has changed.")
+        bool, option("--watch", "-w", help="Refresh until Ctrl-C; in a pipe, print again what has changed.")
     ] = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -128,16 +129,18 @@ def status(
     --watch 130 after Ctrl-C.
     """
     from reconciler.app.daemon.commands import read_status
-    from reconciler.cli import render, status_reports, watching
+    from reconciler.cli import render, status_reports
 
     if watch:
+        from reconciler.cli import watching
+
         watching.watch_status(
             lambda here: read_status(config, lambda _: None, here=here), as_json=as_json, verbose=verbose
         )
     with render.progress() as progress:
         answer = read_status(config, progress)
     render.answer(answer, status_reports.status_report, as_json=as_json, verbose=verbose)
-    raise typer.Exit(worst(status_exit_code(environment) for environment in answer["environments"]))
+    raise Exit(worst(status_exit_code(environment) for environment in answer["environments"]))
 
 
 @commands.command(short_help="list the backups, or verify them")
@@ -145,7 +148,7 @@ def backups(
     config: ConfigFile = DEFAULT_CONFIG,
     environment: OneEnvironment = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read every file and compare it with its recorded digest.")
+        bool, option("--verify", help="Read every file and compare it with its recorded digest.")
     ] = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -156,18 +159,18 @@ def backups(
 
     listed = list_backups(config, environment, verify=verify)
     render.answer(listed, record_reports.backups_report, as_json=as_json, verbose=verbose, list_name="backups")
-    raise typer.Exit(ERROR if any(backup.get("problems") for backup in listed) else IN_SYNC)
+    raise Exit(ERROR if any(backup.get("problems") for backup in listed) else IN_SYNC)
 
 
 @commands.command(short_help="restore the files of a backup")
 def restore(
     backup: Annotated[
         str,
-        typer.Argument(help="The backup's id, as `reconciler backups` lists it.", autocompletion=completion.backups),
+        argument(help="The backup's id, as `reconciler backups` lists it.", complete=completion.backups),
     ],
     config: ConfigFile = DEFAULT_CONFIG,
     target: Annotated[
-        list[str] | None, typer.Option("--target", "-t", help="Only this source or live path (may be repeated).")
+        list[str] | None, option("--target", "-t", help="Only this source or live path (may be repeated).")
     ] = None,
     reason: Reason = "",
     as_json: Json = False,
@@ -189,7 +192,7 @@ def restore(
 def rollback(
     config: ConfigFile = DEFAULT_CONFIG,
     to: Annotated[
-        str, typer.Option("--to", help="The commit id. Default: the last good revision before the applied one.")
+        str, option("--to", help="The commit id. Default: the last good revision before the applied one.")
     ] = "",
     reason: Reason = "",
     environment: OneEnvironment = None,
@@ -222,14 +225,14 @@ def unpin(
 def pause(
     scope: Annotated[
         str,
-        typer.Argument(
+        argument(
             metavar="TARGET|STACK",
             help="As `reconciler status` lists it, ENVIRONMENT/NAME.",
-            autocompletion=completion.scopes,
+            complete=completion.scopes,
         ),
     ] = "",
-    everything: Annotated[bool, typer.Option("--all", help="The whole environment.")] = False,
-    how_long: Annotated[str, typer.Option("--for", metavar="DURATION", help="Such as 30m or 2h.")] = "1h",
+    everything: Annotated[bool, option("--all", help="The whole environment.")] = False,
+    how_long: Annotated[str, option("--for", metavar="DURATION", help="Such as 30m or 2h.")] = "1h",
     reason: Reason = "",
     config: ConfigFile = DEFAULT_CONFIG,
     environment: OneEnvironment = None,
@@ -240,7 +243,7 @@ def pause(
 
     Exits 0 if nothing is pending meanwhile, 2 if something is, 1 on errors, 3 if a change was rolled back.
     """
-    from reconciler.app.config.scalars import parse_duration
+    from reconciler.app.config.durations import parse_duration
 
     name = _environment_of_scope(scope, everything, environment)
     seconds = parse_duration(how_long, where="--for")
@@ -251,11 +254,9 @@ def pause(
 def resume(
     scope: Annotated[
         str,
-        typer.Argument(
-            metavar="TARGET|STACK", help="As it was paused; --all ends every pause.", autocompletion=completion.scopes
-        ),
+        argument(metavar="TARGET|STACK", help="As it was paused; --all ends every pause.", complete=completion.scopes),
     ] = "",
-    everything: Annotated[bool, typer.Option("--all", help="Every pause of the environment.")] = False,
+    everything: Annotated[bool, option("--all", help="Every pause of the environment.")] = False,
     reason: Reason = "",
     config: ConfigFile = DEFAULT_CONFIG,
     environment: OneEnvironment = None,
@@ -316,14 +317,14 @@ def _change_environment(config: str, environment: str | None, form: tuple[bool, 
     with render.progress() as progress:
         outcomes = change_environment(config, environment, request, progress)
     render.answer(outcomes, plan_reports.outcome_report, as_json=as_json, verbose=verbose, list_name="outcomes")
-    raise typer.Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
+    raise Exit(worst(outcome_exit_code(outcome) for outcome in outcomes))
 
 
 @commands.command(short_help="forget a target that left git")
 def forget(
-    target: Annotated[str, typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.")],
+    target: Annotated[str, argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.")],
     delete: Annotated[
-        bool, typer.Option("--delete", help="Delete its live file too, after a backup. Default: the file stays.")
+        bool, option("--delete", help="Delete its live file too, after a backup. Default: the file stays.")
     ] = False,
     reason: Reason = "",
     config: ConfigFile = DEFAULT_CONFIG,
@@ -346,11 +347,11 @@ def forget(
 def adopt(
     target: Annotated[
         str,
-        typer.Argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.", autocompletion=completion.targets),
+        argument(help="ENVIRONMENT/SOURCE, as `reconciler status` lists it.", complete=completion.targets),
     ],
     key: Annotated[
         list[str] | None,
-        typer.Option("--key", "-k", metavar="NAME", help="Only this variable (may be repeated). Default: the file."),
+        option("--key", "-k", metavar="NAME", help="Only this variable (may be repeated). Default: the file."),
     ] = None,
     reason: Reason = "",
     config: ConfigFile = DEFAULT_CONFIG,
@@ -376,11 +377,11 @@ def age(
     config: ConfigFile = DEFAULT_CONFIG,
     environment: OneEnvironment = None,
     max_age: Annotated[
-        str | None, typer.Option("--max-age", metavar="90d", help="Older secrets are too old: 12h, 90d.")
+        str | None, option("--max-age", metavar="90d", help="Older secrets are too old: 12h, 90d.")
     ] = None,
     known_to: Annotated[
         str | None,
-        typer.Option("--known-to", metavar="NAME", help="In this clone: what a recipient, or a former one, knows."),
+        option("--known-to", metavar="NAME", help="In this clone: what a recipient, or a former one, knows."),
     ] = None,
     path: EnvironmentsPath = "envs",
     as_json: Json = False,
@@ -390,7 +391,7 @@ def age(
     With --known-to, in a clone: the secrets that somebody could once read and that were not replaced since. Exits 0, 2
     if --max-age finds older ones (it names them) or somebody still knows one, 1 on errors.
     """
-    from reconciler.app.config.scalars import parse_duration
+    from reconciler.app.config.durations import parse_duration
     from reconciler.app.daemon.commands import read_secret_ages
     from reconciler.cli import record_reports, render
 
@@ -400,7 +401,7 @@ def age(
     with render.progress() as progress:
         ages = read_secret_ages(config, environment, limit, progress)
     render.answer(ages, lambda ages, page: record_reports.age_report(ages, max_age or "", page), as_json=as_json)
-    raise typer.Exit(age_exit_code(ages))
+    raise Exit(age_exit_code(ages))
 
 
 def _known_to(name: str, path: str, *, as_json: bool) -> NoReturn:
@@ -412,7 +413,7 @@ def _known_to(name: str, path: str, *, as_json: bool) -> NoReturn:
     known = asyncio.run(known_secrets(path, name))
     data = {"known": recipient_reports.known_data(known), "environments": []}
     render.answer(data, lambda data, page: recipient_reports.known_report(data["known"], page), as_json=as_json)
-    raise typer.Exit(PENDING if known.secrets else IN_SYNC)
+    raise Exit(PENDING if known.secrets else IN_SYNC)
 
 
 @commands.command(short_help="check every component and say what to do")
@@ -424,4 +425,4 @@ def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: Json = False) -> None:
     findings = examine_server(config)
     report = record_reports.doctor_report
     render.answer([asdict(finding) for finding in findings], report, as_json=as_json, list_name="findings")
-    raise typer.Exit(ERROR if any(finding.bad for finding in findings) else IN_SYNC)
+    raise Exit(ERROR if any(finding.bad for finding in findings) else IN_SYNC)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-import typer
+from click.exceptions import Exit
 
 from reconciler.cli import completion
+from reconciler.cli.declarations import Commands, argument, option
 from reconciler.cli.edit_commands import DecryptionKey, ask_value, generated_value
 from reconciler.cli.exit_codes import IN_SYNC, PENDING
 from reconciler.cli.options import EnvironmentsPath, Json
 from reconciler.core.errors import RefusedError
 from reconciler.core.text import printable
 
-commands = typer.Typer()
+commands = Commands()
 
 _LENGTHS = range(8, 1025)
-Target = Annotated[str, typer.Option("--target", metavar="FILE", help="Only this file, where several have the key.")]
+Target = Annotated[str, option("--target", metavar="FILE", help="Only this file, where several have the key.")]
 Generate = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--generate",
         metavar="[NAME=]N",
         help="Make secrets of N random letters and digits, or of as many as the contract asks; with NAME only its.",
@@ -30,23 +31,17 @@ Generate = Annotated[
 
 @commands.command(short_help="take keys from one environment of this clone to another, as one commit")
 def promote(
-    left: Annotated[
-        str, typer.Argument(metavar="LEFT", help="Where the keys are.", autocompletion=completion.environments)
-    ],
-    right: Annotated[
-        str, typer.Argument(metavar="RIGHT", help="Where they go.", autocompletion=completion.environments)
-    ],
-    key: Annotated[list[str] | None, typer.Option("--key", metavar="NAME", help="This key (may be repeated).")] = None,
-    all_missing: Annotated[bool, typer.Option("--all-missing", help="Every key that RIGHT lacks.")] = False,
+    left: Annotated[str, argument(metavar="LEFT", help="Where the keys are.", complete=completion.environments)],
+    right: Annotated[str, argument(metavar="RIGHT", help="Where they go.", complete=completion.environments)],
+    key: Annotated[list[str] | None, option("--key", metavar="NAME", help="This key (may be repeated).")] = None,
+    all_missing: Annotated[bool, option("--all-missing", help="Every key that RIGHT lacks.")] = False,
     target: Target = "",
     generate: Generate = None,
     copy_secrets: Annotated[
-        bool, typer.Option("--copy-secrets", help="Let both environments have the same secrets.")
+        bool, option("--copy-secrets", help="Let both environments have the same secrets.")
     ] = False,
-    branch: Annotated[
-        str | None, typer.Option("--branch", help="The branch to commit to. Default: promote/RIGHT-…")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, by key.")] = False,
+    branch: Annotated[str | None, option("--branch", help="The branch to commit to. Default: promote/RIGHT-…")] = None,
+    dry_run: Annotated[bool, option("--dry-run", help="Show what would be done, by key.")] = False,
     path: EnvironmentsPath = "envs",
     age_key_file: DecryptionKey = None,
     as_json: Json = False,
@@ -81,7 +76,7 @@ def promote(
     promotion = asyncio.run(promote(request, ask, generated_value, lambda done, of: None))
     data = promotion_reports.promotion_data(promotion)
     render.answer(data, promotion_reports.promotion_report, as_json=as_json)
-    raise typer.Exit(PENDING if dry_run and promotion.plan.keys else IN_SYNC)
+    raise Exit(PENDING if dry_run and promotion.plan.keys else IN_SYNC)
 
 
 def _length(given: str) -> tuple[str, int]:

@@ -70,7 +70,7 @@ def promotion_report(data: Data, page: Page) -> Iterator[str]:
         yield ""
         yield from page.text("New findings of `reconciler check`:")
         yield from page.items(
-            [Item((found["severity"], found["path"], found["message"])) for found in data["findings"]]
+            [Item((finding["severity"], finding["path"], finding["message"])) for finding in data["findings"]]
         )
     if not files:
         return

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from click.exceptions import Exit
 
 from reconciler.app.recipients.actions import RecipientAction
+from reconciler.cli.declarations import Commands, argument, option
 from reconciler.cli.edit_commands import DecryptionKey
 from reconciler.cli.exit_codes import IN_SYNC
 from reconciler.cli.options import Environment, EnvironmentsPath, Json, Verbose
 
-commands = typer.Typer()
+commands = Commands()
 
 
 @commands.command(short_help="who can read which files; let somebody in or out, as one commit")
 def recipients(
-    action: Annotated[RecipientAction, typer.Argument(help="What to do.")] = RecipientAction.LIST,
+    action: Annotated[RecipientAction, argument(help="What to do.")] = RecipientAction.LIST,
     name: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="Who, as .sops.yaml calls them; to remove, the public key too.")
+        str, argument(metavar="[NAME]", help="Who, as .sops.yaml calls them; to remove, the public key too.")
     ] = "",
-    key: Annotated[str, typer.Argument(metavar="[KEY]", help="The public key to add: age1…, or an SSH key.")] = "",
+    key: Annotated[str, argument(metavar="[KEY]", help="The public key to add: age1…, or an SSH key.")] = "",
     environment: Environment = None,
     branch: Annotated[
-        str | None, typer.Option("--branch", help="The branch to commit to. Default: recipients/ACTION-NAME.")
+        str | None, option("--branch", help="The branch to commit to. Default: recipients/ACTION-NAME.")
     ] = None,
     path: EnvironmentsPath = "envs",
     age_key_file: DecryptionKey = None,
@@ -46,7 +47,7 @@ def recipients(
         members = asyncio.run(change.list_recipients(path))
         data = recipient_reports.recipients_data(members)
         render.answer(data, recipient_reports.recipients_report, as_json=as_json, verbose=verbose)
-        raise typer.Exit(IN_SYNC)
+        raise Exit(IN_SYNC)
     request = change.RecipientRequest(action, name, key, tuple(environment or ()), branch, path, age_key_file)
     with render.counted("encrypting") as progress:
         changed = asyncio.run(change.change_recipients(request, progress))

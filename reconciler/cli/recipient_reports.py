@@ -113,6 +113,6 @@ def known_report(data: Data, page: Page) -> Iterator[str]:
         details = [f"[ ] {value['key'] or 'the whole file'}  since {_since(value, page)}" for value in values]
         yield from page.items([Item((page.style("bold", file),), tuple(details))])
     if others:
-        shown = [f"{value['file']}: {value['key']}" for value in data["values"] if not value["secret"]]
+        plain = [f"{value['file']}: {value['key']}" for value in data["values"] if not value["secret"]]
         text = f"Also {counted(others, 'value')} whose names mean no secret"
-        yield from page.text(f"{text}: {', '.join(shown)}" if page.verbose else f"{text}; -v lists them.")
+        yield from page.text(f"{text}: {', '.join(plain)}" if page.verbose else f"{text}; -v lists them.")

@@ -26,8 +26,8 @@ def _run(run: Data, page: Page) -> Item:
     cells = (page.style("bold", absolute(run["started_at"])), page.state(run["result"]), head)
     details: list[Detail] = [page.style("dim", f"{run['environment']}, {run['trigger']}, run {run['run']}")]
     if run["requested_by"] and not run["reason"].startswith(run["requested_by"]):  # a decision's sentence says it
-        why = f": {run['request_reason']}" if run["request_reason"] else ""
-        details.append(f"requested by {run['requested_by']}{why}")
+        stated = f": {run['request_reason']}" if run["request_reason"] else ""
+        details.append(f"requested by {run['requested_by']}{stated}")
     for change in run["changes"]:
         keys = [part for parts in page.keys(change) for part in parts]
         details.append((f"{change['source']} ({done_to_file(change)})", *keys))

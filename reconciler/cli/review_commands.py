@@ -6,8 +6,10 @@ import sys
 from enum import StrEnum
 from typing import Annotated
 
-import typer
+import click
+from click.exceptions import Exit
 
+from reconciler.cli.declarations import Commands, argument, option
 from reconciler.cli.exit_codes import ERROR, IN_SYNC, PENDING
 from reconciler.cli.options import (
     DEFAULT_CONFIG,
@@ -22,7 +24,7 @@ from reconciler.cli.options import (
 )
 from reconciler.core.errors import RefusedError
 
-commands = typer.Typer()
+commands = Commands()
 
 
 class CheckForm(StrEnum):
@@ -35,20 +37,18 @@ class CheckForm(StrEnum):
 
 @commands.command(short_help="before the merge: find mistakes, without any key")
 def check(
-    path: Annotated[str, typer.Argument(help="The directory of the environments.")] = "envs",
+    path: Annotated[str, argument(help="The directory of the environments.")] = "envs",
     environment: Environment = None,
-    form: Annotated[CheckForm, typer.Option("--format", help="Output format.")] = CheckForm.TEXT,
+    form: Annotated[CheckForm, option("--format", help="Output format.")] = CheckForm.TEXT,
     age_key_file: KeyFile = None,
     server: Annotated[
-        list[str] | None, typer.Option("--server", help="A server configuration to check as well (may be repeated).")
+        list[str] | None, option("--server", help="A server configuration to check as well (may be repeated).")
     ] = None,
     retired: Annotated[
         list[str] | None,
-        typer.Option("--retired", help="Also find what still names this key, provider or host (may be repeated)."),
+        option("--retired", help="Also find what still names this key, provider or host (may be repeated)."),
     ] = None,
-    allow_warnings: Annotated[
-        bool, typer.Option("--allow-warnings", help="Exit 0 if there are only warnings.")
-    ] = False,
+    allow_warnings: Annotated[bool, option("--allow-warnings", help="Exit 0 if there are only warnings.")] = False,
     as_json: Json = False,
 ) -> None:
     """Find mistakes in a directory of environments before they are merged; docs/checks.md explains each rule.
@@ -65,7 +65,7 @@ def check(
         render.write_lines(reports.check_report(report, page_on(sys.stdout)))
     else:
         sys.stdout.write(reports.FORMATS["json" if as_json else form.value](report))
-    raise typer.Exit(PENDING if report.errors or (report.warnings and not allow_warnings) else IN_SYNC)
+    raise Exit(PENDING if report.errors or (report.warnings and not allow_warnings) else IN_SYNC)
 
 
 class DiffForm(StrEnum):
@@ -77,16 +77,16 @@ class DiffForm(StrEnum):
 @commands.command(short_help="before the merge: show changes by key, without any key")
 def diff(
     span: Annotated[
-        str, typer.Argument(metavar="BASE..HEAD", help="Two commits; BASE...HEAD starts where they forked.")
+        str, argument(metavar="BASE..HEAD", help="Two commits; BASE...HEAD starts where they forked.")
     ] = "",
     path: EnvironmentsPath = "envs",
     environment: Environment = None,
-    form: Annotated[DiffForm, typer.Option("--format", help="Output format.")] = DiffForm.TEXT,
+    form: Annotated[DiffForm, option("--format", help="Output format.")] = DiffForm.TEXT,
     age_key_file: KeyFile = None,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 2 if something changed.")] = False,
+    exit_code: Annotated[bool, option("--exit-code", help="Exit 2 if something changed.")] = False,
     hook: Annotated[
         bool,
-        typer.Option("--hook", help="For pre-commit: compare the commits about to be pushed; never blocks a push."),
+        option("--hook", help="For pre-commit: compare the commits about to be pushed; never blocks a push."),
     ] = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -103,15 +103,15 @@ def diff(
     if bool(span) == hook:
         raise RefusedError("give two commits or --hook", hint="For example `reconciler diff origin/main...HEAD`")
     if hook and not (span := pushed_span()):
-        typer.echo("nothing to compare with: origin/HEAD is not set. Set it with `git remote set-head origin --auto`")
-        raise typer.Exit(IN_SYNC)
+        click.echo("nothing to compare with: origin/HEAD is not set. Set it with `git remote set-head origin --auto`")
+        raise Exit(IN_SYNC)
     with render.counted("decrypting") as progress:
         changes = diff_commits(span, path, environment or [], age_key_file, progress)
     if form is DiffForm.TEXT and not as_json:
         render.write_lines(comments.diff_report(changes, page_on(sys.stdout, verbose=verbose)))
     else:
         sys.stdout.write(comments.FORMATS["json" if as_json else form.value](changes))
-    raise typer.Exit(PENDING if exit_code and not changes.empty else IN_SYNC)
+    raise Exit(PENDING if exit_code and not changes.empty else IN_SYNC)
 
 
 class CompareForm(StrEnum):
@@ -123,18 +123,18 @@ class CompareForm(StrEnum):
 
 Different = Annotated[
     bool | None,
-    typer.Option(
+    option(
         "--different-environments/--same-environment",
         help="Whether secrets must differ, or nothing may. Default: by the names of the sides.",
     ),
 ]
 Probes = Annotated[
     str | None,
-    typer.Option("--probes", help="A file of parity probes, in addition to the server configuration; never from git."),
+    option("--probes", help="A file of parity probes, in addition to the server configuration; never from git."),
 ]
 Pairs = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--pair", metavar="A=B", help="Compare file A of LEFT with file B of RIGHT, whatever their names; repeatable."
     ),
 ]
@@ -144,25 +144,21 @@ Pairs = Annotated[
 def compare(
     left: Annotated[
         str,
-        typer.Argument(
+        argument(
             metavar="LEFT",
             help="git:production[@REV], live:production[@HOST], ssh://…, file:…, or a comparison.",
         ),
     ],
     right: Annotated[
-        list[str] | None, typer.Argument(metavar="RIGHT…", help="One or more sides, each compared with LEFT.")
+        list[str] | None, argument(metavar="RIGHT…", help="One or more sides, each compared with LEFT.")
     ] = None,
-    repository: Annotated[
-        str, typer.Option("--repository", help="The clone to read git sides from.", show_default=True)
-    ] = ".",
+    repository: Annotated[str, option("--repository", help="The clone to read git sides from.")] = ".",
     path: EnvironmentsPath = "envs",
-    form: Annotated[CompareForm, typer.Option("--format", help="Output format.")] = CompareForm.TABLE,
-    everything: Annotated[bool, typer.Option("--all", help="Also show what is the same.")] = False,
+    form: Annotated[CompareForm, option("--format", help="Output format.")] = CompareForm.TABLE,
+    everything: Annotated[bool, option("--all", help="Also show what is the same.")] = False,
     expected: Annotated[
         str | None,
-        typer.Option(
-            "--expected", help="The file of expected differences. Default: expected-differences.yaml below --path."
-        ),
+        option("--expected", help="The file of expected differences. Default: expected-differences.yaml below --path."),
     ] = None,
     different: Different = None,
     ssh_key: SshKey = None,
@@ -198,4 +194,4 @@ def compare(
             sys.stdout.write(compare_page.as_html(report))
         case CompareForm.TABLE:
             render.write_lines(compare_table.compare_report(report, page_on(sys.stdout), everything=everything))
-    raise typer.Exit(ERROR if report.failures else PENDING if report.unexplained else IN_SYNC)
+    raise Exit(ERROR if report.failures else PENDING if report.unexplained else IN_SYNC)

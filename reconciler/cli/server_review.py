@@ -6,14 +6,15 @@ import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from click.exceptions import Exit
 
+from reconciler.cli.declarations import Commands, option
 from reconciler.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Verbose
 
 if TYPE_CHECKING:
     from reconciler.app.review.review import Review
 
-commands = typer.Typer()
+commands = Commands()
 
 
 class ReviewForm(StrEnum):
@@ -26,18 +27,16 @@ class ReviewForm(StrEnum):
 @commands.command(short_help="all about this server on one page, what needs you first")
 def review(
     config: ConfigFile = DEFAULT_CONFIG,
-    form: Annotated[ReviewForm, typer.Option("--format", help="Output format.")] = ReviewForm.TEXT,
+    form: Annotated[ReviewForm, option("--format", help="Output format.")] = ReviewForm.TEXT,
     max_age: Annotated[
-        str, typer.Option("--max-age", metavar="90d", help="Secrets older than this need you: 90d, 365d.")
+        str, option("--max-age", metavar="90d", help="Secrets older than this need you: 90d, 365d.")
     ] = "365d",
     mail: Annotated[
         list[str] | None,
-        typer.Option(
-            "--mail", metavar="ADDRESS", help="Send it with sendmail instead of printing it (may be repeated)."
-        ),
+        option("--mail", metavar="ADDRESS", help="Send it with sendmail instead of printing it (may be repeated)."),
     ] = None,
     notify: Annotated[
-        bool, typer.Option("--notify", help="Send what needs you to the receivers of notifications, print nothing.")
+        bool, option("--notify", help="Send what needs you to the receivers of notifications, print nothing.")
     ] = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -49,7 +48,7 @@ def review(
     Exits 0 if nothing needs you, 2 if something waits or differs, 3 if a change was rolled back, 1 if something is
     broken or could not be looked at.
     """
-    from reconciler.app.config.scalars import parse_duration
+    from reconciler.app.config.durations import parse_duration
     from reconciler.app.review.command import mail_review, notify_review, review_server
     from reconciler.cli import render, server_review_reports
     from reconciler.cli.exit_codes import review_exit_code
@@ -65,7 +64,7 @@ def review(
             notify_review(config, *server_review_reports.as_message(reviewed))
     if not mail and not notify:
         _print(reviewed, ReviewForm.JSON if as_json else form, verbose=verbose)
-    raise typer.Exit(review_exit_code(reviewed.attention()))
+    raise Exit(review_exit_code(reviewed.attention()))
 
 
 def _print(reviewed: Review, form: ReviewForm, *, verbose: bool) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-import typer
+import click
+from click.exceptions import Exit
 
-from reconciler.cli import completion
+from reconciler.cli.declarations import Commands, argument, option
 from reconciler.cli.exit_codes import ERROR, IN_SYNC
 from reconciler.cli.options import EnvironmentsPath, Json, KnownHosts, SshKey
 from reconciler.core.errors import RefusedError
 
-commands = typer.Typer()
+commands = Commands()
 
 ImportSides = Annotated[
     list[str],
-    typer.Argument(
+    argument(
         metavar="SIDE…",
         help="ssh://user@host[:port]/path, or without a path for all of its Compose projects; file:PATH and here: "
         "for this machine.",
@@ -24,11 +25,11 @@ ImportSides = Annotated[
 ]
 PlainGlobs = Annotated[
     list[str] | None,
-    typer.Option("--plain", metavar="GLOB", help="Leave matching mounted files unencrypted in git (repeatable)."),
+    option("--plain", metavar="GLOB", help="Leave matching mounted files unencrypted in git (repeatable)."),
 ]
 VerificationKey = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--age-key-file",
         envvar="SOPS_AGE_KEY_FILE",
         help="A private key to verify the result with. Default: ~/.config/sops/age/keys.txt.",
@@ -38,11 +39,11 @@ VerificationKey = Annotated[
 
 @commands.command(short_help="set up a configuration repository")
 def init(
-    environment: Annotated[str, typer.Argument(help="The first environment.")] = "production",
+    environment: Annotated[str, argument(help="The first environment.")] = "production",
     path: EnvironmentsPath = "envs",
     age_key_file: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--age-key-file",
             envvar="SOPS_AGE_KEY_FILE",
             help="The private key file, created if missing. Default: that of sops, ~/.config/sops/age/keys.txt.",
@@ -50,7 +51,7 @@ def init(
     ] = None,
     recipient: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--recipient", metavar="age1…", help="Encrypt for this public key instead of creating one (repeatable)."
         ),
     ] = None,
@@ -69,23 +70,23 @@ def init(
 
 @commands.command("import", short_help="import the files of servers into git, encrypted, on a branch")
 def import_(
-    environment: Annotated[str, typer.Argument(help="The name of the environment.")],
+    environment: Annotated[str, argument(help="The name of the environment.")],
     side: ImportSides,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files, and write nothing.")] = False,
+    yes: Annotated[bool, option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    dry_run: Annotated[bool, option("--dry-run", help="Show the files, and write nothing.")] = False,
     update: Annotated[
-        bool, typer.Option("--update", help="Bring what the servers changed into an existing environment.")
+        bool, option("--update", help="Bring what the servers changed into an existing environment.")
     ] = False,
     exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out matching live paths (repeatable).")
+        list[str] | None, option("--exclude", metavar="GLOB", help="Leave out matching live paths (repeatable).")
     ] = None,
     plain: PlainGlobs = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Keep every byte: what sops' dotenv cannot hold is encrypted as a whole.")
+        bool, option("--exact", help="Keep every byte: what sops' dotenv cannot hold is encrypted as a whole.")
     ] = False,
     recipient: Annotated[
         list[str] | None,
-        typer.Option("--recipient", metavar="age1…", help="Encrypt for this key, if .sops.yaml has no rule yet."),
+        option("--recipient", metavar="age1…", help="Encrypt for this key, if .sops.yaml has no rule yet."),
     ] = None,
     age_key_file: VerificationKey = None,
     ssh_key: SshKey = None,
@@ -125,23 +126,23 @@ def import_(
             request, lambda draft: setup_reports.confirm_import(draft, pause, yes, dry_run, as_json), progress
         )
     setup_reports.print_import_result(result, as_json=as_json)
-    raise typer.Exit(IN_SYNC if result.commit or dry_run or not result.draft.changes else ERROR)
+    raise Exit(IN_SYNC if result.commit or dry_run or not result.draft.changes else ERROR)
 
 
-def _schema_names() -> list[str]:
+def _schema_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     from reconciler.cli.schemas import NAMES
 
-    return list(NAMES)
+    return [name for name in NAMES if name.startswith(incomplete)]
 
 
 @commands.command(short_help="print the JSON Schema of a file or of an answer")
 def schema(
     name: Annotated[
         str,
-        typer.Argument(
+        argument(
             metavar="NAME",
             help="A file: server, manifest, check.yaml, contract or expected; a command, for its --json; or openapi.",
-            autocompletion=_schema_names,
+            complete=_schema_names,
         ),
     ],
 ) -> None:
@@ -163,20 +164,23 @@ class Shell(StrEnum):
 
 
 @commands.command("completion", short_help="print the completion script of a shell")
-def completion_(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> None:
+def completion_(shell: Annotated[Shell, argument(help="The shell.")]) -> None:
     """Print what makes a shell complete commands, options, environments, targets and backups.
 
     bash: `eval "$(reconciler completion bash)"` in ~/.bashrc; zsh: the same with zsh, below compinit, in ~/.zshrc;
     fish: `reconciler completion fish > ~/.config/fish/completions/reconciler.fish`. Exits 0.
     """
-    from typer.completion import get_completion_script  # type: ignore[attr-defined]
+    from click.shell_completion import get_completion_class
 
-    typer.echo(get_completion_script(prog_name="reconciler", complete_var=completion.VARIABLE, shell=shell.value))
+    script = get_completion_class(shell.value)
+    assert script is not None
+    program = click.get_current_context().find_root().command
+    click.echo(script(program, {}, "reconciler", "_RECONCILER_COMPLETE").source())
 
 
 @commands.command("deploy-files", short_help="write the unit, the alerts, the dashboard and the compose file")
 def deploy_files(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="Where to write them; created if missing.")],
+    directory: Annotated[str, argument(metavar="DIR", help="Where to write them; created if missing.")],
 ) -> None:
     """Write the systemd unit, the alerts, the dashboard, the CI jobs, the Dockerfile and the compose file below DIR.
 
@@ -190,8 +194,8 @@ def deploy_files(
 
 @commands.command(short_help="show everything in a scratch directory, in about a minute")
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the directory afterwards.")] = False,
-    files_only: Annotated[bool, typer.Option("--files-only", help="Skip the services.")] = False,
+    keep: Annotated[bool, option("--keep", help="Keep the directory afterwards.")] = False,
+    files_only: Annotated[bool, option("--files-only", help="Skip the services.")] = False,
 ) -> None:
     """Show the whole story in a scratch directory, in about a minute. Exits 0, or 1 if a component fails."""
     from reconciler.demo import story

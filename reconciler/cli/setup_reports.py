@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from reconciler.cli import render
 from reconciler.cli.layout import Item, Page, counted
@@ -31,8 +31,8 @@ def confirm_import(draft: Draft, pause: Callable[[], None], yes: bool, dry_run: 
     if yes or dry_run or not draft.changes:
         return yes and not dry_run
     try:
-        return typer.confirm(f"Encrypt and commit this as {draft.environment}?")
-    except typer.Abort:  # Ctrl-C, or the end of the input
+        return click.confirm(f"Encrypt and commit this as {draft.environment}?")
+    except click.Abort:  # Ctrl-C, or the end of the input
         render.write_lines([""])
         return False
 
@@ -58,9 +58,9 @@ def deploy_files_report(files: Sequence[Data], page: Page) -> Iterator[str]:
 
 def draft_report(draft: Data, page: Page) -> Iterator[str]:
     """Each file and how git will store it, with names of keys only; of an update, only what changes."""
-    shown = [file for file in draft["files"] if file["change"] != "unchanged"]
+    drafted = [file for file in draft["files"] if file["change"] != "unchanged"]
     for stack in (*draft["stacks"], None):
-        files = [file for file in shown if file["stack"] == (stack["name"] if stack else None)]
+        files = [file for file in drafted if file["stack"] == (stack["name"] if stack else None)]
         if not files:
             continue
         on = f" on {', '.join(stack['hosts'])}" if stack and stack["hosts"] else ""
@@ -72,7 +72,7 @@ def draft_report(draft: Data, page: Page) -> Iterator[str]:
         text = f"{page.style('yellow', 'removed')} {target['source']}: {target['path']} is gone"
         yield from page.text(text, 0, 2)
     if draft["update"]:
-        same = len(draft["files"]) - len(shown)
+        same = len(draft["files"]) - len(drafted)
         yield f"{counted(same, 'file')} {'is' if same == 1 else 'are'} as git has {'it' if same == 1 else 'them'}."
     for left in draft["left_out"]:
         yield from page.text(f"{page.style('yellow', 'left out')} {left['path']}: {left['reason']}", 0, 2)

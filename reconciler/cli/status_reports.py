@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reconciler.cli.changes import change_item, count_sentence, headline, reason_lines, revision_text
+from reconciler.cli.changes import change_item, count_sentence, drift_items, headline, reason_lines, revision_text
 from reconciler.cli.layout import Item, Page, counted
 from reconciler.cli.plan_reports import closing_lines, note_lines, pause_sentence, separated, warning_lines
 from reconciler.core.change_words import Data, Said, Tense
@@ -45,7 +45,8 @@ def _environment(environment: Data, page: Page, by_daemon: bool) -> Iterator[str
     if away := said.unsaid(environment.get("engine_away") or ""):
         yield from page.text(f"{page.style('red', 'engine away')}: {away}", 2, 2)
     if after:
-        yield from separated(page.items([_target(page, environment, change, said) for change in after["changes"]]))
+        targets = [_target(page, environment, change, said) for change in after["changes"]]
+        yield from separated(page.items([*targets, *drift_items(page, after, Tense.FUTURE)]))
     yield from _services(environment, page, said)
     if after:
         yield from separated(list(note_lines(page, after)))
@@ -59,14 +60,14 @@ def _checked(environment: Data, page: Page) -> str:
     return f"checked {page.ago(environment['checked_at'])}{same}"
 
 
-def _revisions(environment: Data, shown: Data | None, page: Page) -> Iterator[Item]:
+def _revisions(environment: Data, selected: Data | None, page: Page) -> Iterator[Item]:
     """Head, applied and healthy, where they are not the revision of the headline; equal ones together."""
     by_commit: dict[str, list[str]] = {}
     for name in ("head", "applied", "healthy"):
         if environment[name]:
             by_commit.setdefault(environment[name]["commit"], []).append(name)
     for commit, names in by_commit.items():
-        if shown is None or commit != shown["commit"]:
+        if selected is None or commit != selected["commit"]:
             yield Item((page.style("dim", " and ".join(names)), revision_text(page, environment[names[0]])))
     if not environment["applied"]:
         yield Item((page.style("dim", "applied"), "none yet"))

@@ -158,7 +158,7 @@ class Memory:
         that again."""
         plan = prepared.plan
         stale = any(Aspect.STALE in change.aspects for change in plan.changes)
-        unresolved = stale or prepared.problems or plan.held_stacks
+        unresolved = stale or prepared.problems or plan.held_stacks or plan.drifts
         if not unresolved:
             self.containers, self.files, self.stacks_observed_at = containers, files, now
 

@@ -325,10 +325,10 @@ class MergePreview:
         for target in changed:
             blob = desired.blobs[target.source]
             data = (await self._plaintexts.of(target, blob)).reveal()
-            other = await self._unlike(target, blob, data, every=every)
-            if other != data:
-                self._plaintexts.replace(target, blob, Secret(other))
-                digests[target.source] = compared(self.ports, target, other)
+            unlike = await self._unlike(target, blob, data, every=every)
+            if unlike != data:
+                self._plaintexts.replace(target, blob, Secret(unlike))
+                digests[target.source] = compared(self.ports, target, unlike)
         return replace(desired, digests=digests)
 
     async def _unlike(self, target: Target, blob: Blob, data: bytes, *, every: bool) -> bytes:

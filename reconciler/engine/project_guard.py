@@ -22,9 +22,17 @@ from reconciler.core.fidelity.guard import (
     made_by_same_compose,
     unnamed_edits,
 )
-from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project
+from reconciler.core.model.compose import (
+    Action,
+    ActionKind,
+    Container,
+    DeployedService,
+    Invocation,
+    ManagedFile,
+    Project,
+)
 from reconciler.core.model.settings import Settings
-from reconciler.core.model.targets import Parser, Stack, environment_of
+from reconciler.core.model.targets import OnDrift, Parser, Stack, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.observe import Snapshot
@@ -35,8 +43,9 @@ _ALLOW = "the server configuration must set allow_compose_files: true for that"
 
 @dataclass(frozen=True, slots=True)
 class StackSides:
-    """A stack before (None where Compose cannot resolve it) and after a change, with its containers; ``managed`` are
-    its env files in git, by path, ``pending`` the services whose change passed the guard before."""
+    """A stack before (None where Compose cannot resolve it) and after a change, with its containers and what the engine
+    itself keeps of its services; ``managed`` are its env files in git, by path, ``pending`` the services whose change
+    passed the guard before."""
 
     stack: Stack
     before: Project | None
@@ -45,6 +54,7 @@ class StackSides:
     managed: Mapping[str, ManagedFile]
     pending: frozenset[str] = frozenset()
     hidden: frozenset[str] = field(default=frozenset(), repr=False)
+    deployed: Sequence[DeployedService] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +82,7 @@ async def judge_project(
         if touched
         else {}
     )
-    project = ProjectSides(sides.before, sides.after, containers, images)
+    project = project_sides(sides, containers, images)
     any_field = ports.settings.allow_compose_files
     changed, words = definitions(project, Grants(fields=allowed, any_field=any_field), sides.hidden)
     if changed:
@@ -93,6 +103,21 @@ async def judge_project(
         return ProjectVerdict(accepted=". ".join(sentences))
     services = frozenset(name for name, reasons in blamed.items() if reasons)
     return ProjectVerdict(_edited_since(sides, sentences), "project-edited", services=services)
+
+
+def project_sides(
+    sides: StackSides, containers: Sequence[Container], images: Mapping[str, str] | None = None
+) -> ProjectSides:
+    """The stack as it is compared; its project with the new files has to be known."""
+    assert sides.after is not None
+    return ProjectSides(
+        now=sides.before,
+        after=sides.after,
+        containers=containers,
+        images=images or {},
+        deployed={service.name: service for service in sides.deployed or ()},
+        keeps_hand_edits=sides.stack.on_drift is OnDrift.REPORT,
+    )
 
 
 async def _unnamed(ports: Ports, sides: ProjectSides, services: Collection[str]) -> dict[str, list[str]]:
@@ -142,10 +167,10 @@ def _git_may_not(stack: Stack, changed: Sequence[str], words: Sequence[str]) -> 
 def _edited_since(sides: StackSides, sentences: Sequence[str]) -> str:
     stack, accept = sides.stack, f"reconciler sync --accept-project {sides.stack.id}"
     project = sides.before or sides.after
-    compose = project.invocation.command if project else "docker compose {}".format
+    compose = project.invocation if project else Invocation(stack.directory)
     return (
         f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(sentences)}. "
-        f"Read `{compose('config')}`, then run `{compose('up -d')}` in {stack.directory} yourself, "
+        f"Read `{compose.command('config')}`, then run `{compose.start()}` in {stack.directory} yourself, "
         f"or accept the project as it stands with `{accept}`"
     )
 
@@ -167,8 +192,9 @@ async def hold_of_rollback(ports: Ports, stack: Stack, services: Collection[str]
     with contextlib.suppress(ReconcilerError):  # what is wrong is met by the recreate itself
         project = await ports.compose.project(stack)
         containers = await ports.compose.containers(stack, project.name)
+        deployed = await ports.compose.deployed(stack, project.name)
         pending = frozenset(services)
         due = [Action(stack.name, name, ActionKind.RECREATE, "rolled back") for name in services]
-        sides = StackSides(stack, project, project, containers, {}, pending)
+        sides = StackSides(stack, project, project, containers, {}, pending, deployed=deployed)
         return (await judge_project(ports, sides, due)).hold
     return ""

@@ -20,8 +20,8 @@ _STORE_READS = (
 )
 _HOST_READS = ("reach", "read", "stamps", "editor", "ownership", "resolve", "sight", "leftovers")
 _COMPOSE_READS = (
-    *("project", "project_files", "other_project_files", "images", "own_hash", "containers", "guests", "glance"),
-    *("require_names", "endings", "names_in_use"),
+    *("project", "project_files", "other_project_files", "images", "own_hash", "containers", "deployed"),
+    *("guests", "glance", "require_names", "endings", "names_in_use"),
 )
 
 

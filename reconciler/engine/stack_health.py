@@ -16,17 +16,21 @@ from reconciler.engine.history import record_recovery
 
 
 async def observe_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]) -> Mapping[str, frozenset[str]]:
-    """Publish the health of every stack, and return its container ids by the stack's name. Remembers which services run
-    and are healthy. One cheap call to the engine per stack, unless a service of it runs no more.
+    """Publish the health of every stack, and return its container ids, with the versions of the services that the
+    engine itself keeps, by the stack's name. Remembers which services run and are healthy. Two cheap calls to the
+    engine per stack, unless a service of it runs no more.
 
     Raises EngineUnavailableError, after publishing that nothing is known.
     """
     containers: dict[str, Sequence[Container]] = {}
+    versions: dict[str, frozenset[str]] = {}
     summaries: list[StackHealth] = []
     ran: list[RanService] = []
     try:
         for stack in stacks:
             containers[stack.name] = await ports.compose.glance(stack)
+            deployed = await ports.compose.deployed(stack, None) or ()
+            versions[stack.name] = frozenset(f"{service.name} {service.version}" for service in deployed)
             summary, gone = await _judge(ports, environment, stack, containers[stack.name])
             summaries.append(summary)
             ran += gone_services.remember_running(stack, gone.ran, containers[stack.name], summary.services)
@@ -43,7 +47,7 @@ async def observe_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]
         if failed_at is not None:
             record_recovery(ports, environment, failed_at)
         _remember(ports, environment, ran)
-    return {name: frozenset(container.id for container in group) for name, group in containers.items()}
+    return {name: versions[name] | {container.id for container in group} for name, group in containers.items()}
 
 
 async def health_now(ports: Ports, environment: str, stacks: Iterable[Stack]) -> tuple[StackHealth, ...]:
@@ -101,13 +105,15 @@ async def _look_closer(
     project = None
     with contextlib.suppress(ReconcilerError):  # nobody knows then whether a service has left the project
         project = await ports.compose.project(stack)
-    containers = await ports.compose.containers(stack, project.name if project else None)
+    name = project.name if project else None
+    containers, deployed = await ports.compose.containers(stack, name), await ports.compose.deployed(stack, name)
     ids = {identity for service in lacking for identity in gone_services.ids_of(service, containers)}
     present = {container.id for container in containers}
     names = {name for service in lacking for identity, name in service.containers.items() if identity not in present}
     names -= {container.name for container in containers}
     taken = await ports.compose.names_in_use(names) if names else frozenset()
-    return containers, Evidence(await ports.compose.endings(ids), taken, project, frozenset(pending))
+    kept = None if deployed is None else {service.name: service for service in deployed}
+    return containers, Evidence(await ports.compose.endings(ids), taken, project, frozenset(pending), kept)
 
 
 def _ran(ports: Ports, environment: str, stack: Stack) -> tuple[RanService, ...]:

@@ -60,10 +60,10 @@ async def test_the_engine_is_the_one_of_the_docker_command(
     settings = Path(environment.get("DOCKER_CONFIG") or home / ".docker") / "config.json"
     if settings.exists():
         settings.write_text(json.dumps({"currentContext": "other"}))
-    asked = await context.run(
+    completed = await context.run(
         ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"], "/", Limits(60)
     )
-    assert asked.stdout.decode().strip() == url, asked.stderr
+    assert completed.stdout.decode().strip() == url, completed.stderr
 
 
 def test_a_context_that_does_not_exist_is_named_with_who_names_it(home: Path) -> None:

@@ -125,8 +125,8 @@ async def test_long_names_stay_apart(built: Built) -> None:
 async def test_pull_requests_are_found(built: Built) -> None:
     pulls = [Pull(7, "change"), Pull(8, "other", fork=True), Pull(9, target="develop"), Pull(5, merged=COMMIT)]
     built.fake.pulls += pulls
-    found = await built.forge.open_pull_requests("main")
-    assert [replace(pull, head=pull.head[:12]) for pull in found] == [
+    pull_requests = await built.forge.open_pull_requests("main")
+    assert [replace(pull, head=pull.head[:12]) for pull in pull_requests] == [
         PullRequest(7, "change", "c" * 12, "main", fork=False),
         PullRequest(8, "other", "c" * 12, "main", fork=True),
     ]
@@ -183,8 +183,8 @@ async def test_what_the_token_lacks_is_said(built: Built) -> None:
 
 async def test_many_pull_requests_are_read_page_by_page(built: Built) -> None:
     built.fake.pulls += [Pull(number) for number in range(1, 131)]
-    found = await built.forge.open_pull_requests("main")
-    assert [pull.number for pull in found] == list(range(1, 131))
+    pull_requests = await built.forge.open_pull_requests("main")
+    assert [pull.number for pull in pull_requests] == list(range(1, 131))
 
 
 @OF_THE_CLIENT

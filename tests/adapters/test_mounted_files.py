@@ -59,9 +59,9 @@ def test_the_file_that_a_container_has_is_compared_with_the_one_that_lies_there(
     file: Path, mounting: tuple[int, Path], new: str | None, sight: str
 ) -> None:
     if new is not None:
-        other = file.with_name("new")
-        other.write_text(new)
-        other.rename(file)
+        replacement = file.with_name("new")
+        replacement.write_text(new)
+        replacement.rename(file)
     pid, inside = mounting
     assert with_rights_of_the_unit(SIGHT, file, IDENTITY, pid, inside) == sight
 

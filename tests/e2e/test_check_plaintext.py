@@ -13,11 +13,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_clone")]
 SECRET = "Inv3ntedS3cretValue0fNobody"
 
 
-@pytest.fixture
-def in_clone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(site.root)
-
-
 def findings_of(site: Site, *, key: bool = False) -> list[tuple[str, str, int]]:
     report = check_environments("envs", [], [], str(site.keys) if key else None, lambda done, of: None)
     for write in reports.FORMATS.values():

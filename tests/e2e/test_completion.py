@@ -28,7 +28,8 @@ ASK = {
     "zsh": """
         autoload -U compinit; compinit -u -D  # -D: writes no file
         eval "$(reconciler completion zsh)"
-        _arguments() { print -r -- "$@" }
+        _describe() { print -rl -- $completions_with_descriptions }
+        compadd() { print -rl -- $completions }
         words=(reconciler "$@"); CURRENT=$#words
         _reconciler_completion
     """,

@@ -264,7 +264,7 @@ def test_a_plan_for_another_revision_through_the_daemon_leaves_its_own_alone(ser
     with server.daemon() as daemon:
         done = server.cli("plan", "--revision", first)
         assert done.returncode == 2, done.stderr
-        assert daemon.metrics()['reconciler_pending_changes{environment="production",target="production/api.env"}'] == 0
+        assert not [name for name in daemon.metrics() if name.startswith("reconciler_pending_changes")]
         assert server.cli("status").returncode == 0
 
 

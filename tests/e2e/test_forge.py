@@ -102,10 +102,10 @@ def test_a_merge_is_followed_from_pending_to_success_and_a_rollback_to_its_comme
         assert "Resource not accessible by personal access token" in lacking["result"]
         forge.may_write = True
         # A restart repeats nothing.
-        asked = len(forge.requests)
+        requests_before = len(forge.requests)
         with server.daemon():
             server.sync()
-        assert len(forge.requests) == asked
+        assert len(forge.requests) == requests_before
         everything = json.dumps([forge.statuses, forge.comments]) + Path(daemon.log).read_text()
         assert CANARY not in everything
         assert TOKEN not in everything

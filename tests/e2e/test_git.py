@@ -535,6 +535,37 @@ async def test_a_poll_starts_one_process_and_reads_nothing(remote: GitRemote, st
     assert left_in(state_dir) == []
 
 
+async def test_an_announced_head_is_fetched_without_asking_for_it(remote: GitRemote, state_dir: Path, spy: Spy) -> None:
+    mirror = mirror_of(remote, state_dir)
+    first = remote.commit({API: b"A=1"})
+    assert await mirror.fetch_head() == first
+    second = remote.commit({API: b"A=2"})
+    spy.forget()
+    assert await mirror.fetch_head() == second
+    await mirror.fetch(second)
+    assert sorted(command[1] for command in spy.commands()) == ["fetch", "rev-list", "rev-parse"]
+    assert (blob := await mirror.read(second, API)) is not None
+    assert blob.data == b"A=2"
+    assert await mirror.fetch_head() == second
+    remote.make_branch("main", first)  # rewritten: whether that is accepted, others decide
+    assert await mirror.fetch_head() == first
+
+
+async def test_an_announced_head_that_cannot_be_fetched_so_is_asked_for(remote: GitRemote, state_dir: Path) -> None:
+    mirror = mirror_of(remote, state_dir)
+    head = remote.commit({API: b"A=1"})
+    await mirror.fetch_head()
+    for pack in (state_dir / "mirror.git" / "objects" / "pack").iterdir():
+        pack.unlink()
+    assert await mirror.fetch_head() == head
+    assert (blob := await mirror_of(remote, state_dir).read(head, API)) is not None
+    assert blob.data == b"A=1"
+    remote.make_branch("other")
+    remote.git("update-ref", "-d", "refs/heads/main")
+    with pytest.raises(GitUnreachableError, match="the branch 'main' does not exist; the remote has: other"):
+        await mirror.fetch_head()
+
+
 async def test_a_missing_branch_says_what_there_is(remote: GitRemote, state_dir: Path) -> None:
     for name in ("a", "b", "c", "d", "e", "f"):
         remote.commit({API: b"A=1"}, branch=name)

@@ -164,9 +164,9 @@ def test_a_daemon_that_starts_without_the_engine_repairs_files_and_restarts_serv
         assert status == 200
         assert body.startswith("ready\nproduction: ")
         assert "the Docker engine does not answer" in body
-        (shown,) = server.json("status")["environments"]
-        assert "the Docker engine does not answer" in shown["engine_away"]
-        assert "restarts of the services that use api.env, if they need any" in shown["reason"]
+        (environment,) = server.json("status")["environments"]
+        assert "the Docker engine does not answer" in environment["engine_away"]
+        assert "restarts of the services that use api.env, if they need any" in environment["reason"]
         assert project.environment("api")["MODE"] == "by-hand"
 
         relay.repair()

@@ -129,9 +129,9 @@ def test_a_test_message_says_who_accepted_it_and_doctor_what_is_wrong(
     results = [finding["result"] for finding in findings if finding["component"] == "notifications"]
     assert results == [f"{path}:{line}: is not a URL that apprise knows" for line in (4, 5)]
     path.chmod(0o644)
-    shown = notifying.cli("doctor").stdout + notifying.cli("notify", "--test").stderr
-    assert shown.count("others may read its tokens") == 2
-    assert TOKEN not in done.stdout + done.stderr + str(findings) + shown
+    printed = notifying.cli("doctor").stdout + notifying.cli("notify", "--test").stderr
+    assert printed.count("others may read its tokens") == 2
+    assert TOKEN not in done.stdout + done.stderr + str(findings) + printed
     assert notifying.cli("notify").returncode == 1
 
 

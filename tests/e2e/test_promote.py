@@ -117,18 +117,18 @@ def test_a_secret_is_asked_for_at_a_terminal(ahead: Site) -> None:
         os.chdir(ahead.root)
         script = str(Path(__file__).parents[2] / ".venv" / "bin" / "reconciler")
         os.execve(script, [script, "promote", "staging", "production", "--key", "MAIL_PASSWORD"], environment_of(ahead))
-    shown = b""
-    while b"(hidden)" not in shown:
-        shown += os.read(terminal, 4096)
+    printed = b""
+    while b"(hidden)" not in printed:
+        printed += os.read(terminal, 4096)
     os.write(terminal, b"typed-at-a-terminal\n")
     try:
         while part := os.read(terminal, 4096):
-            shown += part
+            printed += part
     except OSError:  # the terminal is closed with the command
         pass
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, shown
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, printed
     os.close(terminal)
-    assert b"typed-at" not in shown
+    assert b"typed-at" not in printed
     branch = "promote/production-MAIL_PASSWORD"
     assert plain(ahead, branch, "production/worker.env")["MAIL_PASSWORD"] == "typed-at-a-terminal"
 

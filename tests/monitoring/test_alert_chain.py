@@ -264,7 +264,10 @@ def test_a_daemon_in_trouble_alerts_an_operator_until_each_is_repaired(server: S
     api, web = {"target": "production/api.env"}, {"target": "production/web.env"}
     with watched(tmp_path, port) as (heard, watching):
         with server.daemon():
-            eventually(lambda: watching.samples('reconciler_drift{kind="content"} == 0'), timeout=30)
+            eventually(
+                lambda: watching.samples("reconciler_target_info") and not watching.samples("reconciler_drift"),
+                timeout=30,
+            )
 
             (server.app / "api.env").write_bytes(b"A=by hand\n")
             for number in range(3):
@@ -324,7 +327,7 @@ def test_a_failed_rollback_alerts_until_it_is_repaired_and_no_longer(
     assert server.sync()["result"] == "applied"
     project.up()
     with server.daemon() as daemon, watched(tmp_path, daemon.port) as (heard, watching):
-        eventually(lambda: watching.samples('reconciler_rollback_failed{stack="app"} == 0'), timeout=30)
+        eventually(lambda: watching.samples('reconciler_health_status{stack="app"}'), timeout=30)
         server.commit({"api.env": b"MODE=bad\n"})
         eventually(lambda: server.live("api.env") == b"MODE=bad\n", timeout=30)
         for backup in (server.state / "backups" / ENVIRONMENT).iterdir():

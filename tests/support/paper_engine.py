@@ -5,16 +5,27 @@ For tests that need a thousand passes. What Compose and the engine really do is 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reconciler.adapters.clock import SystemClock
 from reconciler.core.dotenv.interpolation import resolve_env_file
-from reconciler.core.model.compose import Container, Ending, Guest, Invocation, Project, ProjectFiles, Service
+from reconciler.core.model.compose import (
+    Container,
+    DeployedService,
+    Ending,
+    Guest,
+    Invocation,
+    Project,
+    ProjectFiles,
+    Service,
+)
 from reconciler.core.model.targets import Stack
 from reconciler.core.secret import Secret
 
@@ -48,6 +59,9 @@ class PaperEngine:
         services = {name: _service(name, path, variables(_data(path, staged or {}))) for name, path in paths.items()}
         return Project("app", services, Invocation(stack.directory))
 
+    async def is_current(self, stack: Stack, project: Project) -> bool:
+        return False
+
     async def project_files(self, stack: Stack, staged: Mapping[str, Secret | None] | None = None) -> ProjectFiles:
         return ProjectFiles(frozenset({f"{stack.directory}/compose.yaml"}), frozenset({f"{stack.directory}/.env"}))
 
@@ -59,6 +73,13 @@ class PaperEngine:
 
     async def own_hash(self, project: Project, service: str) -> tuple[str, str]:
         return "", ""
+
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
+        return None
+
+    @contextlib.asynccontextmanager
+    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
+        yield asyncio.Event()
 
     async def guests(self) -> tuple[Guest, ...]:
         return ()
@@ -94,10 +115,10 @@ class PaperEngine:
                 _store(self._path, now)
         self._step("compose up, ended")
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         raise NotImplementedError
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         raise NotImplementedError
 
 

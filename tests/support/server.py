@@ -230,7 +230,11 @@ class Daemon:
                 return error.code, error.read().decode()
 
     def metrics(self) -> dict[str, float]:
-        """The scrape as {"name{labels}": value}, without the label ``host``, which every series has."""
+        """The scrape as {"name{labels}": value}, without the label ``host``, which every series has.
+
+        The second one: a counter that begins is 0 in the first.
+        """
+        self.get("/metrics")
         text = re.sub(r',host="[^"]*"|(?<={)host="[^"]*",?', "", self.get("/metrics")[1]).replace("{}", "")
         samples = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
         return {name: float(value) for name, _, value in samples}

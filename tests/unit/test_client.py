@@ -15,7 +15,10 @@ from reconciler.core.errors import OutsideError
 from tests.support.commands import run
 
 HEADER = b"HTTP/1.0 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n"
-HEAVY = ("aiohttp", "asyncio", "asyncssh", "git", "rich.console", "sqlite3", "structlog", "prometheus_client")
+HEAVY = (
+    *("aiohttp", "asyncio", "asyncssh", "git", "pydantic", "rich", "sqlite3", "ssl", "structlog", "prometheus_client"),
+    *("reconciler.adapters", "reconciler.app.wiring", "reconciler.app.daemon.requests", "reconciler.engine"),
+)
 PROGRAM = f"""
 import sys
 from reconciler.cli.main import main

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,6 +54,19 @@ def test_version_is_an_option_and_a_command(
     version = capsys.readouterr().out
     assert run(["--version"], monkeypatch) == exit_codes.IN_SYNC
     assert capsys.readouterr().out == version != ""
+
+
+def test_every_command_is_listed_with_its_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module, names in main.MODULES.items():
+        assert set(importlib.import_module(f"reconciler.cli.{module}").commands.by_name) == set(names)
+    assert {path.stem for path in (ROOT / "reconciler/cli").glob("*.py") if "@commands." in path.read_text()} == set(
+        main.MODULES
+    )
+    assert run(["stats"], monkeypatch) == exit_codes.ERROR
+    assert "Did you mean" in (message := capsys.readouterr().err)
+    assert "'status'" in message
 
 
 def test_ctrl_c_is_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:

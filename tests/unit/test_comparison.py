@@ -331,8 +331,8 @@ def test_fields_of_definitions_are_compared_without_values() -> None:
     ]
     environment = {"MODE": "hidden-1", "DB_PASSWORD": "hidden-2", "FROM_FILE": "1", "SAME": "1", "EMPTY": None}
     left = resolved(ports=ports, environment=environment, labels={"a": "hidden-3"}, command=["run", "hidden-1"])
-    other = {**environment, "MODE": "hidden-4", "FROM_FILE": "2", "SAME": "2"}
-    right = resolved(ports=ports[:1], environment=other, labels={"a": "hidden-5"}, command=["run", "in-a-file"])
+    second = {**environment, "MODE": "hidden-4", "FROM_FILE": "2", "SAME": "2"}
+    right = resolved(ports=ports[:1], environment=second, labels={"a": "hidden-5"}, command=["run", "in-a-file"])
     facts = definitions(left, right, different=True)
     assert {name: fact.status for name, fact in facts.items()} == {
         "ports.80/tcp": Status.DIFFERS,

@@ -45,10 +45,10 @@ def test_a_guest_needs_what_its_owner_got(kind: ActionKind, word: str, needed: A
 
 
 def test_an_owner_is_named_with_its_stack_where_that_is_another() -> None:
-    other, own = follow(GUEST, {"v": OWNER}, "web"), follow(GUEST, {"v": OWNER}, "app")
-    assert other is not None
+    elsewhere, own = follow(GUEST, {"v": OWNER}, "web"), follow(GUEST, {"v": OWNER}, "app")
+    assert elsewhere is not None
     assert own is not None
-    assert (other.reason, own.reason) == ("shares the network of app/vpn", "shares the network of vpn")
+    assert (elsewhere.reason, own.reason) == ("shares the network of app/vpn", "shares the network of vpn")
 
 
 def test_what_is_broken_is_named_with_the_next_step() -> None:
@@ -165,8 +165,10 @@ async def test_a_guest_that_may_not_be_touched_is_named_before_and_after(shared:
         shared.store.save_environment(replace(shared.store.environment("production"), pauses=(pause,)))
     shared.commit("b", api="A=2", worker="W=1")
     outcome = await reconcile_once(shared)
-    why = "it is part of no managed stack" if obstacle == "stranger" else "its stack web is suspended (paused until"
-    assert f"stack app: the recreate of api breaks worker, which shares the network of app/api: {why}" in notes(outcome)
+    reason = "it is part of no managed stack" if obstacle == "stranger" else "its stack web is suspended (paused until"
+    assert f"stack app: the recreate of api breaks worker, which shares the network of app/api: {reason}" in notes(
+        outcome
+    )
     assert recreated(shared) == ["recreate api"]
     assert "worker is cut off: the container whose network it shares was removed" in notes(await reconcile_once(shared))
 

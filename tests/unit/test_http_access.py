@@ -286,9 +286,9 @@ async def test_refusals_are_logged_once_for_each_client_and_reason(site: Site, l
 
 async def test_a_browser_logs_in_and_gets_where_it_wanted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_access, "_TURN", 0.0)
-    asked = await site.ask("/runs/a?b=c%20d&e=f", headers=BROWSER)
-    assert (asked.status, asked.headers["Location"]) == (303, "./../login?page=%2Fruns%2Fa%3Fb%3Dc%2520d%26e%3Df")
-    form = await site.ask(asked.headers["Location"].removeprefix("./.."))
+    answer = await site.ask("/runs/a?b=c%20d&e=f", headers=BROWSER)
+    assert (answer.status, answer.headers["Location"]) == (303, "./../login?page=%2Fruns%2Fa%3Fb%3Dc%2520d%26e%3Df")
+    form = await site.ask(answer.headers["Location"].removeprefix("./.."))
     assert 'name="page" type="hidden" value="/runs/a?b=c%20d&amp;e=f"' in form.text
     assert "form-action 'self'" in form.headers["Content-Security-Policy"]
     assert "default-src 'none'" in form.headers["Content-Security-Policy"]

@@ -11,6 +11,7 @@ from reconciler.adapters import process
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import staging
 from reconciler.adapters.compose.engine_address import EngineAddress, find_engine
+from reconciler.adapters.compose.plugin import compose_command
 from reconciler.adapters.compose.port_owner import process_words
 from reconciler.adapters.disk import disk_reason
 from reconciler.core.errors import EngineUnavailableError
@@ -26,7 +27,9 @@ class ComposeContext(Protocol):
 
     async def engine(self) -> EngineAddress: ...
 
-    async def run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
+    async def run(
+        self, argv: Sequence[str], directory: str, limits: process.Limits, stdin: bytes | None = None
+    ) -> process.Completed:
         """Run a docker command there. Raises MissingProgramError."""
 
     async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
@@ -67,11 +70,14 @@ class LocalComposeContext:
             self._address = find_engine(self._environment)
         return self._address
 
-    async def run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
+    async def run(
+        self, argv: Sequence[str], directory: str, limits: process.Limits, stdin: bytes | None = None
+    ) -> process.Completed:
         environment = self._environment_in(directory)
         if not environment.get("DOCKER_HOST"):
             environment["DOCKER_CONTEXT"] = (await self.engine()).chosen
-        return await process.run(argv, env=environment, cwd=directory, limits=limits)
+        command, environment = compose_command(argv, environment)
+        return await process.run(command, env=environment, cwd=directory, limits=limits, stdin=stdin)
 
     async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
         environment = self._environment_in(invocation.directory)

@@ -63,6 +63,12 @@ def env_files(written: Sequence[Written]) -> dict[str, frozenset[str]]:
     return {service: frozenset(paths) for service, paths in named.items()}
 
 
+def env_files_of(written: Sequence[Written], services: Iterable[str]) -> frozenset[str]:
+    """Paths of the env files of these services together."""
+    by_service = env_files(written)
+    return frozenset[str]().union(*(by_service.get(service, frozenset()) for service in services))
+
+
 def references(written: Sequence[Written]) -> dict[str, dict[str, frozenset[str]]]:
     """Per service and variable of its `environment`: the variables its value is interpolated from."""
     known: dict[str, dict[str, frozenset[str]]] = {}

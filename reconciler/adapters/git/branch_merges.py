@@ -152,6 +152,7 @@ class _MergedGit:
         self.preload = objects.preload
         self.head = mirror.head
         self.fetch = mirror.fetch
+        self.fetch_head = mirror.fetch_head
         self.refs_below = mirror.refs_below
         self.descends = mirror.descends
         self.resolve = mirror.resolve

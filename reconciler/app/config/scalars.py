@@ -15,6 +15,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from reconciler.app.config import durations
 from reconciler.app.config.credentials import CREDENTIALS, expand_credentials
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.targets import ChangeMode, OnChange
@@ -28,8 +29,6 @@ MAX_PATH_PARTS = 32
 """Far above what servers use, and low enough that hostile paths are cheap to compare."""
 
 _MAX_PART_BYTES = 255  # the limit of Linux for a file name
-_LONGEST = 3650 * 86400
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def mistake(problem: str, accepted: str, *, quote: bool = False, id: str = "") -> PydanticCustomError:
@@ -148,13 +147,6 @@ def decided_elsewhere(default: Any, description: str) -> Any:
     return Field(default=default, json_schema_extra=without_default, description=description)
 
 
-def _seconds(text: str) -> float:
-    seconds = int(text[:-1]) * _SECONDS[text[-1]]
-    if seconds > _LONGEST:
-        raise ValueError("is longer than ten years")
-    return float(seconds)
-
-
 def _octal(text: str) -> int:
     return int(text, 8)
 
@@ -213,7 +205,7 @@ STACK = Form(
 )
 PERSON = Form("a user or group", "its name or, in quotes, its number", r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,31}\$?$")
 HOST = Form("a host", "a host name or address, without a port", r"^[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}$")
-DURATION = Form("a duration", "10s, 5m, 2h or 90d", "^[1-9][0-9]{0,8}[smhd]$", _seconds)
+DURATION = Form("a duration", durations.ACCEPTED, durations.PATTERN, durations.seconds)
 MODE = Form(
     "a file mode", 'octal digits in quotes, such as "0600", without setuid, setgid and sticky', "^0?[0-7]{3}$", _octal
 )
@@ -292,15 +284,6 @@ ON_CHANGE = Form(
     rf"^(recreate|restart|none|signal:({_SIGNALS}))$",
     _on_change,
 )
-
-
-def parse_duration(text: str, *, where: str) -> float:
-    """Given a duration as in the files (30m), return it in seconds. Raises RefusedError, which names ``where``."""
-    try:
-        return float(DURATION.read(text))
-    except PydanticCustomError as error:
-        hint = f"Write it as {DURATION.accepted}"
-        raise RefusedError(f"{text!r} is not a duration", where=where, hint=hint) from error
 
 
 def check_environment_name(name: str) -> None:

@@ -100,10 +100,10 @@ async def promote(request: PromotionRequest, ask: Ask | None, generate: Generate
 
 def _require_values(plan: KeyPlan, ask: Ask | None) -> None:
     """Raises RefusedError where a value has to be typed, and nobody can."""
-    asked = [key.key for key in plan.keys if key.value_from is ValueFrom.ASKED]
-    if asked and ask is None:
+    asked_keys = [key.key for key in plan.keys if key.value_from is ValueFrom.ASKED]
+    if asked_keys and ask is None:
         hint = "Run it at a terminal, which asks for them; or give --generate N, or --copy-secrets"
-        raise RefusedError(f"these keys need values of their own: {listed(asked, len(asked))}", hint=hint)
+        raise RefusedError(f"these keys need values of their own: {listed(asked_keys, len(asked_keys))}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

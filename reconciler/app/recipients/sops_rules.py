@@ -91,8 +91,8 @@ def _added(rule: str, key: str, name: str) -> Iterator[str]:
     items = re.finditer(r"^([^\S\n]*-[^\S\n]+)[\"']?(?:&|\*|age1|ssh-)[^\n]*(?:\n|$)", rule, re.MULTILINE)
     for match in reversed(list(items)):
         line = match[0] if match[0].endswith("\n") else f"{match[0]}\n"
-        shown = f" # {name}" if name else ""
-        yield f"{rule[: match.start()]}{line}{match[1]}{key}{shown}\n{rule[match.end() :]}"
+        comment = f" # {name}" if name else ""
+        yield f"{rule[: match.start()]}{line}{match[1]}{key}{comment}\n{rule[match.end() :]}"
     for match in reversed(list(re.finditer(rf"{_KEY}|\*[\w.-]+", rule))):
         before, after = rule[: match.end()], rule[match.end() :]
         indent = rule[rule.rfind("\n", 0, match.start()) + 1 : match.start()]

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reconciler.core.fidelity.fields import (
-    Fields,
     Json,
     capability,
     host_entry,
@@ -23,7 +22,7 @@ from reconciler.core.fidelity.fields import (
     single,
 )
 from reconciler.core.fidelity.running import device_request, health_of, labels_of, mounted, port
-from reconciler.core.model.compose import Service
+from reconciler.core.model.compose import Fields, Service
 
 _DURATION = re.compile(r"([0-9.]+)(h|ms|us|µs|ns|m|s)")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
@@ -151,21 +150,21 @@ def _resources(own: Json) -> dict[str, Mapping[str, str]]:
     deployed = (own.get("deploy") or {}).get("resources") or {}
     limits, reserved = deployed.get("limits") or {}, deployed.get("reservations") or {}
     fields: dict[str, Mapping[str, str]] = {
-        "memory": number(_size(limits.get("memory") or own.get("mem_limit"))),
-        "memory reservation": number(_size(reserved.get("memory") or own.get("mem_reservation"))),
+        "memory": number(size_of(limits.get("memory") or own.get("mem_limit"))),
+        "memory reservation": number(size_of(reserved.get("memory") or own.get("mem_reservation"))),
         "cpus": number(float(limits.get("cpus") or own.get("cpus") or 0)),
-        "cpu shares": number(_size(own.get("cpu_shares"))),
-        "cpu quota": number(_size(own.get("cpu_quota"))),
-        "cpu period": number(_size(own.get("cpu_period"))),
+        "cpu shares": number(size_of(own.get("cpu_shares"))),
+        "cpu quota": number(size_of(own.get("cpu_quota"))),
+        "cpu period": number(size_of(own.get("cpu_period"))),
         "cpuset": single(own.get("cpuset")),
-        "pids": number(max(_size(limits.get("pids") or own.get("pids_limit")), 0)),
-        "oom_score_adj": number(_size(own.get("oom_score_adj"))),
+        "pids": number(max(size_of(limits.get("pids") or own.get("pids_limit")), 0)),
+        "oom_score_adj": number(size_of(own.get("oom_score_adj"))),
         "oom_kill_disable": single(own.get("oom_kill_disable")),
     }
     # The engine has defaults of its own for these.
     for name, key in (("memory and swap", "memswap_limit"), ("shm_size", "shm_size"), ("swappiness", "mem_swappiness")):
         if own.get(key):
-            fields[name] = number(_size(own[key]))
+            fields[name] = number(size_of(own[key]))
     return fields
 
 
@@ -252,8 +251,8 @@ def seconds_of(duration: Any) -> float:
     return sum(float(amount) * _SECONDS[unit] for amount, unit in _DURATION.findall(str(duration)))
 
 
-def _size(size: Any) -> int:
-    """Bytes, or a plain number; 0 where nothing is said."""
+def size_of(size: Any) -> int:
+    """Given a size as Compose writes it ("64M"), return bytes, or the plain number; 0 where nothing is said."""
     match = _SIZE.fullmatch(str(size or "").strip())
     if match is None:
         return int(size) if str(size or "").lstrip("-").isdigit() else 0

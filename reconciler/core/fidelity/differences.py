@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 
 from reconciler.core.fidelity.compose_hash import HASH_LABEL, compose_hashes
 from reconciler.core.fidelity.definition import defined_fields
-from reconciler.core.fidelity.fields import Fields
 from reconciler.core.fidelity.running import running_fields
-from reconciler.core.model.compose import Container, Service
+from reconciler.core.model.compose import Container, Fields, Service
 
 ENVIRONMENT = "environment"
 # `docker update`, `docker network connect`, `docker rename`; a volume that is called otherwise by now.
@@ -67,7 +66,8 @@ def differences(
     said, runs = _comparable(said, runs, service, project, container, owners)
     for name in said:
         if not same or name in _CHANGED_BY_HAND:
-            fields += _items(name, runs.get(name, {}), said[name])
+            items = item_differences(name, runs.get(name, {}), said[name])
+            fields += [it for it in items if name not in _AT_LEAST or it.item in said[name]]
     return tuple(fields)
 
 
@@ -122,9 +122,9 @@ def _mounts_volumes_of_others(service: Service) -> bool:
     return bool(json.loads(service.definition.reveal()).get("service", {}).get("volumes_from"))
 
 
-def _items(name: str, runs: Mapping[str, str], said: Mapping[str, str]) -> Iterator[FieldDifference]:
-    items = said.keys() if name in _AT_LEAST else runs.keys() | said.keys()
-    for item in sorted(items):
+def item_differences(name: str, runs: Mapping[str, str], said: Mapping[str, str]) -> Iterator[FieldDifference]:
+    """The items of one field that differ between what runs and what the project says."""
+    for item in sorted(runs.keys() | said.keys()):
         if runs.get(item) != said.get(item):
             yield FieldDifference(name, item, _text(runs, item), _text(said, item))
 

@@ -6,9 +6,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-Fields = Mapping[str, Mapping[str, str]]
-"""Field → item → text. A field that is one value has the one item ""; a field that is not there is not compared."""
-
 Json = Mapping[str, Any]
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from reconciler.core.fidelity.fields import (
-    Fields,
     Json,
     capability,
     host_entry,
@@ -17,6 +16,7 @@ from reconciler.core.fidelity.fields import (
     signal,
     single,
 )
+from reconciler.core.model.compose import Fields
 
 COMPOSE_LABELS = "com.docker.compose."
 _DESKTOP_LABELS = "desktop.docker.io/"

@@ -90,7 +90,7 @@ def _is_in(document: object, path: Path) -> bool:
 def _overlaps(path: Path, ours: Mapping[Path, Leaf], base: Mapping[Path, Leaf]) -> bool:
     """Whether ours has made a mapping of what was a value, or the other way round."""
     above = any(ours.get(path[:end]) != base.get(path[:end]) for end in range(1, len(path)))
-    below = any(other[: len(path)] == path and other not in base for other in ours if len(other) > len(path))
+    below = any(longer[: len(path)] == path and longer not in base for longer in ours if len(longer) > len(path))
     return above or below
 
 

@@ -31,6 +31,12 @@ class Git(Protocol):
         Raises GitUnreachableError, and SourceError for an object that git itself refuses. So do the methods below.
         """
 
+    async def fetch_head(self) -> str:
+        """Fetch the branch, and return its commit id: one question less where it is known to have moved.
+
+        Raises as ``head`` and ``fetch`` do.
+        """
+
     async def revision(self, commit: str, directory: str) -> Revision:
         """The commit with the id of ``directory``'s tree ("" if it does not exist)."""
 

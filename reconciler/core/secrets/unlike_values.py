@@ -45,5 +45,5 @@ def _another(value: str) -> str:
     if last is None:
         return f"{value}x"
     character = value[last]
-    other = str((int(character) + 1) % 10) if character.isdecimal() else ("b" if character in "aA" else "a")
-    return value[:last] + other + value[last + 1 :]
+    unlike = str((int(character) + 1) % 10) if character.isdecimal() else ("b" if character in "aA" else "a")
+    return value[:last] + unlike + value[last + 1 :]

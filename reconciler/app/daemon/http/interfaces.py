@@ -245,9 +245,12 @@ def _named(where: str, setting: str) -> Iterator[None]:
 def _add_public(app: web.Application, source: CurrentViews, warnings: RepeatedWarnings) -> None:
     async def metrics(_: web.Request) -> web.Response:
         async with source.use() as views:
-            return web.Response(
-                body=views.render_metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+            response = web.Response(
+                body=views.render_metrics(),
+                headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
             )
+            response.enable_compression()  # Prometheus accepts gzip
+            return response
 
     async def healthz(_: web.Request) -> web.Response:
         async with source.use() as views:

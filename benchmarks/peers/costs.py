@@ -1,0 +1,190 @@
+"""What no change, one change and the first run cost, with reconciler and with the tools that people use instead.
+
+The tools take turns, so that whatever else the machine does hits all. The CPU is that of the tool and its children,
+git, sops and docker among them; what dockerd and containerd do on their behalf is the same for all and not counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.figures import Figure, Point
+from benchmarks.peers.sites import (
+    LONGEST_RUN,
+    SITES,
+    AnsibleSite,
+    ReconcilerSite,
+    ScriptSite,
+    Site,
+    content,
+    names,
+)
+from tests.support.age_key import make_age_key
+from tests.support.server import Daemon
+from tests.support.waiting import eventually
+
+SIZES = (3, 50, 200)  # files
+ROUNDS = 5
+# A run of ansible-pull takes seconds for each ten files.
+FEWER_ROUNDS = {(AnsibleSite.tool, 50): 2, (AnsibleSite.tool, 200): 1}
+QUIET = 0.5  # seconds without CPU: the daemon has done everything
+UNITS = {"CPU": "s", "started": "s", "healthy": "s", "memory": "MB"}
+SECRET = b"the webhook's own secret"
+MakeSite = Callable[[type[Site], str], Site]
+
+
+class Samples:
+    """Samples by measure (such as "no change: CPU") and tool, for one number of files."""
+
+    def __init__(self, files: int) -> None:
+        self._files = files
+        self._samples: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+
+    def add(self, tool: str, kind: str, **values: float) -> None:
+        for name, value in values.items():
+            self._samples[f"{kind}: {name}", tool].append(value)
+
+    def figures(self) -> Iterator[Figure]:
+        for (measure, tool), samples in self._samples.items():
+            unit = UNITS[measure.rpartition(": ")[2]]
+            name = f"{self._files} files, {measure}, {tool}"
+            yield Figure(name, unit, tuple(samples), point=Point(tool, "files", self._files), group=measure)
+
+
+def measure(scratch: Path, make_site: MakeSite) -> Iterator[Figure]:
+    """The figures for each number of files; ``make_site`` makes a site of this kind in a directory of this name."""
+    key = make_age_key(scratch)
+    for files in SIZES:
+        with ThreadPoolExecutor(2) as pool:
+            plain = {name: content(name, "first") for name in names(files)}
+            encrypted = dict(
+                zip(plain, pool.map(lambda data: key.encrypt("source.env", data), plain.values()), strict=True)
+            )
+        samples = Samples(files)
+        with ExitStack() as stack:
+            sites = []
+            for kind in SITES:
+                site = make_site(kind, f"{kind.__name__.lower()}-{files}")
+                site.key.path.write_bytes(key.path.read_bytes())
+                stack.callback(site.remove)
+                shared = isinstance(site, ReconcilerSite | ScriptSite | AnsibleSite)
+                sources = encrypted if shared else {name: site.encrypt(name, data) for name, data in plain.items()}
+                first = site.start(sources)
+                samples.add(site.tool, "first run", CPU=first.cpu)
+                sites.append(site)
+            _rounds(stack, sites, samples, files)
+        yield from samples.figures()
+
+
+def _rounds(stack: ExitStack, sites: list[Site], samples: Samples, files: int) -> None:
+    reconciler = next(site for site in sites if isinstance(site, ReconcilerSite))
+    daemon = WatchedDaemon(stack, reconciler)
+    for number in range(ROUNDS):
+        for site in sites:
+            if number >= FEWER_ROUNDS.get((site.tool, files), ROUNDS):
+                continue
+            if isinstance(site, ReconcilerSite):
+                samples.add(site.tool, "no change", CPU=daemon.announce("webhook")[0])
+            else:
+                _unchanged(site, samples)
+            changed = {"api.env": content("api.env", f"round{number}")}
+            began = time.time()
+            site.commit(changed)
+            pushed = time.time()
+            if isinstance(site, ReconcilerSite):
+                cpu, memory = daemon.announce("webhook")
+            else:
+                run = site.run()
+                cpu, memory = run.cpu, run.memory
+                if run.exit_code != 0:
+                    raise RuntimeError(f"{site.tool} ended with {run.exit_code}: {run.output[-2000:]}")
+            if site.live("api.env").read_bytes() != changed["api.env"]:
+                raise RuntimeError(f"{site.tool} has ended, but the live file is not the changed one")
+            started, healthy = _events(site, began)
+            samples.add(
+                site.tool, "one change", CPU=cpu, memory=memory, started=started - pushed, healthy=healthy - pushed
+            )
+
+
+def _unchanged(site: Site, samples: Samples) -> None:
+    samples.add(site.tool, "no change", CPU=site.run().cpu)
+    if isinstance(site, ScriptSite):
+        samples.add("cron script, only news", "no change", CPU=site.run(ONLY_NEW="yes").cpu)
+    if isinstance(site, AnsibleSite):
+        site.options = ("--only-if-changed",)
+        samples.add("ansible-pull, only news", "no change", CPU=site.run().cpu)
+        site.options = ()
+
+
+def _events(site: Site, since: float) -> tuple[float, float]:
+    """When the engine started the changed service's newest container, and when it was healthy (epoch seconds)."""
+
+    def seen() -> Mapping[str, float]:
+        labels = [f"label=com.docker.compose.project={site.project.name}", "label=com.docker.compose.service=api"]
+        filters = [word for label in labels for word in ("--filter", label)]
+        span = ("--since", f"{since:.6f}", "--until", f"{time.time():.6f}", "--format", "{{json .}}")
+        answer = subprocess.run(
+            ["docker", "events", *span, *filters], env=site.variables, check=True, capture_output=True, text=True
+        )
+        events = [json.loads(line) for line in answer.stdout.splitlines()]
+        return {event["Action"].removeprefix("health_status: "): event["timeNano"] / 1e9 for event in events}
+
+    eventually(lambda: "healthy" in seen(), timeout=60)
+    times = seen()
+    return times["start"], times["healthy"]
+
+
+class WatchedDaemon:
+    """`reconciler run` with a webhook, which lets each of its reconciliations be waited for in its log."""
+
+    def __init__(self, stack: ExitStack, site: ReconcilerSite) -> None:
+        secret = site.root / "webhook"
+        secret.write_bytes(SECRET)
+        secret.chmod(0o600)
+        site.server.settings["webhook"] = {"secret_file": str(secret)}
+        variables = {name: site.variables[name] for name in ("DOCKER_HOST", "PATH")}
+        self._daemon: Daemon = stack.enter_context(
+            site.server.daemon(installed=True, RECONCILER_LOG_LEVEL="debug", **variables)
+        )
+        self._wait_until_quiet()
+
+    def announce(self, trigger: str) -> tuple[float, float]:
+        """Announce a push and wait for its end; return seconds of CPU, children included, and peak memory in MB."""
+        seen, before = len(self._daemon.events()), self._cpu()
+        body = json.dumps({"ref": "refs/heads/main"}).encode()
+        signature = hmac.new(SECRET, body, hashlib.sha256).hexdigest()
+        status, _ = self._daemon.post("/webhook", body, {"X-Hub-Signature-256": f"sha256={signature}"})
+        if status != 202:
+            raise RuntimeError(f"the webhook was answered with {status}")
+
+        def done() -> bool:
+            events = self._daemon.events()[seen:]
+            return any(event["event"].startswith("reconciled") and event["trigger"] == trigger for event in events)
+
+        eventually(done, timeout=LONGEST_RUN)
+        self._wait_until_quiet()
+        status_lines = Path(f"/proc/{self._daemon.process.pid}/status").read_text().splitlines()
+        peak = next(int(line.split()[1]) for line in status_lines if line.startswith("VmHWM"))
+        return self._cpu() - before, peak * 1024 / 1e6
+
+    def _cpu(self) -> float:
+        """Seconds of CPU of the daemon and its ended children, in hundredths."""
+        fields = Path(f"/proc/{self._daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    def _wait_until_quiet(self) -> None:
+        used, since = self._cpu(), time.monotonic()
+        while time.monotonic() - since < QUIET:
+            time.sleep(QUIET / 10)
+            if (now := self._cpu()) != used:
+                used, since = now, time.monotonic()
