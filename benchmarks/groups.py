@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import (
     checks,
+    client,
     compare,
     daemon,
     drift,
@@ -27,6 +28,7 @@ from benchmarks import (
     pages,
     reconciliations,
     remote,
+    scrape,
     services,
 )
 from benchmarks.figures import Figure, skipped
@@ -120,6 +122,8 @@ def idle_daemon(bench: Bench) -> Iterator[Figure]:
 # In the order in which they run. `--only NAME` runs one of them; to add figures, add a line.
 GROUPS = (
     Group("help", "start of the installed command", start_of_the_command),
+    Group("client", "commands that ask the daemon", lambda bench: client.measure(bench.server, TARGETS)),
+    Group("scrape", "/metrics with 1,000 targets", lambda bench: scrape.measure(bench.room("scrape"))),
     Group("checks", "check and diff of 200 files", lambda bench: checks.measure(bench.room("checks"))),
     Group("compare", "compare with 20 hosts", lambda bench: compare.measure(bench.room("compare"))),
     Group("pages", "the daemon's page of 200 targets", lambda _: pages.measure()),

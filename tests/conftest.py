@@ -31,6 +31,7 @@ from tests.support.git_remote import GitRemote, make_git_remote
 from tests.support.server import Server
 from tests.support.site import ENVIRONMENTS, Site, fill
 from tests.support.sshd import Sshd, make_sshd
+from tests.support.swarm_nodes import SwarmNodes, make_swarm
 
 gc.disable()  # until everything is collected: nearly all that is made until then stays
 
@@ -180,6 +181,14 @@ def compose_project(docker_engine: str, tmp_path: Path) -> Iterator[Callable[...
     yield make
     for project in projects:
         project.remove()
+
+
+@pytest.fixture(scope="session")
+def swarm_nodes() -> Iterator[SwarmNodes]:
+    """Three managers of one swarm. Tests mark themselves with ``xdist_group("swarm")``, so that one worker has it."""
+    nodes = make_swarm()
+    yield nodes
+    nodes.end()
 
 
 # --- the other real components ---------------------------------------------------------------------------------------

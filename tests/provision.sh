@@ -25,11 +25,12 @@ readonly image_base=$tools/debian-13.tar
 readonly image_packages=ca-certificates,docker-cli,docker-compose,git,openssh-client,python3,python3-venv
 readonly policy=/usr/sbin/policy-rc.d
 readonly policy_mark='# temporary, by reconciler tests/provision.sh'
-readonly components=(engine compose sshd busybox prometheus alertmanager chromium axe strace gpg git venv shells systemd python base)
+readonly components=(engine compose nodes sshd busybox prometheus alertmanager chromium axe strace gpg git venv shells systemd python base)
 
 declare -rA label=(
     [engine]='docker engine'
     [compose]='compose plugin'
+    [nodes]='iproute2'
     [sshd]='openssh server and client'
     [busybox]='static busybox'
     [prometheus]='prometheus and promtool'
@@ -48,6 +49,7 @@ declare -rA label=(
 declare -rA packages=(
     [engine]='docker.io iptables'
     [compose]='docker-compose'
+    [nodes]='iproute2 iptables'
     [sshd]='openssh-server openssh-client'
     [busybox]='busybox-static'
     [prometheus]='prometheus'
@@ -76,6 +78,7 @@ present() { # COMPONENT
         engine) has docker && { { has dockerd && has iptables; } || timeout 10 docker version >/dev/null 2>&1; } ;;
         # The old docker-compose (v1) is a program of its own; a plugin that answers is v2 or newer.
         compose) has docker && timeout 10 docker compose version >/dev/null 2>&1 ;;
+        nodes) has ip && has iptables && has nsenter && has unshare ;;
         shells) has zsh && has fish ;;
         sshd) has sshd && has ssh && has ssh-keygen ;;
         busybox) static /bin/busybox || static /usr/bin/busybox ;;

@@ -280,6 +280,14 @@ class StackGoneError(EngineUnavailableError):
     files_stay_ours = False
 
 
+class SwarmUnavailableError(EngineUnavailableError):
+    """The host is no Swarm manager, or the managers have lost their quorum: nobody can say what runs, or change it, so
+    nothing is written."""
+
+    id = "swarm-unavailable"
+    files_stay_ours = False
+
+
 class HostUnreachableError(EngineUnavailableError):
     """A machine reached over SSH does not answer, does not let us in, or is not the one we know; its engine cannot be
     reached either."""

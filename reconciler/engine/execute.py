@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -13,6 +14,7 @@ from reconciler.core.model.plans import Change
 from reconciler.core.model.runs import BackupEntry, Phase, Run, RunChange
 from reconciler.core.model.targets import LiveFile, Ownership, Stack, host_of
 from reconciler.core.ports import Ports
+from reconciler.core.ports.compose import ChangeNotice
 from reconciler.core.secret import Secret
 from reconciler.engine.backup import entry_of, take_backup
 from reconciler.engine.mounted_files import sights_of
@@ -22,7 +24,9 @@ from reconciler.engine.planning import Prepared
 from reconciler.engine.stack_health import begin_restart, stopped_by_somebody
 from reconciler.engine.stack_planning import StackView, affected
 
-_HEALTH_INTERVAL = 0.2  # seconds between two looks at the containers while waiting for health; one costs some ms
+# Seconds between two looks at the containers while waiting for health, where the engine reports nothing; one costs some
+# ms.
+_HEALTH_INTERVAL = 0.2
 
 
 class Stage(Enum):
@@ -299,10 +303,10 @@ async def _act(
                 case ActionKind.RECREATE:
                     await ports.compose.recreate(project, names, scale=scale, force=first.force)
                 case ActionKind.RESTART:
-                    await ports.compose.restart(project.name, names)
+                    await ports.compose.restart(project, names)
                 case ActionKind.SIGNAL:
                     for name in names:
-                        await ports.compose.signal(project.name, name, first.signal)
+                        await ports.compose.signal(project, name, first.signal)
         result = "ok"
     finally:
         for name in names:
@@ -341,22 +345,35 @@ async def _watch(
         stack, services, view.containers, ports.clock.monotonic(), project, _of_stack(stack, known)
     )
     excused: ServiceFailedError | None = None
-    while True:
-        containers = await ports.compose.containers(stack, project.name)
-        ports.activity.step_at = ports.clock.monotonic()
-        watch, report = watch.look(containers, ports.clock.monotonic(), await ask_http(ports, stack))
-        if report.verdict is health.Verdict.HEALTHY:
-            transaction.startups |= {f"{stack.name}/{name}": seconds for name, seconds in watch.startups.items()}
-            if excused is not None:
-                raise excused
-            return report.services
-        if report.verdict is health.Verdict.FAILED:
-            excused = _excuse(transaction.run, view, report, project)
-            # A service that failed before must not hide what the change does to the others.
-            watch = watch.without(report.failed)
-            if not report.failed or not watch.services:
-                raise excused
-        await ports.clock.sleep(_HEALTH_INTERVAL)
+    async with ports.compose.noticing(project) as noticed:
+        while True:
+            noticed.clear()
+            containers = await ports.compose.containers(stack, project.name)
+            ports.activity.step_at = ports.clock.monotonic()
+            watch, report = watch.look(containers, ports.clock.monotonic(), await ask_http(ports, stack))
+            if report.verdict is health.Verdict.HEALTHY:
+                transaction.startups |= {f"{stack.name}/{name}": seconds for name, seconds in watch.startups.items()}
+                if excused is not None:
+                    raise excused
+                return report.services
+            if report.verdict is health.Verdict.FAILED:
+                excused = _excuse(transaction.run, view, report, project)
+                # A service that failed before must not hide what the change does to the others.
+                watch = watch.without(report.failed)
+                if not report.failed or not watch.services:
+                    raise excused
+            await _sleep_until(ports, noticed)
+
+
+async def _sleep_until(ports: Ports, noticed: ChangeNotice) -> None:
+    """Until something has happened to a container, or another look is due anyway."""
+    ends = {asyncio.ensure_future(ports.clock.sleep(_HEALTH_INTERVAL)), asyncio.ensure_future(noticed.wait())}
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for end in ends:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
 
 
 def _of_stack(stack: Stack, startups: Mapping[str, float]) -> dict[str, float]:

@@ -9,7 +9,8 @@ from reconciler.core.errors import EngineUnavailableError, ManifestError, Reconc
 from reconciler.core.model.plans import Aspect
 from reconciler.core.model.requests import SecretAges
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.targets import Manifest, Stack
+from reconciler.core.model.runs import Outcome
+from reconciler.core.model.targets import FileStamp, Manifest, Ownership, Stack
 from reconciler.engine.guests import OF_NO_STACK
 from reconciler.engine.history import RecordedDecisions
 from reconciler.engine.key_names import KeyNames
@@ -32,6 +33,23 @@ class Failure:
     error: ReconcilerError
     until: float
     undecryptable: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A reconciliation that has found nothing to do: its outcome, and what that depends on.
+
+    ``stamps`` are what the live files had before they were read at ``read_at``, and have had since ``since``
+    (monotonic seconds). ``store`` is the version of the store, ``owners`` are the ids by the names of owner and group.
+    """
+
+    desired: Desired
+    outcome: Outcome
+    stamps: Mapping[str, FileStamp | None]
+    owners: Mapping[tuple[str | None, str | None], Ownership]
+    store: tuple[int, int]
+    since: float
+    read_at: float
 
 
 class Claims:
@@ -75,6 +93,7 @@ class Memory:
     stack, as of ``stacks_observed_at``, ``files`` the live files as they were then (see ``fingerprints``);
     ``services_seen_at`` is when services were last looked at, whatever came of it, and ``engine_away`` why that failed;
     ``notes`` by stack, from when it was last looked at. ``ages`` are those that the metrics have.
+    ``settled`` is the last reconciliation, if it had nothing to do.
     """
 
     claims: Claims
@@ -92,6 +111,7 @@ class Memory:
     ages: SecretAges | None = None
     ages_retried_at: float = NEVER
     leftovers_cleared: bool = False
+    settled: Settled | None = None
 
     def forget_revision(self) -> None:
         """Load the desired revision again next time, whatever is known of it."""
@@ -138,7 +158,7 @@ class Memory:
         that again."""
         plan = prepared.plan
         stale = any(Aspect.STALE in change.aspects for change in plan.changes)
-        unresolved = stale or prepared.problems or plan.held_stacks
+        unresolved = stale or prepared.problems or plan.held_stacks or plan.drifts
         if not unresolved:
             self.containers, self.files, self.stacks_observed_at = containers, files, now
 

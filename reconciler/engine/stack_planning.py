@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide import affected_services
 from reconciler.core.decide.one_shots import with_one_shots
+from reconciler.core.decide.stack_notes import stack_notes
 from reconciler.core.decide.suspension import Suspension
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.dotenv.readings import known_variables
@@ -21,7 +22,7 @@ from reconciler.core.errors import (
     common_id,
 )
 from reconciler.core.model.compose import Action, ActionKind, Container, DeployedService, ManagedFile, Project, Sight
-from reconciler.core.model.plans import Aspect, Change, Effect
+from reconciler.core.model.plans import Aspect, Change, Effect, ServiceDrift
 from reconciler.core.model.requests import ReconcileRequest, RequestKind
 from reconciler.core.model.runs import Run
 from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target, WriteMode
@@ -33,6 +34,7 @@ from reconciler.engine.observe import Plaintexts, Snapshot, last_written
 from reconciler.engine.orphans import sentence_of
 from reconciler.engine.project_files import ProjectFileGuard
 from reconciler.engine.project_guard import ProjectVerdict, StackSides, hidden_values, judge_project
+from reconciler.engine.service_drift import find_drifts
 from reconciler.engine.stack_health import stopped_by_somebody
 
 
@@ -42,7 +44,7 @@ class StackView:
     files that git manages, by path. ``policies`` says of each live file what a change means for who mounts it,
     ``sights`` by service and live path what its containers have of one that they mount by itself. The services that are
     ``left`` keep what they run with; nothing starts those that somebody ``stopped``; ``deployed`` are those that the
-    engine itself keeps."""
+    engine itself keeps, ``drifts`` what somebody changed of these."""
 
     stack: Stack
     before: Project | None
@@ -52,7 +54,8 @@ class StackView:
     sights: Mapping[str, Mapping[str, Sight]] = field(default_factory=dict)
     left: frozenset[str] = frozenset()
     stopped: frozenset[str] = frozenset()
-    deployed: tuple[DeployedService, ...] = ()
+    deployed: tuple[DeployedService, ...] | None = None
+    drifts: tuple[ServiceDrift, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +164,14 @@ class StackPlanning:
             self.problems.append(error)
             return frozenset()
         view, self.projects[stack.name] = replace(view, left=held), after
+        drifts, scaled = find_drifts(self.ports, self._sides(view), self.suspension)
+        view = self.views[stack.name] = replace(view, drifts=drifts)
         due = affected(view, after, touched, self.pending_restarts, unsettled=self._unsettled(stack))
         env_files = await _env_files(self.ports, self.snapshot, stack)
-        notes = affected_services.notes(stack, after, view.containers, env_files, managed)
-        self.notes[stack.name] = tuple(notes)
+        drifted = {drift.service for drift in drifts}
+        others = [container for container in view.containers if container.service not in drifted]
+        notes = stack_notes(stack, after, others, env_files, managed)
+        self.notes[stack.name] = (*notes, *scaled)
         renewable = self._renewable(view, due)
         left = {action.service for action in due} - {action.service for action in renewable}
         view, due = replace(view, left=held | left), renewable
@@ -222,14 +229,15 @@ class StackPlanning:
         return f"its stack {stack.name} may not be touched ({verdict.hold})" if verdict.hold else ""
 
     async def _judge(self, stack: Stack, due: Sequence[Action]) -> ProjectVerdict:
-        view = self.views[stack.name]
+        sides = self._sides(self.views[stack.name])
+        return await judge_project(self.ports, sides, due, accepted=stack.id in self.permissions.accepted)
+
+    def _sides(self, view: StackView) -> StackSides:
+        stack = view.stack
         pending = frozenset(self._pending(stack)) - view.left
         hidden = hidden_values(self.snapshot, self.staged, stack)
         after = self.projects[stack.name]
-        sides = StackSides(
-            view.stack, view.before, after, view.containers, view.managed, pending, hidden, view.deployed
-        )
-        return await judge_project(self.ports, sides, due, accepted=stack.id in self.permissions.accepted)
+        return StackSides(stack, view.before, after, view.containers, view.managed, pending, hidden, view.deployed)
 
     async def _name_taken(self, project: Project | None, due: Sequence[Action]) -> str:
         """Who has a name that the recreated containers need; "" if nobody has."""
@@ -425,5 +433,8 @@ def affected(
             mounts=mounts,
             followers=followers,
             stopped=view.stopped,
+            kept=affected_services.KeptServices(
+                {service.name: service.replicas for service in view.deployed or ()}, view.drifts
+            ),
         )
     return tuple(action for action in actions if action.service not in view.left | view.stopped)

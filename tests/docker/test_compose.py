@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,10 +88,10 @@ async def carry_out(docker: DockerCompose, stack: Stack, project: Project, actio
     scale = {action.service: action.scale for action in recreate if action.scale is not None}
     await docker.recreate(project, [action.service for action in recreate], scale=scale, force=force)
     restart = [action.service for action in actions if action.kind is ActionKind.RESTART]
-    await docker.restart(project.name, restart)
+    await docker.restart(project, restart)
     for action in actions:
         if action.kind is ActionKind.SIGNAL:
-            await docker.signal(project.name, action.service, action.signal)
+            await docker.signal(project, action.service, action.signal)
 
 
 async def change(
@@ -161,7 +162,7 @@ async def test_restart_does_not_load_new_values(compose_project: MakeProject, do
     made.up()
     made.write("api.env", "KEY=2\n")
     stack = stack_of(made)
-    await docker.restart(made.name, ["api"])
+    await docker.restart(Project(made.name, {}), ["api"])
     assert made.environment("api")["KEY"] == "1"
     now = await docker.project(stack)
     (action,) = affected_services.affected(
@@ -233,7 +234,7 @@ async def test_signal_goes_to_the_containers_that_run(compose_project: MakeProje
     made = compose_project(f"services:\n  api:{SLEEPER}    deploy: {{replicas: 2}}\n")
     made.up()
     output("docker", "stop", ids(made)["api-1"])
-    await docker.signal(made.name, "api", "KILL")
+    await docker.signal(Project(made.name, {}), "api", "KILL")
     codes = [container.exit_code for container in await docker.containers(stack_of(made), made.name)]
     assert codes == [137, 137]
 
@@ -244,7 +245,7 @@ async def test_signal_that_the_engine_does_not_know_is_refused(
     made = compose_project(f"services:\n  api:{SLEEPER}")
     made.up()
     with pytest.raises(ModelRefusedError, match="cannot send NONSENSE to api") as raised:
-        await docker.signal(made.name, "api", "NONSENSE")
+        await docker.signal(Project(made.name, {}), "api", "NONSENSE")
     assert raised.value.where == str(made.directory)
     assert (raised.value.__cause__, raised.value.__context__) == (None, None)
 
@@ -1077,8 +1078,8 @@ CALLS: list[Callable[[DockerCompose, Stack], Awaitable[object]]] = [
     lambda docker, stack: docker.containers(stack, "x"),
     lambda docker, stack: docker.glance(stack),
     lambda docker, stack: docker.recreate(Project("x", {}, Invocation(stack.directory)), ["api"]),
-    lambda docker, stack: docker.restart("x", ["api"]),
-    lambda docker, stack: docker.signal("x", "api", "HUP"),
+    lambda docker, stack: docker.restart(Project("x", {}), ["api"]),
+    lambda docker, stack: docker.signal(Project("x", {}), "api", "HUP"),
 ]
 
 
@@ -1204,6 +1205,27 @@ async def test_health(
     assert ("restart" in report.reason) is ("restart" in extra)
 
 
+async def test_it_is_noticed_when_a_container_turns_healthy_or_ends(
+    compose_project: MakeProject, docker: DockerCompose
+) -> None:
+    made = compose_project(f"services:\n  api:{SLEEPER}{PROBED.format(test='test -e /tmp/well')}")
+    made.up()
+    (container,) = await docker.containers(stack_of(made), made.name)
+
+    async def until(condition: Callable[[Any], bool], noticed: asyncio.Event) -> None:
+        noticed.clear()
+        while not condition((await docker.containers(stack_of(made), made.name))[0]):
+            await asyncio.wait_for(noticed.wait(), 30)
+            noticed.clear()
+
+    async with docker.noticing(made) as noticed:
+        await until(lambda it: it.health == "unhealthy", noticed)
+        await asyncio.to_thread(output, "docker", "exec", container.id, "touch", "/tmp/well")
+        await until(lambda it: it.health == "healthy", noticed)
+        await asyncio.to_thread(output, "docker", "kill", container.id)
+        await until(lambda it: it.state == "exited", noticed)
+
+
 async def test_crash_after_a_restart_by_hand_is_counted_from_zero(
     compose_project: MakeProject, docker: DockerCompose
 ) -> None:
@@ -1213,7 +1235,7 @@ async def test_crash_after_a_restart_by_hand_is_counted_from_zero(
     await asyncio.to_thread(eventually, lambda: made.container("api")["RestartCount"] >= 2)
     before = await docker.containers(stack_of(made), made.name)
     made.write("compose.yaml", "")
-    await docker.restart(made.name, ["api"])
+    await docker.restart(Project(made.name, {}), ["api"])
     assert made.container("api")["RestartCount"] < before[0].restarts
     run("docker", "stop", before[0].id)
 

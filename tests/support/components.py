@@ -19,6 +19,7 @@ REMEDIES = {
     "prometheus": PROVISION,
     "browser": PROVISION,
     "root": "run the tests as root",
+    "swarm": f"{PROVISION}, then run the tests as root",
     "systemd": f"{PROVISION}, then run the tests as root",
     "python": PROVISION,
     "image": PROVISION,
@@ -80,6 +81,11 @@ def _root() -> str | None:
     return None if os.geteuid() == 0 else "only root may do this"
 
 
+def _swarm() -> str | None:
+    image = None if dockerd.static_busybox() else "there is no static busybox to make a test image of"
+    return _root() or _programs("dockerd", "docker", "ip", "iptables", "nsenter", "unshare") or image
+
+
 def _systemd() -> str | None:
     installed = os.access("/lib/systemd/systemd", os.X_OK)
     return _root() or _programs("systemctl", "unshare", "nsenter") or (None if installed else "there is no systemd")
@@ -91,6 +97,7 @@ CHECKS: dict[str, Callable[[], str | None]] = {
     "prometheus": lambda: _programs("prometheus", "promtool", "prometheus-alertmanager", "amtool"),
     "browser": lambda: _programs("chromium") or (None if AXE.exists() else "axe-core was not fetched"),
     "root": _root,
+    "swarm": _swarm,
     "systemd": _systemd,
     "python": _python,
     "image": lambda: None if IMAGE_BASE.exists() else "the base of the image was not made",

@@ -26,13 +26,17 @@ def private_place(directory: str) -> dockerd.EnginePlace:
     return dockerd.EnginePlace(host, pid_file, ("unshare", "--net", "--mount", "dockerd", "--host", host, *files))
 
 
+# Every command of its runtime takes a fifth less without a garbage collection in its few milliseconds.
+SHARED_PLACE = dockerd.EnginePlace(None, dockerd.USUAL_PLACE.pid_file, ("env", "GOGC=400", "dockerd"))
+
+
 class SharedEngine:
     """Starts an engine at most once for everybody who shares ``directory``; anybody may end it.
 
     A worker process starts it and the controlling process ends it, so what was started is noted in a file.
     """
 
-    def __init__(self, directory: Path, place: dockerd.EnginePlace = dockerd.USUAL_PLACE) -> None:
+    def __init__(self, directory: Path, place: dockerd.EnginePlace = SHARED_PLACE) -> None:
         self._place = place
         self._note = directory / "engine.json"
         self._lock = directory / "engine.lock"

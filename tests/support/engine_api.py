@@ -22,12 +22,24 @@ def engine_socket() -> str:
 
 def ask_engine(method: str, path: str, **query: str) -> Any:
     """The engine's answer to a request as data; None for one without content, or about what is not there."""
-    connection = _Connection("docker", timeout=TIMEOUT)
+    status, content = request(method, path, **query)
+    return content if status < 400 else None
+
+
+def request(
+    method: str, path: str, *, at: str = "", body: Any = None, timeout: float = TIMEOUT, **query: str
+) -> tuple[int, Any]:
+    """Status and content (None for none) of a request to the engine, or to the one whose socket lies ``at`` a path.
+
+    Raises OSError if it does not answer within ``timeout`` seconds.
+    """
+    connection = _Connection(at or engine_socket(), timeout)
     try:
-        connection.request(method, f"/{path}?{urlencode(query)}")
+        data = None if body is None else json.dumps(body)
+        connection.request(method, f"/{path}?{urlencode(query)}", data, {"Content-Type": "application/json"})
         with connection.getresponse() as response:
             content = response.read()
-            return json.loads(content) if content and response.status < 400 else None
+            return response.status, json.loads(content) if content[:1] in (b"{", b"[") else content.decode() or None
     finally:
         connection.close()
 
@@ -57,7 +69,11 @@ def remove_labelled(**labels: str) -> bool:
 
 
 class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("docker", timeout=timeout)
+        self._path = path
+
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(TIMEOUT)
-        self.sock.connect(engine_socket())
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)

@@ -278,7 +278,7 @@ def _unusable_contract(site: Site) -> None:
 
 
 def _slow_contract(site: Site) -> None:
-    site.faults.limit_contracts(2)
+    site.faults.limit_contracts(1)
     _with_contract(site, "properties:\n  TOKEN: {pattern: ^(.+)+(.+)+(.+)+(.+)+(.+)+$x}\n")
 
 

@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -40,7 +41,9 @@ PRELOADED = (
     "reconciler.app.daemon.service",
     "reconciler.app.daemon.without_daemon",
     "reconciler.app.wiring.server",
+    "reconciler.cli.daemon_commands",
     "reconciler.cli.main",
+    "reconciler.cli.operator_commands",
     "reconciler.cli.render",
     "tests.support.killer",
     "tests.support.paper_engine",
@@ -146,7 +149,9 @@ def forking_popen() -> Callable[..., None]:
                     signal.signal(number, signal.SIG_DFL)
                 _become(list(command[3:]), env, cwd or ".", [os.dup(number) for number in (stdin, stdout, stderr)])
                 os.closerange(3, 4096)
-                sys.stdin, sys.stdout = open(0, encoding="utf-8"), open(1, "w", encoding="utf-8")
+                sys.stdin, sys.stdout = (
+                    os.fdopen(number, mode, encoding="utf-8") for number, mode in ((0, "r"), (1, "w"))
+                )
                 program.main()
                 sys.stdout.flush()
                 exit_code = 0
@@ -177,34 +182,40 @@ def _origin() -> tuple[socket.socket, subprocess.Popen[bytes]]:
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
-def _next_request(requests: socket.socket) -> tuple[Any, list[int]]:
-    """Fork for each request; return, in the child, what it is and its descriptors."""
+def _serve(requests: socket.socket) -> tuple[Any, list[int]]:
+    """Fork for each request, and answer with its process id and, once it has ended, its exit code.
+
+    Returns, in the child, what the request is and the descriptors of its streams.
+    """
+    running: dict[int, tuple[int, int]] = {}
+    poll = select.poll()
+    poll.register(requests, select.POLLIN)
     while True:
-        request, descriptors, *_ = socket.recv_fds(requests, LONGEST, 4)
-        if not request:
-            os._exit(0)
-        if os.fork() == 0:
-            requests.close()
-            return json.loads(request), descriptors
-        for descriptor in descriptors:
-            os.close(descriptor)
-        while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG):
-            pass
-
-
-def _report_child(*streams: int, answer: int) -> None:
-    """Fork; return in the child only, which answers with its process id; the parent does with its exit code."""
-    if (child := os.fork()) == 0:
-        os.setsid()
-        os.write(answer, b"%d" % os.getpid())
-        os.close(answer)
-        return
-    for stream in streams:
-        os.close(stream)
-    _, status = os.waitpid(child, 0)
-    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
-        os.write(answer, b"%d" % os.waitstatus_to_exitcode(status))
-    os._exit(0)
+        for descriptor, _ in poll.poll():
+            if descriptor in running:
+                poll.unregister(descriptor)
+                child, answer = running.pop(descriptor)
+                _, status = os.waitpid(child, 0)
+                os.close(descriptor)
+                with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+                    os.write(answer, b"%d" % os.waitstatus_to_exitcode(status))
+                os.close(answer)
+                continue
+            request, descriptors, *_ = socket.recv_fds(requests, LONGEST, 4)
+            if not request:
+                os._exit(0)
+            *streams, answer = descriptors
+            if (child := os.fork()) == 0:
+                os.setsid()
+                os.write(answer, b"%d" % os.getpid())
+                for ours in (requests.fileno(), answer, *running, *(kept for _, kept in running.values())):
+                    os.close(ours)
+                return json.loads(request), streams
+            for stream in streams:
+                os.close(stream)
+            watched = os.pidfd_open(child)
+            running[watched] = (child, answer)
+            poll.register(watched, select.POLLIN)
 
 
 def _become(command: list[str], env: Mapping[str, str], cwd: str, streams: list[int]) -> None:
@@ -219,24 +230,14 @@ def _become(command: list[str], env: Mapping[str, str], cwd: str, streams: list[
     sys.argv = command
 
 
-def _build_the_command_line() -> None:
-    """Have it built by the next process, once, for all that are forked: it takes as long as many a command."""
-    import typer.main
-
-    from reconciler.cli.main import app
-
-    typer.main.get_command = functools.cache(typer.main.get_command)
-    typer.main.get_command(app)
-
-
 def main() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
-    _build_the_command_line()
+    for commands in importlib.import_module("reconciler.cli.main").MODULES:
+        importlib.import_module(f"reconciler.cli.{commands}")
     gc.collect()
     gc.freeze()
-    (command, env, cwd, hook), (*streams, answer) = _next_request(socket.socket(fileno=int(sys.argv[1])))
-    _report_child(*streams, answer=answer)
+    (command, env, cwd, hook), streams = _serve(socket.socket(fileno=int(sys.argv[1])))
     _become(command, env, cwd, streams)
     subprocess.Popen._execute_child = forking_popen()  # type: ignore[attr-defined]
     if faults := env.get("PYTHONPATH"):  # as Python itself would, at its start

@@ -94,7 +94,7 @@ async def _running(server: Server) -> AsyncIterator[_World]:
 def _replaced(engine: Path) -> Iterator[None]:
     """The wiring with an engine on paper, and a clock that does not wait."""
     before = wiring.DockerCompose, wiring.SystemClock
-    wiring.DockerCompose = lambda *_: PaperEngine(str(engine), lambda _: None)  # type: ignore[assignment,misc]
+    wiring.stack_engines = lambda *_, **__: PaperEngine(str(engine), lambda _: None)  # type: ignore[assignment,misc]
     wiring.SystemClock = QuickClock  # type: ignore[misc]
     try:
         yield

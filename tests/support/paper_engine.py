@@ -5,10 +5,12 @@ For tests that need a thousand passes. What Compose and the engine really do is 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +74,12 @@ class PaperEngine:
     async def own_hash(self, project: Project, service: str) -> tuple[str, str]:
         return "", ""
 
-    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
-        return ()
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
+        return None
+
+    @contextlib.asynccontextmanager
+    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
+        yield asyncio.Event()
 
     async def guests(self) -> tuple[Guest, ...]:
         return ()
@@ -109,10 +115,10 @@ class PaperEngine:
                 _store(self._path, now)
         self._step("compose up, ended")
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         raise NotImplementedError
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         raise NotImplementedError
 
 

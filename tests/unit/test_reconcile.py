@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,7 +27,7 @@ from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import Manifest, OnDrift, OnFailure, Stack, Target
 from reconciler.engine.memory import Claims
 from reconciler.engine.reconcile import Reconciler
-from tests.fakes import API, APP, WORKER, Killed, World, iv, reconcile_once
+from tests.fakes import API, APP, WORKER, FakeClock, Killed, World, iv, reconcile_once
 
 
 async def test_a_change_is_backed_up_begun_written_recreated_and_finished_in_this_order(world: World) -> None:
@@ -47,6 +48,21 @@ async def test_a_file_that_compose_finds_past_the_staged_one_is_resolved_after_t
     assert (await reconcile_once(world)).result is Result.APPLIED
     expected = [f"write {API}", "model", "amend", "recreate api", "finish"]
     assert [step for step in world.steps if step in expected][-len(expected) :] == expected
+
+
+async def test_a_service_is_seen_healthy_as_soon_as_the_engine_reports_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def report(_: FakeClock, seconds: float) -> None:
+        world.compose.running["api"] = replace(world.compose.running["api"], health="healthy")
+        world.compose.noticed.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(FakeClock, "sleep", report)
+    world.compose.sick["A=2"] = "starting"
+    world.commit("b", api="A=2", worker="W=1")
+    outcome = await asyncio.wait_for(reconcile_once(world), 20)
+    assert outcome.result is Result.APPLIED
 
 
 async def test_an_idle_reconciliation_asks_git_and_nothing_else(world: World) -> None:

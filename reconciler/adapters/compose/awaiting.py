@@ -1,11 +1,13 @@
-"""Waits for work on services that must not be left half done."""
+"""Waits for what happens to containers, and for work on services that must not be left half done."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable
 
 from reconciler.adapters import process
+from reconciler.adapters.compose.docker_api import Engine
 
 _LAST_ORDERS = 60.0  # seconds that an `up` may continue after we are asked to stop
 
@@ -30,3 +32,15 @@ async def together(work: Iterable[Awaitable[None]]) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+@contextlib.asynccontextmanager
+async def noticing(engine: Engine, label: str) -> AsyncIterator[asyncio.Event]:
+    """Inside, the event is set whenever the engine reports something of a container with that label."""
+    noticed = asyncio.Event()
+    listening = asyncio.ensure_future(engine.listen(label, noticed.set))
+    try:
+        yield noticed
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)  # what is wrong with the engine, looking at it shows

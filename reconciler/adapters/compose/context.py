@@ -27,7 +27,9 @@ class ComposeContext(Protocol):
 
     async def engine(self) -> EngineAddress: ...
 
-    async def run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
+    async def run(
+        self, argv: Sequence[str], directory: str, limits: process.Limits, stdin: bytes | None = None
+    ) -> process.Completed:
         """Run a docker command there. Raises MissingProgramError."""
 
     async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
@@ -68,12 +70,14 @@ class LocalComposeContext:
             self._address = find_engine(self._environment)
         return self._address
 
-    async def run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
+    async def run(
+        self, argv: Sequence[str], directory: str, limits: process.Limits, stdin: bytes | None = None
+    ) -> process.Completed:
         environment = self._environment_in(directory)
         if not environment.get("DOCKER_HOST"):
             environment["DOCKER_CONTEXT"] = (await self.engine()).chosen
         command, environment = compose_command(argv, environment)
-        return await process.run(command, env=environment, cwd=directory, limits=limits)
+        return await process.run(command, env=environment, cwd=directory, limits=limits, stdin=stdin)
 
     async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
         environment = self._environment_in(invocation.directory)

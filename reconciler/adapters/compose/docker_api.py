@@ -23,6 +23,7 @@ from reconciler.core.model.compose import Container, Ending, Guest, StartedAs
 if TYPE_CHECKING:
     from aiodocker import Docker
     from aiodocker.containers import DockerContainer
+    from aiodocker.exceptions import DockerError
 
 PROJECT_LABEL = "com.docker.compose.project"
 DIRECTORY_LABEL = "com.docker.compose.project.working_dir"
@@ -123,9 +124,14 @@ class Engine:
 
         Raises EngineUnavailableError where the connection is lost.
         """
+        await self._follow(_EVENTS, report)
+
+    async def _follow(
+        self, filters: Mapping[str, Sequence[str]], report: Callable[[Mapping[str, str]], Awaitable[None]]
+    ) -> None:
         async with self._connected(None) as docker:
             events = docker.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]
-            listening = asyncio.create_task(docker.events.run(filters=json.dumps(_EVENTS)))
+            listening = asyncio.create_task(docker.events.run(filters=json.dumps(filters)))
             try:
                 while (event := await events.get()) is not None:
                     await report(event["Actor"]["Attributes"])
@@ -135,6 +141,18 @@ class Engine:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await listening
         raise EngineUnavailableError("the Docker engine ended the stream of events")
+
+    async def listen(self, label: str, report: Callable[[], None]) -> None:
+        """Call ``report`` whenever a container with that label starts, ends, or turns healthy or unhealthy. Raises
+        EngineUnavailableError where the connection is lost."""
+        filters = {**_EVENTS, "event": [*_EVENTS["event"], "health_status"], "label": [label]}
+        async with (
+            self._connected(None) as docker,
+            docker._query("events", params={"filters": json.dumps(filters)}, timeout=None) as response,
+        ):
+            with contextlib.closing(response):
+                async for _ in response.content:
+                    report()
 
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, sorted by name. What a container shares never
@@ -157,7 +175,7 @@ class Engine:
         """What inspect says of each that is still there."""
         async with self._connected() as docker:
             inspected = await asyncio.gather(
-                *(_unless_gone(docker.containers.container(identity).show()) for identity in sorted(identities))
+                *(unless_gone(docker.containers.container(identity).show()) for identity in sorted(identities))
             )
         return [facts for facts in inspected if facts is not None]
 
@@ -182,7 +200,7 @@ class Engine:
 
     async def _inspect(self, identity: str) -> Container | None:
         async with self._connected() as docker:
-            facts = await _unless_gone(docker.containers.container(identity).show())
+            facts = await unless_gone(docker.containers.container(identity).show())
         if facts is None:
             return None
         state, config = facts["State"], facts["Config"]
@@ -212,14 +230,14 @@ class Engine:
         """The ids of the images that these names stand for now; one that is not there is left out."""
         names = sorted(set(references))
         async with self._connected() as docker:
-            images = await asyncio.gather(*(_unless_gone(docker.images.inspect(name)) for name in names))
+            images = await asyncio.gather(*(unless_gone(docker.images.inspect(name)) for name in names))
         return {name: facts["Id"] for name, facts in zip(names, images, strict=True) if facts is not None}
 
     async def _image_configuration(self, image: str, default: Mapping[str, Any]) -> Mapping[str, Any]:
         """What an image gives to its containers; `default` where somebody has removed the image."""
         if image not in self._image_configurations:
             async with self._connected() as docker:
-                facts = await _unless_gone(docker.images.inspect(image))
+                facts = await unless_gone(docker.images.inspect(image))
             if facts is None:
                 return default
             self._image_configurations[image] = facts["Config"] or {}
@@ -297,10 +315,14 @@ class Engine:
         except DockerError as error:
             if error.status == _NO_CONNECTION:
                 raise silent from error
-            raise EngineUnavailableError(f"the Docker engine fails (status {error.status})", where=where) from error
+            raise self._failure(error, where) from error
         except (aiohttp.ClientError, OSError, ValueError, AssertionError) as error:
             # The assertion is aiodocker's, where it finds no socket.
             raise silent from error
+
+    def _failure(self, error: DockerError, where: str) -> EngineUnavailableError:
+        """What it means that the engine answers with an error that nobody expects."""
+        return EngineUnavailableError(f"the Docker engine fails (status {error.status})", where=where)
 
     def _client(self, address: EngineAddress) -> Docker:
         from aiodocker import Docker
@@ -363,7 +385,7 @@ def number_of(labels: Mapping[str, str]) -> int:
     return int(text) if text.isdecimal() else 1
 
 
-async def _unless_gone(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+async def unless_gone(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The answer; None where the engine no longer knows what was asked for."""
     from aiodocker.exceptions import DockerError
 

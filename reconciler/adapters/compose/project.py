@@ -12,15 +12,13 @@ import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reconciler.adapters import process
-from reconciler.adapters.compose import errors, uses
-from reconciler.adapters.compose import files as compose_files
-from reconciler.adapters.compose import model as compose_model
-from reconciler.adapters.compose.awaiting import finished, together
+from reconciler.adapters.compose import errors
+from reconciler.adapters.compose.awaiting import finished, noticing, together
 from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.docker_api import (
     DIRECTORY_LABEL,
@@ -32,10 +30,8 @@ from reconciler.adapters.compose.docker_api import (
 )
 from reconciler.adapters.compose.holders import container_words, needed_names, port_taken, publisher, require_free
 from reconciler.adapters.compose.host_projects import host_project_files
-from reconciler.adapters.compose.inputs import inputs_digest
 from reconciler.adapters.compose.own_hash import own_hash
-from reconciler.adapters.compose.unresolvable import unresolvable
-from reconciler.core.compose_names import ENVIRONMENT_NAME
+from reconciler.adapters.compose.resolver import ProjectResolver
 from reconciler.core.decide.invocation import (
     label_invocation,
     manifest_invocation,
@@ -46,10 +42,7 @@ from reconciler.core.decide.invocation import (
 )
 from reconciler.core.errors import (
     EngineUnavailableError,
-    ExhaustedError,
-    ModelRefusedError,
     ReconcilerError,
-    StackGoneError,
     StartedOtherwiseError,
 )
 from reconciler.core.model.compose import (
@@ -60,7 +53,6 @@ from reconciler.core.model.compose import (
     Invocation,
     Project,
     ProjectFiles,
-    Service,
     StartedAs,
 )
 from reconciler.core.model.targets import Stack
@@ -68,8 +60,6 @@ from reconciler.core.model.targets import Stack
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
 
-# A resolved project holds every inline config; what Compose says of an `up` is a few lines per service.
-_RESOLVE = process.Limits(timeout=60.0, grace=5.0, stdout=64 * process.MIB, stderr=process.MIB)
 # A container may take its whole stop_grace_period. Compose is never killed lightly: it would leave a container with a
 # temporary name, or none.
 _UP = process.Limits(timeout=600.0, grace=60.0, stderr=4 * process.MIB)
@@ -79,8 +69,6 @@ _TEMPORARY_NAME = re.compile(r"/[0-9a-f]{12}_(.+)")
 _PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
 _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
 
-_MISPLACED = "Correct the stack's directory or files in the manifest, or put the compose file there"
-
 
 class DockerCompose:
     """`docker compose` and the engine behind it, on one machine."""
@@ -88,6 +76,7 @@ class DockerCompose:
     def __init__(self, context: ComposeContext) -> None:
         self._context = context
         self._engine = Engine(context.engine)
+        self._resolver = ProjectResolver(context, self._running)
         self._names: dict[str, str] = {}
         self._started_as: dict[str, Sequence[StartedAs]] = {}
         self._strangers: dict[str, Mapping[str, StartedAs]] = {}
@@ -145,14 +134,7 @@ class DockerCompose:
             await self.invocation(stack)
         invocations = {manifest_invocation(stack)}
         invocations |= {label_invocation(stack, container) for container in self._started_as.get(stack.id, ())}
-        # COMPOSE_* keys of the `.env` where Compose is started count, even where nothing is interpolated from it.
-        environments = frozenset({os.path.join(stack.directory, ENVIRONMENT_NAME)})
-        files: frozenset[str] = frozenset()
-        for invocation in invocations:
-            configuration = await self._context.configuration(invocation, staged or {})
-            files |= configuration.project
-            environments |= configuration.environments
-        return ProjectFiles(files, environments)
+        return await self._resolver.project_files(stack, invocations, staged)
 
     async def other_project_files(self) -> ProjectFiles:
         """What Compose reads as any project that has a container on the engine, by what it has noted on them."""
@@ -165,28 +147,18 @@ class DockerCompose:
 
     async def own_hash(self, project: Project, service: str) -> tuple[str, str]:
         """The version of Compose, and the hash that it gives a service of the project; "" where it does not say."""
-        await self._require_directory(project.invocation.directory)
+        await self._resolver.require_directory(project.invocation.directory)
         return await own_hash(self._context, project, service)
 
     # --- the project ---
 
     async def project(self, stack: Stack, staged: Staged | None = None) -> Project:
-        """The project as Compose resolves it, all profiles; with `staged` as if those files were in place.
+        """The project as Compose resolves it, all profiles; see ProjectResolver.
 
-        Where a service of some profile cannot be resolved, as its env file is missing or broken, only the profiles of
-        running services and those that the stack names are active: it belongs to another machine.
-        What is staged is not seen where the compose file names it by an absolute path; see staging.py.
         Raises ModelRefusedError, StartedOtherwiseError, EngineUnavailableError.
         """
-        await self._require_directory(stack.directory)
-        invocation = await self.invocation(stack)
-        configuration = await self._context.configuration(invocation, staged or {})
-        await self._require_files(stack, invocation, configuration, staged or {})
-        if staged is None:
-            resolved = await self._resolve(stack, invocation, configuration, "", {})
-        else:
-            async with self._context.farm(stack.directory, staged) as root:
-                resolved = await self._resolve(stack, invocation, configuration, root, staged)
+        await self._resolver.require_directory(stack.directory)
+        resolved = await self._resolver.resolve(stack, await self.invocation(stack), staged)
         if stranger := self._strangers[stack.id].get(resolved.name):
             # Containers of that name from elsewhere: of another directory, or started inside another container.
             resolve_invocation(replace(stack, project=resolved.name), [stranger], ())
@@ -200,106 +172,15 @@ class DockerCompose:
         Raises as ``invocation`` does.
         """
         invocation = await self.invocation(stack)
-        configuration = await self._context.configuration(invocation, {})
-        inputs = await inputs_digest(self._context, invocation, configuration, {})
-        if not inputs or inputs != project.inputs or project.name in self._strangers[stack.id]:
+        if project.name in self._strangers[stack.id] or not await self._resolver.is_current(invocation, project):
             return False
         self._names[stack.id] = project.name
         return True
 
-    async def _require_directory(self, path: str) -> None:
-        if not await self._context.has_directory(path):
-            raise StackGoneError("the stack's directory does not exist", where=path, hint=_MISPLACED)
-
-    async def _require_files(
-        self, stack: Stack, invocation: Invocation, configuration: compose_files.Configuration, staged: Staged
-    ) -> None:
-        """Without a compose file here, Compose would take one from a directory above: another project's."""
-        if not configuration.main:
-            raise StackGoneError("there is no compose file", where=stack.directory, hint=_MISPLACED)
-        named = frozenset(named_paths(stack))
-        for path in (*configuration.main, *invocation.env_files):
-            if staged.get(path) is not None or (path not in staged and await self._context.has_file(path)):
-                continue
-            if path not in named and path in (*invocation.files, *invocation.env_files):
-                raise StartedOtherwiseError(
-                    "the running containers were started with this file, and it is missing or cannot be read",
-                    where=path,
-                    hint=f"Restore it, or start the project without it by hand, in {stack.directory}",
-                )
-            kind = "env file" if path in invocation.env_files else "compose file"
-            raise StackGoneError(f"the {kind} is missing, or cannot be read", where=path, hint=_MISPLACED)
-
-    async def _resolve(
-        self,
-        stack: Stack,
-        invocation: Invocation,
-        configuration: compose_files.Configuration,
-        root: str,
-        staged: Staged,
-    ) -> Project:
-        """Run `config` there; ``root`` is the farm's, "" for the files as they are."""
-
-        async def attempt(active: Iterable[str]) -> process.Completed:
-            argv = ["docker", "compose", *invocation.options(active, root), "config", "--format", "json"]
-            return await self._run(argv, root + stack.directory, _RESOLVE)
-
-        # Before Compose reads them: what changes meanwhile is then noticed afterwards.
-        inputs = await inputs_digest(self._context, invocation, configuration, staged) if root else ""
-        active: tuple[str, ...] = ("*",)
-        completed = await attempt(active)
-        reason: ReconcilerError | None = None
-        if not completed.ok and any(uses.profiles(configuration.written).values()):
-            reason = await unresolvable(self._context, invocation, completed, configuration, root, staged)
-            if not isinstance(reason, ModelRefusedError):
-                raise reason
-            active = await self._active_profiles(stack, invocation, configuration)
-            completed = await attempt(active)
-        if not completed.ok:
-            raise await unresolvable(self._context, invocation, completed, configuration, root, staged)
-        model = _parsed(stack, completed.stdout, root)
-        if compose_model.names_variables(model):
-            compose_model.add_variables(model, configuration.variables.get)
-        project = compose_model.project(model)
-        left_out = uses.profiles(configuration.written).keys() - project.services.keys() if reason else set()
-        return replace(
-            project,
-            services=await self._with_uses(project.services, configuration.written),
-            invocation=invocation,
-            profiles=active,
-            environments=await self._with_real(configuration.environments),
-            inputs="" if reason else inputs,  # which profiles are active depends on containers then
-            unresolved_env_files=await self._with_real(uses.env_files_of(configuration.written, left_out)),
-            unresolved=dict.fromkeys(left_out, f"{reason.where}: {reason.what}") if reason else {},
-        )
-
-    async def _with_uses(
-        self, services: Mapping[str, Service], written: Sequence[compose_files.Written]
-    ) -> dict[str, Service]:
-        """The services with what only the text of the compose files shows."""
-        env_files, references = uses.env_files(written), uses.references(written)
-        return {
-            name: replace(
-                service,
-                env_files=await self._with_real(env_files.get(name, frozenset())),
-                references=references.get(name, {}),
-            )
-            for name, service in services.items()
-        }
-
-    async def _with_real(self, paths: frozenset[str]) -> frozenset[str]:
-        """The paths, and where a link leads elsewhere that place too."""
-        return paths | frozenset(await asyncio.gather(*map(self._context.resolve, paths)))
-
-    async def _active_profiles(
-        self, stack: Stack, invocation: Invocation, configuration: compose_files.Configuration
-    ) -> tuple[str, ...]:
-        """The profiles of the services that have a container, and those that the stack names."""
+    async def _running(self, stack: Stack, invocation: Invocation) -> frozenset[str]:
+        """The services that have a container."""
         containers = await self._list(stack, invocation.project or None)
-        services = {container["Labels"].get(SERVICE_LABEL, "") for container in containers}
-        by_service = uses.profiles(configuration.written)
-        used = {profile for service in services for profile in by_service.get(service, frozenset())}
-        return tuple(sorted({*stack.profiles, *used}))
+        return frozenset(container["Labels"].get(SERVICE_LABEL, "") for container in containers)
 
     # --- containers ---
 
@@ -314,9 +195,13 @@ class DockerCompose:
         """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
 
-    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
-        """Nothing: the engine keeps the containers of a Compose project, and no services."""
-        return ()
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
+        """Nothing: of a Compose project the engine keeps containers only."""
+        return None
+
+    def noticing(self, project: Project) -> contextlib.AbstractAsyncContextManager[asyncio.Event]:
+        """Sets the event inside whenever something happens to a container of the project."""
+        return noticing(self._engine, f"{PROJECT_LABEL}={project.name}")
 
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, in a manifest or not."""
@@ -371,7 +256,7 @@ class DockerCompose:
         flags += [word for service, count in (scale or {}).items() for word in ("--scale", f"{service}={count}")]
         argv = ["docker", "compose", *invocation.options(project.profiles), "up", *flags, "--", *services]
         async with self._locks[project.name]:
-            completed = await finished(self._run(argv, invocation.directory, _UP))
+            completed = await finished(self._resolver.run(argv, invocation.directory, _UP))
             for pause in _PAUSES:
                 if not errors.is_conflict(errors.stderr_of(completed)):
                     break
@@ -379,7 +264,7 @@ class DockerCompose:
                 # An `up` that was cut off left a container with a temporary name, at worst one per service; each try
                 # has one removed, and the engine may take its time with that.
                 await asyncio.sleep(pause)
-                completed = await finished(self._run(argv, invocation.directory, _UP))
+                completed = await finished(self._resolver.run(argv, invocation.directory, _UP))
             if not completed.ok:
                 raise await self._start_error(invocation, completed, services)
             await self._restore_names(project, services)
@@ -393,17 +278,17 @@ class DockerCompose:
         holder = container_words(held) if held else await self._context.process_on_port(port)
         return port_taken(invocation, services, port, holder)
 
-    async def restart(self, project: str, services: Sequence[str]) -> None:
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
         """Restart the containers of these services; each after those of them that it depends on.
 
         Their environment stays what it was. Raises ModelRefusedError, EngineUnavailableError.
         """
-        async with self._locks[project]:
+        async with self._locks[project.name]:
             containers = await self._of_services(project, services)
             for wave in in_waves(containers):
                 await together(self._engine.restart(container) for container in wave)
 
-    async def signal(self, project: str, service: str, signal: str) -> None:
+    async def signal(self, project: Project, service: str, signal: str) -> None:
         """Send the running containers of the service a signal, such as HUP.
 
         Raises ModelRefusedError, EngineUnavailableError.
@@ -422,30 +307,11 @@ class DockerCompose:
                 await self.require_names(project, services)
                 await self._engine.rename(container, temporary[1])
 
-    async def _of_services(self, project: str, services: Sequence[str]) -> list[DockerContainer]:
-        containers = await self._engine.find(f"{PROJECT_LABEL}={project}")
+    async def _of_services(self, project: Project, services: Sequence[str]) -> list[DockerContainer]:
+        containers = await self._engine.find(f"{PROJECT_LABEL}={project.name}")
         return [container for container in containers if container["Labels"].get(SERVICE_LABEL) in services]
-
-    # --- processes ---
-
-    async def _run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
-        await self._require_directory(directory)
-        try:
-            return await self._context.run(argv, directory, limits)
-        except ExhaustedError as error:
-            raise EngineUnavailableError(error.what, where=directory, hint=error.hint, id=error.id) from error
-        except process.MissingProgramError as error:
-            hint = "Install Docker Engine and its Compose plugin (v2)"
-            raise EngineUnavailableError("docker is not installed, or not on PATH", hint=hint) from error
 
 
 def _started(container: DockerContainer) -> StartedAs:
     running = container["State"] in ("running", "restarting", "paused")
     return started_as(container["Labels"], running=running, created=float(container["Created"]))
-
-
-def _parsed(stack: Stack, output: bytes, root: str) -> compose_model.Model:
-    with contextlib.suppress(ValueError):
-        return compose_model.read(output, root)
-    # Not raised from the ValueError: that one holds the output, with every secret in it.
-    raise EngineUnavailableError("what `docker compose config` printed is no JSON", where=stack.directory)

@@ -45,11 +45,13 @@ class SshComposeContext:
         await self._connection.connected()
         return EngineAddress(f"unix://{self._tunnel}", None, self._connection.name)
 
-    async def run(self, argv: Sequence[str], directory: str, limits: process.Limits) -> process.Completed:
+    async def run(
+        self, argv: Sequence[str], directory: str, limits: process.Limits, stdin: bytes | None = None
+    ) -> process.Completed:
         login = await self._environment()
         given = {name: value for name, value in login.items() if name.startswith("DOCKER_")}
         env = {**given, "PWD": directory}
-        return await self._connection.run(argv, directory=directory, env=env, limits=limits)
+        return await self._connection.run(argv, directory=directory, env=env, limits=limits, stdin=stdin or b"")
 
     async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
         return await self._reading(compose_files.read_configuration, invocation, staged)

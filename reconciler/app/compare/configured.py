@@ -105,5 +105,4 @@ def _manifest(tree: Tree, environment: str, host: str, server: ServerConfig) -> 
     path = f"{environment}/{MANIFEST}"
     if path not in tree.files:
         raise ManifestError("does not exist", where=path, hint="Correct `comparisons` in the server configuration")
-    resolved = server.model_copy(update={"host": host}) if host else server
-    return read_manifest(tree.files[path], environment=environment, file=path, server=resolved)
+    return read_manifest(tree.files[path], environment=environment, file=path, server=server.on(host))

@@ -43,18 +43,22 @@ from reconciler.app.config.scalars import (
 )
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.config.strict_yaml import FieldPath, shown
+from reconciler.app.config.swarm import require_swarm
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import ManifestError
 from reconciler.core.model.targets import (
+    ChangeMode,
     HealthPolicy,
     HttpCheck,
     Manifest,
+    MountedTarget,
     OnChange,
     OnDrift,
     OnFailure,
     OnFirstContact,
     Parser,
     Stack,
+    StackKind,
     Target,
     WriteMode,
     environment_of,
@@ -251,9 +255,23 @@ class StackFields(Section):
     one_shot: Annotated[tuple[Name, ...], Items()] = Field(
         default=(), description="Services that are meant to end, beside those whose completion others wait for."
     )
+    on_drift: Annotated[OnDrift, Choice()] | None = decided_elsewhere(
+        None, "For kind swarm: what happens to a service that somebody changed by hand. Default: as for targets."
+    )
+    kind: Annotated[StackKind, Choice()] = Field(
+        default=StackKind.COMPOSE,
+        description="What runs it: compose, or swarm, whose manager the server configuration says that the host is.",
+    )
     targets: dict[Annotated[str, SOURCE], Annotated[StackTarget, Short("path", LIVE_FILE, empty=True)]] = Field(
         default_factory=dict, description="Its live files, by their source: a path beside environment.yaml."
     )
+
+    @model_validator(mode="after")
+    def _swarm_can_run_it(self, info: ValidationInfo) -> StackFields:
+        if self.kind is StackKind.SWARM:
+            signals = any(target.on_change.mode is ChangeMode.SIGNAL for target in self.targets.values())
+            require_swarm(info.context, signals=signals)
+        return self
 
 
 def _by_its_host(data: Any, checked: ValidatorFunctionWrapHandler, info: ValidationInfo) -> StackFields:
@@ -390,6 +408,8 @@ class _Resolver:
 
     def stack(self, name: str, stack: StackFields) -> Stack:
         http = tuple(HttpCheck(check.url, check.status) for check in stack.health.http)
+        given = stack.targets.items() if stack.kind is StackKind.SWARM else ()
+        targets = [self.target(source, target, name, stack.directory) for source, target in given]
         return Stack(
             environment=self.environment,
             name=name,
@@ -403,6 +423,9 @@ class _Resolver:
             health=HealthPolicy(stack.health.timeout, stack.health.stable_for, http),
             on_failure=stack.on_failure,
             one_shot=frozenset(stack.one_shot),
+            on_drift=stack.on_drift or _given(self.defaults).get("on_drift", self.server.drift.on_drift),
+            kind=stack.kind,
+            managed={target.path: MountedTarget(target.encrypted, target.mode) for target in targets},
         )
 
     def target(

@@ -196,6 +196,7 @@ class HostSettings(SshServer):
     docker_socket: AbsoluteFile = written(
         "/var/run/docker.sock", ABSOLUTE_FILE, "Where its Docker engine listens; the user needs access to it."
     )
+    swarm_manager: bool = Field(default=False, description="Whether it is a manager of a Docker Swarm.")
     backup_dir: AbsolutePath | None = decided_elsewhere(
         None, "Where it keeps copies of its backups. Default: .reconciler/backups in the user's home."
     )

@@ -124,6 +124,10 @@ class ServerConfig(Section):
         default=True,
         description="Whether this machine is itself a host of its environments; false if it only manages others.",
     )
+    swarm_manager: bool = Field(
+        default=False,
+        description="Whether this machine is a manager of a Docker Swarm: only then stacks may have kind: swarm here.",
+    )
     hosts: dict[Name, HostSettings] = Field(
         default_factory=dict, description="More hosts of the environments, reached over SSH, by name."
     )
@@ -142,6 +146,13 @@ class ServerConfig(Section):
         return {
             name: host for name, host in self.hosts.items() if environment in (host.environment or self.environment)
         }
+
+    def on(self, host: str) -> ServerConfig:
+        """The configuration as it is for another one of the hosts, by name; "" is this machine."""
+        if not host or host == self.host:
+            return self
+        manager = host in self.hosts and self.hosts[host].swarm_manager
+        return self.model_copy(update={"host": host, "swarm_manager": manager})
 
     @property
     def units(self) -> Mapping[str, HostSettings | None]:

@@ -17,7 +17,6 @@ from importlib.metadata import version
 from reconciler import DISTRIBUTION
 from reconciler.adapters.clock import SystemClock
 from reconciler.adapters.compose.context import LocalComposeContext
-from reconciler.adapters.compose.project import DockerCompose
 from reconciler.adapters.disk import disk_state
 from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.git.writer import GitPusher
@@ -38,6 +37,7 @@ from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshServer
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.wiring.digest_key import digest_key_file, open_digester, read_digester
+from reconciler.app.wiring.engines import StackEngines, stack_engines
 from reconciler.app.wiring.forge import ForgeParts, forge_parts
 from reconciler.app.wiring.merge_plans import merge_plans
 from reconciler.app.wiring.notifications import notification_observers
@@ -81,7 +81,7 @@ class Runtime:
     rollouts: tuple[Rollout, ...]
     metrics: PrometheusMetrics
     relay: Relay
-    engines: Mapping[str, DockerCompose]
+    engines: Mapping[str, StackEngines]
     forge: ForgeParts | None = None
     merge_plans: MergePlans | None = None
     observers: tuple[Observer, ...] = ()
@@ -150,8 +150,7 @@ async def manifest_at_head(config: ServerConfig, environment: str, host: str = "
     blob = await mirror.read(commit, path)
     if blob is None:
         raise ManifestError("does not exist", where=path, hint="Name another environment")
-    server = config.model_copy(update={"host": host}) if host else config
-    return read_manifest(blob.data, environment=environment, file=path, server=server)
+    return read_manifest(blob.data, environment=environment, file=path, server=config.on(host))
 
 
 async def fetch_head(config: ServerConfig) -> str:
@@ -206,7 +205,8 @@ async def runtime(
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
-            sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary)
+            version_file = os.path.join(config.state_dir, "sops-version.json")
+            sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary, version_file=version_file)
             host = LocalHost(config.allowed_paths)
             if daemon:
                 host = LocalHost(config.allowed_paths, stack.enter_context(contextlib.closing(FileWriters())))
@@ -240,7 +240,8 @@ async def _built(
     interval = min(config.repository.poll_interval, config.drift.interval)
     metrics = PrometheusMetrics(version(DISTRIBUTION), tuple(units), interval, host=config.host)
     metrics.watch_disk(lambda: disk_state(config.state_dir))
-    compose = DockerCompose(LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ))
+    context = LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ)
+    compose = stack_engines(context, digest, swarm=config.swarm_manager)
     stack.push_async_callback(compose.close)
     mirror = _mirror(config)
     ports = Ports(
@@ -304,14 +305,14 @@ class HostPorts:
         self._stack = stack
         self._built: dict[str, Ports] = {}
         self._sockets = ""
-        self.engines: dict[str, DockerCompose] = {}
+        self.engines: dict[str, StackEngines] = {}
 
     def of(self, unit: str, host: HostSettings) -> Ports:
         name = unit.partition("@")[2]
         if name not in self._built:
             self._built[name] = self._build(name, host)
         ports = self._built[name]
-        assert isinstance(ports.compose, DockerCompose)
+        assert isinstance(ports.compose, StackEngines)
         self.engines[unit] = ports.compose
         return ports
 
@@ -329,11 +330,12 @@ class HostPorts:
         # Unique there, even if several servers manage the same host.
         mark = hashlib.sha256(f"{self._config.host} {self._config.state_dir} {name}".encode()).hexdigest()[:12]
         memory = f"/dev/shm/reconciler-{mark}"  # noqa: S108  # created 0700 there, or not used
-        compose = DockerCompose(SshComposeContext(connection, socket, memory))
+        context = SshComposeContext(connection, socket, memory)
+        compose = stack_engines(context, self._ports.digest, swarm=host.swarm_manager)
         self._stack.push_async_callback(compose.close)
         here = self._ports.backups
         assert isinstance(here, BackupDirectory)
-        server = self._config.model_copy(update={"host": name})
+        server = self._config.on(name)
         return replace(
             self._ports,
             host=SshHost(connection, self._config.allowed_paths, memory),

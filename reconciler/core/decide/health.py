@@ -17,7 +17,8 @@ from reconciler.core.model.compose import Container, HealthStatus, Project, Serv
 from reconciler.core.model.targets import Stack
 
 _WORST_FIRST = (
-    "dead", "exited", "restarting", "unhealthy", "removing", "created", "paused", "starting", "running", "healthy",
+    "dead", "exited", "restarting", "unhealthy", "removing", "created", "pending", "paused", "starting", "running",
+    "healthy",
 )  # fmt: skip
 
 
@@ -151,9 +152,11 @@ class HealthWatch:
             verdict = Verdict.HEALTHY if late else Verdict.WAIT
             return HealthFinding(service, verdict, f"{service} is at work")
         if container.state != "running":
-            return self._pending(service, f"is {container.state}", now, policy.timeout)
+            waited = seen.since if container.state == "pending" else self.began_at
+            return self._pending(service, f"is {container.state}", now, policy.timeout, container.error, waited)
         if container.health == "starting":
-            finding = self._pending(service, "is starting", now, self._patience(service, [container]))
+            patience = self._patience(service, [container])
+            finding = self._pending(service, "is starting", now, patience, container.error)
             return replace(finding, late=finding.verdict is Verdict.FAILED)
         if container.health == "healthy" and seen.fresh:
             return HealthFinding(service, Verdict.HEALTHY, f"{service} is healthy")
@@ -162,11 +165,14 @@ class HealthWatch:
             return HealthFinding(service, Verdict.HEALTHY, f"{service} has run for {policy.stable_for:g} s")
         return HealthFinding(service, Verdict.WAIT, f"{service} must run for {policy.stable_for:g} s")
 
-    def _pending(self, service: str, state: str, now: float, patience: float) -> HealthFinding:
-        if now - self.began_at < patience:
-            return HealthFinding(service, Verdict.WAIT, f"{service} {state}")
+    def _pending(
+        self, service: str, state: str, now: float, patience: float, error: str = "", since: float | None = None
+    ) -> HealthFinding:
+        cause = f": {error}" if error else ""
+        if now - (self.began_at if since is None else since) < patience:
+            return HealthFinding(service, Verdict.WAIT, f"{service} {state}{cause}")
         still = state.replace("is ", "is still ", 1) if state.startswith("is ") else f"still {state}"
-        return HealthFinding(service, Verdict.FAILED, f"{service} {still} after {patience:g} s")
+        return HealthFinding(service, Verdict.FAILED, f"{service} {still} after {patience:g} s{cause}")
 
     def _patience(self, service: str, containers: Iterable[Container]) -> float:
         """Seconds that the service may take to become healthy; of "", the HTTP checks to answer."""
@@ -271,6 +277,8 @@ def _see(last: _Seen | None, container: Container, now: float) -> _Seen:
 def _crash(stack: Stack, container: Container, risen: int) -> str:
     """Why this container is a failure, as a sentence; "" where it is none."""
     service, code = container.service, container.exit_code
+    if container.error and (container.state in ("exited", "dead", "restarting") or risen):
+        return f"{service} failed{f' on {container.node}' if container.node else ''}: {container.error}"
     if container.state == "exited" and code == 0 and service in stack.one_shot:
         return ""  # also where its restart policy had it try more than once
     if container.state == "exited":
@@ -286,7 +294,8 @@ def _crash(stack: Stack, container: Container, risen: int) -> str:
 
 def _was_stopped(container: Container) -> bool:
     """Whether it ended by a signal from outside (SIGTERM, SIGKILL) and not for lack of memory."""
-    return container.state == "exited" and container.exit_code in (137, 143) and not container.out_of_memory
+    killed = container.state == "exited" and container.exit_code in (137, 143)
+    return killed and not container.out_of_memory and not container.error
 
 
 def _lifetime(container: Container) -> str:
@@ -299,11 +308,14 @@ def _lifetime(container: Container) -> str:
 
 
 def _summary(stack: Stack, finding: HealthFinding, containers: Sequence[Container]) -> ServiceHealth:
-    words = {container.health if _answers(container) else container.state: container.name for container in containers}
+    words = {container.health if _answers(container) else container.state: container for container in containers}
     state = min(words, key=_WORST_FIRST.index, default="missing")
     restarts = sum(container.restarts for container in containers)
-    name = words.get(state) if finding.verdict is Verdict.FAILED and state != "starting" else ""
-    reason = f"`docker logs --tail 50 {name}` shows why" if name else ""  # the engine allows no odd names
+    worst = words.get(state) if finding.verdict is Verdict.FAILED and state != "starting" else None
+    reason = ""
+    if worst is not None and worst.name:  # the engine allows no odd names
+        logs = f"`{worst.logs or f'docker logs --tail 50 {worst.name}'}` shows why"
+        reason = f"{worst.error}. {logs}" if worst.error else logs
     return ServiceHealth(stack.name, finding.service, state, finding.verdict is Verdict.HEALTHY, restarts, reason)
 
 

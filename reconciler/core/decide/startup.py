@@ -16,7 +16,9 @@ _MARGIN = 2.0
 
 
 def allowed_by_container(container: Container) -> float:
-    """Seconds until the engine itself must call the container healthy or unhealthy; 0 without a health check."""
+    """Seconds until the engine itself must call the container healthy or unhealthy; 0 where it never does."""
+    if container.allowed:
+        return container.allowed
     check = (container.facts.get("Config") or {}).get("Healthcheck") or {}
     if (check.get("Test") or ["NONE"])[0] == "NONE":
         return 0.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from reconciler.core.model.targets import StackKind
 from reconciler.core.secret import Secret
 
 Fields = Mapping[str, Mapping[str, str]]
@@ -28,7 +29,8 @@ class HealthStatus(StrEnum):
 class Invocation:
     """How `docker compose` is run for a project: in ``directory``, with these options before its subcommand.
 
-    Paths are absolute. What is empty is not given: Compose then does what it does by itself.
+    Paths are absolute. What is empty is not given: Compose then does what it does by itself. ``deploy`` is the command
+    line that deploys the project by hand, where that is not `up -d`.
     """
 
     directory: str
@@ -37,6 +39,7 @@ class Invocation:
     env_files: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
     project_directory: str = ""
+    deploy: str = ""
 
     def options(self, profiles: Iterable[str] | None = None, root: str = "") -> list[str]:
         """Words for a command line; with other profiles, and with every path below ``root``, where those are given."""
@@ -54,6 +57,10 @@ class Invocation:
         inside = f"{self.directory.rstrip('/')}/"
         options = [word.removeprefix(inside) for word in self.options()]
         return " ".join(["docker compose", *map(shlex.quote, options), subcommand])
+
+    def start(self, service: str = "") -> str:
+        """The command line that starts the service, or the whole project, by hand."""
+        return self.deploy or self.command(f"up -d {service}".rstrip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +139,16 @@ class DeployedService:
 class Project:
     """`docker compose config`, read: the project's name and its services by name.
 
-    ``invocation`` is how Compose was run, ``profiles`` those that were active for it, ``environments`` the files it
-    interpolates with; ``unresolved`` has the services that were left out, as Compose cannot resolve them and none of
-    them runs, with the reason. ``inputs`` is a digest of all that Compose has read for it, "" where that is not known.
+    ``kind`` is that of its stack; ``invocation`` is how Compose was run, ``profiles`` those that were active for it,
+    ``environments`` the files it interpolates with; ``unresolved`` has the services that were left out, as Compose
+    cannot resolve them and none of them runs, with the reason. ``inputs`` is a digest of all that Compose has read for
+    it, "" where that is not known.
     """
 
     name: str
     services: Mapping[str, Service] = field(repr=False)
     invocation: Invocation = Invocation("/")
+    kind: StackKind = StackKind.COMPOSE
     profiles: tuple[str, ...] = ("*",)
     environments: frozenset[str] = frozenset()
     unresolved: Mapping[str, str] = field(default_factory=dict)
@@ -149,10 +158,13 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container as the engine's inspect shows it.
+    """A container as the engine's inspect shows it, or a task of a Swarm: its place in the service (slot).
 
-    ``state`` is created, running, paused, restarting, removing, exited or dead; ``health`` is "", starting, healthy
-    or unhealthy; ``number`` distinguishes the replicas of a service; ``image`` is the reference it was made from;
+    ``state`` is created, pending, running, paused, restarting, removing, exited or dead; pending is a task that no node
+    runs yet. ``health`` is "", starting, healthy or unhealthy; ``error`` is the engine's own reason for what is wrong
+    with it, ``node`` the machine that it is on, "" for the engine's own; ``allowed`` the seconds that the engine itself
+    gives it, and those that are updated with it, to become healthy; ``logs`` is the command that shows what it printed;
+    ``number`` distinguishes the replicas of a service; ``image`` is the reference it was made from;
     ``out_of_memory`` says that the kernel killed it; ``started_at`` and ``finished_at`` are RFC 3339 times of its
     latest run, in the engine's clock; ``depends_on`` gives the condition of each service on which its start depended;
     ``facts`` is all that inspect says of it (nothing where only the list was asked), ``image_facts`` what its image
@@ -174,6 +186,10 @@ class Container:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     image_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     depends_on: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+    node: str = ""
+    allowed: float = 0.0
+    logs: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     image_facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -271,7 +287,8 @@ class Action:
     ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale`` are the
     live paths of the files of which its containers have an older version than the one before this change. ``scale`` is
     the number of containers to keep, None for the number that the project says. ``one_shot``: the service is meant to
-    end. ``wave``: it comes after the actions of all lower waves, in every stack.
+    end. ``wave``: it comes after the actions of all lower waves, in every stack. ``repairs``: it takes back what
+    somebody changed on the engine itself.
     """
 
     stack: str
@@ -284,6 +301,7 @@ class Action:
     scale: int | None = None
     one_shot: bool = False
     wave: int = 0
+    repairs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

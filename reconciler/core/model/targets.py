@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from reconciler.core.secret import Secret
@@ -121,12 +122,29 @@ class HealthPolicy:
     http: tuple[HttpCheck, ...] = ()
 
 
+class StackKind(StrEnum):
+    """What runs a stack: Docker Compose on its host, or the Swarm whose manager the host is."""
+
+    COMPOSE = "compose"
+    SWARM = "swarm"
+
+
+@dataclass(frozen=True, slots=True)
+class MountedTarget:
+    """A live file of a stack, for services that mount it by itself: whether its source is encrypted, and its mode."""
+
+    encrypted: bool = True
+    mode: int = 0o600
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """One Compose project on this host. ``directory`` is absolute.
 
     ``files`` (-f), ``env_files`` (--env-file) and ``project_directory`` are absolute or relative to it; ``project`` is
     the project's name (-p). Empty means: as its containers were started, else as Compose does by itself.
+    ``on_drift`` is about services that the engine itself keeps, where somebody changes one there.
+    ``managed`` has the live files of a Swarm's stack by their absolute path.
     """
 
     environment: str
@@ -141,6 +159,9 @@ class Stack:
     health: HealthPolicy = HealthPolicy()
     on_failure: OnFailure = OnFailure.ROLLBACK
     one_shot: frozenset[str] = frozenset()
+    on_drift: OnDrift = OnDrift.RESTORE
+    kind: StackKind = StackKind.COMPOSE
+    managed: Mapping[str, MountedTarget] = field(default_factory=dict, hash=False)
 
     @property
     def id(self) -> str:
@@ -181,6 +202,11 @@ class LiveFile:
     uid: int
     gid: int
     modified_at: float = 0.0
+
+
+FileStamp = tuple[int | str, ...]
+"""What stat says of a file, only to be compared: inode, size, mode, owner, mtime, ctime. A file that was changed has
+another one, unless its clock has not ticked since the change before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from reconciler.core.model.compose import Container, DeployedService, Ending, Guest, Project, ProjectFiles
 from reconciler.core.model.targets import HttpCheck, Stack
 from reconciler.core.secret import Secret
+
+
+class ChangeNotice(Protocol):
+    """That something has happened: set until it is cleared, as an asyncio.Event."""
+
+    def clear(self) -> None: ...
+
+    async def wait(self) -> object:
+        """Until it is set."""
 
 
 class Compose(Protocol):
@@ -59,9 +69,14 @@ class Compose(Protocol):
         Raises EngineUnavailableError.
         """
 
-    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
-        """The services of the project as the engine itself keeps them, sorted; nothing where it keeps only containers.
-        One cheap call. Raises EngineUnavailableError.
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
+        """The services of the project as the engine itself keeps them, sorted; None where it keeps only containers. One
+        cheap call. Raises EngineUnavailableError.
+        """
+
+    def noticing(self, project: Project) -> AbstractAsyncContextManager[ChangeNotice]:
+        """Inside, the notice is set whenever a container of the project starts, ends, or is found healthy or not, as
+        far as the engine says so: it may miss some, and raises nothing.
         """
 
     async def guests(self) -> tuple[Guest, ...]:
@@ -95,9 +110,9 @@ class Compose(Protocol):
         Raises ModelRefusedError, EngineUnavailableError. ``restart`` and ``signal`` raise the latter.
         """
 
-    async def restart(self, project: str, services: Sequence[str]) -> None: ...
+    async def restart(self, project: Project, services: Sequence[str]) -> None: ...
 
-    async def signal(self, project: str, service: str, signal: str) -> None: ...
+    async def signal(self, project: Project, service: str, signal: str) -> None: ...
 
 
 class HttpProbe(Protocol):

@@ -1,0 +1,138 @@
+"""Which configs and secrets a service of a Swarm gets: files that it reads, under names that say their content.
+
+A Swarm's configs and secrets never change, so new content is a new one, and its name has a keyed digest of it. A bind
+of a live file that git manages would only be there on one node: it becomes a config, or where its source is encrypted a
+secret, at the same path.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError
+from reconciler.core.model.compose import Project, Service
+from reconciler.core.model.targets import MountedTarget, Stack
+from reconciler.core.secret import Digester, Secret
+
+Json = dict[str, Any]
+Read = Callable[[str], Awaitable[bytes | None]]
+"""The bytes of a file; None where there is none that we may read."""
+
+KINDS = ("configs", "secrets")
+_DIGITS = 12
+_LONGEST = 64  # characters of a name
+
+
+@dataclass(frozen=True, slots=True)
+class StackContent:
+    """A config or secret (``kind``) that a service needs, by its name in the Swarm."""
+
+    kind: str
+    name: str
+    data: Secret
+
+
+async def with_contents(project: Project, stack: Stack, digest: Digester, read: Read) -> Project:
+    """Given a resolved project, return it with the names of its configs and secrets, and with those that take the place
+    of binds."""
+    services = {}
+    for name, service in project.services.items():
+        whole = json.loads(service.definition.reveal())
+        _replace_binds(whole, stack.managed)
+        _hide_encrypted(whole, stack.managed)
+        for kind in KINDS:
+            for key, definition in (whole.get(kind) or {}).items():
+                whole[kind][key] = await _named(project.name, key, definition or {}, digest, read)
+        definition = json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()
+        services[name] = replace(service, definition=Secret(definition))
+    return replace(project, services=services)
+
+
+async def contents_of(service: Service, digest: Digester, read: Read) -> list[StackContent]:
+    """What the Swarm must have before the service is deployed.
+
+    Raises ModelRefusedError where a file is missing, ChangedMeanwhileError where one is not what it was when the
+    project was resolved.
+    """
+    whole = json.loads(service.definition.reveal())
+    contents = []
+    for kind in KINDS:
+        for key, definition in (whole.get(kind) or {}).items():
+            if _is_external(definition):
+                continue
+            path, data = definition.get("file", ""), await _data(definition, read)
+            if data is None:
+                problem = f"{service.name} needs it as {kind.removesuffix('s')} {key}, and it is not there"
+                raise ModelRefusedError(problem, where=path or f"service {service.name}", id="mounted-file-missing")
+            if not definition["name"].endswith(_suffix(data, digest)):
+                raise ChangedMeanwhileError("somebody changed the file while it was being deployed", where=path)
+            contents.append(StackContent(kind, definition["name"], Secret(data)))
+    return contents
+
+
+async def _named(project: str, key: str, definition: Json, digest: Digester, read: Read) -> Json:
+    if _is_external(definition):
+        return definition
+    data = await _data(definition, read)
+    base, suffix = definition.get("name") or f"{project}_{key}", _suffix(data or b"", digest)
+    return {**definition, "name": f"{base[: _LONGEST - len(suffix)]}{suffix}"}
+
+
+def _is_external(definition: Json) -> bool:
+    return bool(definition.get("external")) or bool(definition.get("driver"))
+
+
+def _suffix(data: bytes, digest: Digester) -> str:
+    return f"_{digest(data)[:_DIGITS]}"
+
+
+async def _data(definition: Json, read: Read) -> bytes | None:
+    if path := definition.get("file"):
+        return await read(path)
+    text = definition.get("content", definition.get("value"))
+    return None if text is None else str(text).encode("utf-8", "surrogatepass")
+
+
+def _replace_binds(whole: Json, managed: Mapping[str, MountedTarget]) -> None:
+    own, kept = whole["service"], []
+    for mount in own.get("volumes") or ():
+        target = managed.get(posixpath.normpath(mount.get("source") or "/")) if mount.get("type") == "bind" else None
+        if target is None:
+            kept.append(mount)
+            continue
+        kind, path = "secrets" if target.encrypted else "configs", posixpath.normpath(mount["source"])
+        key = _free(whole.get(kind) or {}, posixpath.basename(path))
+        whole.setdefault(kind, {})[key] = {"file": path}
+        entries = list(own.get(kind) or ())
+        own[kind] = [*entries, {"source": key, "target": mount["target"], "mode": target.mode}]
+    if "volumes" in own:
+        own["volumes"] = kept
+
+
+def _hide_encrypted(whole: Json, managed: Mapping[str, MountedTarget]) -> None:
+    """Make secrets of configs whose file is encrypted in git."""
+    own, defined = whole["service"], whole.get("configs") or {}
+    for key in list(defined):
+        target = managed.get(posixpath.normpath((defined[key] or {}).get("file") or "/"))
+        if target is None or not target.encrypted:
+            continue
+        definition = defined.pop(key)
+        name = _free(whole.get("secrets") or {}, key)
+        whole.setdefault("secrets", {})[name] = definition
+        mine = [entry for entry in own.get("configs") or () if entry["source"] == key]
+        own["configs"] = [entry for entry in own.get("configs") or () if entry["source"] != key]
+        moved = [{**entry, "source": name, "target": entry.get("target") or f"/{key}"} for entry in mine]
+        own["secrets"] = [*(own.get("secrets") or ()), *moved]
+
+
+def _free(taken: Mapping[str, Any], name: str) -> str:
+    """A name like this one, of characters that a config's may have, that is not taken."""
+    plain = "".join(character if character.isalnum() or character in "._-" else "_" for character in name).strip("._-")
+    name = plain or "file"
+    while name in taken:
+        name = f"{name}_"
+    return name

@@ -1,0 +1,317 @@
+"""A stack of a Docker Swarm, resolved by Compose and deployed with `docker stack deploy`. Implements the Compose port.
+
+Only the manager that we run at is asked; what happens on the nodes is Swarm's own doing, and read from its tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import posixpath
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from reconciler.adapters import process
+from reconciler.adapters.compose.awaiting import finished
+from reconciler.adapters.compose.context import ComposeContext, Staged
+from reconciler.adapters.compose.resolver import ProjectResolver
+from reconciler.adapters.swarm import errors
+from reconciler.adapters.swarm.api import STACK_LABEL, Json, SwarmEngine
+from reconciler.adapters.swarm.contents import KINDS, contents_of, with_contents
+from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
+from reconciler.adapters.swarm.tasks import (
+    IMAGE_LABEL,
+    NAMESPACE_LABEL,
+    PAUSED,
+    ROLLED_BACK,
+    containers_of,
+    references,
+    service_name,
+)
+from reconciler.core.decide.invocation import manifest_invocation
+from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, RefusedError
+from reconciler.core.fidelity.deployed import deployed_differences
+from reconciler.core.fidelity.swarm_service import DEFINITION_LABEL, deployed_service, expected_fields, network_ids
+from reconciler.core.model.compose import Container, DeployedService, Invocation, Project, ProjectFiles, Service
+from reconciler.core.model.targets import Stack, StackKind
+from reconciler.core.secret import Digester
+from reconciler.core.text import listed
+
+_DEPLOY = process.Limits(timeout=600.0, grace=60.0, stderr=4 * process.MIB)
+_TRIES = 5  # of a deploy that something else was faster than
+_LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
+
+
+class DockerSwarm:
+    """The stacks of the Swarm whose manager one machine is."""
+
+    def __init__(self, context: ComposeContext, digest: Digester) -> None:
+        self._context = context
+        self._digest = digest
+        self._engine = SwarmEngine(context.engine)
+        self._resolver = ProjectResolver(context, self._running)
+        self._stacks: dict[str, Stack] = {}
+        self._names: dict[str, str] = {}
+        self._nodes: dict[str, str] = {}
+        self._known = asyncio.Event()
+        self._deployed: set[str] = set()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    async def follow(self, touched: Callable[[], None], directories: Callable[[], Collection[str]]) -> None:
+        """Call ``touched`` whenever a service, config, secret or container here of a stack of ours changes, or a node;
+        when the Swarm answers (again), and when it is lost. Runs until it is cancelled."""
+
+        async def reported(attributes: Mapping[str, str]) -> None:
+            names = self._names.values()
+            name = attributes.get("name", "")
+            mine = attributes.get(NAMESPACE_LABEL) in names or any(name.startswith(f"{known}_") for known in names)
+            if mine or "state.new" in attributes or "availability.new" in attributes:
+                touched()
+
+        await self._known.wait()
+        while True:
+            with contextlib.suppress(EngineUnavailableError):
+                await self._engine.greet()
+                touched()
+                try:
+                    await self._engine.follow_swarm(reported)
+                finally:
+                    touched()
+            await asyncio.sleep(_LISTEN_AGAIN)
+
+    # --- the project ---
+
+    async def project_files(self, stack: Stack, staged: Staged | None = None) -> ProjectFiles:
+        """What Compose reads as the stack's project, by the manifest."""
+        return await self._resolver.project_files(stack, [manifest_invocation(stack)], staged)
+
+    async def project(self, stack: Stack, staged: Staged | None = None) -> Project:
+        """The project as Compose resolves it, with the configs and secrets that its services get.
+
+        Raises ModelRefusedError, also for what Swarm cannot run, and EngineUnavailableError.
+        """
+        await self._resolver.require_directory(stack.directory)
+        resolved = await self._resolver.resolve(stack, manifest_invocation(stack), staged)
+        self._stacks[resolved.name] = stack
+        self._names[stack.id] = resolved.name
+        self._known.set()
+        unknown = {name: unknown_fields(service) for name, service in sorted(resolved.services.items())}
+        problems = [f"{name} has {listed(fields)}" for name, fields in unknown.items() if fields]
+        if problems:
+            problem = f"`docker stack deploy` does not know fields of it: {'; '.join(problems)}"
+            hint = "Use what is below `deploy` instead, or take them out of the compose file"
+            raise ModelRefusedError(problem, where=f"stack {stack.name}", hint=hint, id="swarm-refused")
+
+        async def read(path: str) -> bytes | None:
+            if staged and path in staged:
+                data = staged[path]
+                return None if data is None else data.reveal()
+            return await self._context.read_file(path)
+
+        project = await with_contents(resolved, stack, self._digest, read)
+        services = {name: self._as_deployed(project.name, service) for name, service in project.services.items()}
+        project = replace(project, services=services)
+        return replace(project, kind=StackKind.SWARM)
+
+    async def is_current(self, stack: Stack, project: Project) -> bool:
+        """Whether Compose would resolve the project so again, from the files as they are; False in doubt."""
+        return await self._resolver.is_current(manifest_invocation(stack), project)
+
+    async def _running(self, stack: Stack, invocation: Invocation) -> frozenset[str]:
+        name = invocation.project or self._names.get(stack.id, "")
+        return frozenset(map(service_name, await self._engine.services(name))) if name else frozenset()
+
+    # --- what runs ---
+
+    async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
+        """The places of the stack's services, by its namespace. Raises EngineUnavailableError."""
+        self._nodes = await self._engine.nodes()
+        return await self._places(project or await self._name(stack))
+
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
+        """The stack's services as the Swarm keeps them, sorted. Raises EngineUnavailableError."""
+        name = project or await self._name(stack)
+        services = await self._engine.services(name)
+        networks = await self._engine.networks(network_ids(services))
+        return tuple(sorted((deployed_service(name, it, networks) for it in services), key=lambda it: it.name))
+
+    def _as_deployed(self, stack: str, service: Service) -> Service:
+        digest = self._digest(service.definition.reveal())
+        return replace(service, deploys_as=expected_fields(stack, service), digest=digest)
+
+    @contextlib.asynccontextmanager
+    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
+        """Swarm reports no events of tasks: the event is never set."""
+        yield asyncio.Event()
+
+    async def glance(self, stack: Stack) -> tuple[Container, ...]:
+        """The same without asking for the names of new nodes."""
+        return await self._places(await self._name(stack))
+
+    async def _places(self, name: str) -> tuple[Container, ...]:
+        services, tasks = await self._engine.services(name), await self._engine.tasks(name)
+        containers = [
+            container
+            for service in services
+            for container in containers_of(
+                service,
+                [task for task in tasks if task["ServiceID"] == service["ID"]],
+                self._nodes,
+                ours=service["ID"] in self._deployed,
+            )
+        ]
+        return tuple(sorted(containers, key=lambda container: (container.service, container.number)))
+
+    async def _name(self, stack: Stack) -> str:
+        """The stack's name in the Swarm: the project's."""
+        return stack.project or self._names.get(stack.id) or (await self.project(stack)).name
+
+    # --- changes ---
+
+    async def require_names(
+        self, project: Project, services: Sequence[str], scale: Mapping[str, int] | None = None
+    ) -> None:
+        """Swarm names tasks by itself."""
+
+    async def recreate(
+        self, project: Project, services: Sequence[str], *, scale: Mapping[str, int] | None = None, force: bool = False
+    ) -> None:
+        """Deploy these services, and nothing else of the stack; Swarm updates those whose definition differs.
+
+        ``force``: also where it does not, if a directory that the service mounts holds a managed file. Raises
+        ModelRefusedError, EngineUnavailableError, ChangedMeanwhileError.
+        """
+        chosen = [project.services[name] for name in services]
+        managed = self._stacks[project.name].managed
+        forced = {service.name: True for service in chosen if force and _mounts_directory_of(service, managed)}
+        await self._deploy(project, chosen, scale or {}, forced)
+
+    async def restart(self, project: Project, services: Sequence[str]) -> None:
+        """Replace the tasks of these services, one batch after the other; not where Swarm has just done so by itself,
+        to roll back an update. They get what the project says now."""
+        await self._deploy(project, [project.services[name] for name in services], {}, dict.fromkeys(services, False))
+
+    async def signal(self, project: Project, service: str, signal: str) -> None:
+        """Raises RefusedError: the manifest cannot ask for it."""
+        raise RefusedError(f"Swarm sends no signals to {service}", hint="Use on_change: restart")
+
+    async def _deploy(
+        self,
+        project: Project,
+        services: Sequence[Service],
+        scale: Mapping[str, int],
+        forced: Mapping[str, bool],
+    ) -> None:
+        """``forced`` are services whose tasks are to be replaced even if nothing differs, and whether also those that
+        Swarm itself has rolled back."""
+        if not services:
+            return
+        async with self._locks[project.name]:
+            before = await self._by_name(project.name)
+            networks = await self._engine.networks(network_ids(before.values()))
+            due = [
+                service
+                for service in services
+                if not _is_deployed(project.name, service, before.get(service.name), networks, scale)
+            ]
+            if due:
+                await self._deploy_file(project, due, scale, before)
+            after = await self._by_name(project.name)
+            for name in sorted({service.name for service in services} & after.keys()):
+                was = before.get(name)
+                again = (
+                    was is not None and _same_tasks(was, after[name]) and (forced.get(name) or not _rolled_back(was))
+                )
+                if name in forced and again:
+                    await self._engine.force_update(after[name])
+            deployed = {service.name for service in due}
+            self._deployed |= {service["ID"] for name, service in after.items() if name in deployed}
+            self._deployed -= {after[service.name]["ID"] for service in services if service.name not in deployed}
+            await self._remove_unused(project)
+
+    async def _deploy_file(
+        self, project: Project, services: Sequence[Service], scale: Mapping[str, int], before: Mapping[str, Json]
+    ) -> None:
+        await self._provide(project, services)
+        labels = {service.name: {DEFINITION_LABEL: service.digest} for service in services}
+        resolve = "changed" if any(_has_new_image(service, before) for service in services) else "never"
+        completed = await self._run_deploy(project, stack_file(services, labels, scale), resolve)
+        if not completed.ok:
+            raise errors.of_deploy(project, completed, listed(sorted(labels)))
+
+    async def _run_deploy(self, project: Project, file: bytes, resolve: str) -> process.Completed:
+        argv = ["docker", "stack", "deploy", "--compose-file", "-", "--with-registry-auth", "--resolve-image", resolve]
+        detach = ["--detach"]
+        for _ in range(_TRIES):
+            command = [*argv, *detach, project.name]
+            completed = await finished(self._resolver.run(command, project.invocation.directory, _DEPLOY, file))
+            if errors.knows_no_detach(completed):
+                detach = []
+            elif not errors.updated_meanwhile(completed):
+                break
+        return completed
+
+    async def _provide(self, project: Project, services: Iterable[Service]) -> None:
+        """Make the configs and secrets that the services need and the Swarm does not have."""
+        read = self._context.read_file
+        contents = [content for service in services for content in await contents_of(service, self._digest, read)]
+        labels = {NAMESPACE_LABEL: project.name, STACK_LABEL: self._stacks[project.name].id}
+        for kind in KINDS:
+            needed = {content.name: content.data for content in contents if content.kind == kind}
+            known = await self._engine.objects(kind, sorted(needed))
+            for name in sorted(needed.keys() - known.keys()):
+                await self._engine.create(kind, name, needed[name].reveal(), labels)
+
+    async def _remove_unused(self, project: Project) -> None:
+        """Remove configs and secrets of ours that no service refers to, now or before its last update, and no task."""
+        services, tasks = await self._engine.services(project.name), await self._engine.tasks(project.name)
+        used = set()
+        for service in services:
+            used |= {*references(service, [task for task in tasks if task["ServiceID"] == service["ID"]])}
+        for kind in KINDS:
+            for identity in (await self._engine.objects_of(kind, self._stacks[project.name].id)).values():
+                if identity not in used:
+                    await self._engine.remove(kind, identity)
+
+    async def _by_name(self, project: str) -> dict[str, Json]:
+        return {service_name(service): service for service in await self._engine.services(project)}
+
+
+def _is_deployed(
+    stack: str, service: Service, facts: Json | None, networks: Mapping[str, str], scale: Mapping[str, int]
+) -> bool:
+    """Whether the Swarm has the service as it is to be deployed. Another deploy would only make it forget the
+    definition before, to which it rolls back."""
+    if facts is None or (facts.get("UpdateStatus") or {}).get("State") in PAUSED:
+        return False
+    deployed = deployed_service(stack, facts, networks)
+    if deployed.replicas not in (None, scale.get(service.name, service.replicas)):
+        return False
+    return deployed.deployed_as == service.digest and not deployed_differences(service, deployed)
+
+
+def _same_tasks(before: Json, after: Json) -> bool:
+    same: bool = before["Spec"]["TaskTemplate"] == after["Spec"]["TaskTemplate"]
+    return same
+
+
+def _rolled_back(service: Json) -> bool:
+    return (service.get("UpdateStatus") or {}).get("State") in ROLLED_BACK
+
+
+def _has_new_image(service: Service, before: Mapping[str, Json]) -> bool:
+    """Whether the service gets another reference than it has: only then the registry says which image that is."""
+    known = before.get(service.name)
+    image = json.loads(service.definition.reveal())["service"].get("image")
+    return known is not None and known["Spec"]["Labels"].get(IMAGE_LABEL) != image
+
+
+def _mounts_directory_of(service: Service, paths: Iterable[str]) -> bool:
+    own = json.loads(service.definition.reveal())["service"]
+    sources = [mount["source"] for mount in own.get("volumes") or () if mount.get("type") == "bind"]
+    return any(f"{posixpath.normpath(source)}/" in f"{path}/" for source in sources for path in paths)

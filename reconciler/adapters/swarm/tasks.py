@@ -1,0 +1,220 @@
+"""Reads services and tasks, as the engine's API lists them, into containers: one for each place (slot). Pure.
+
+A task never changes: a new one takes its place, and the old ones of the place stay for a while as its history. So a
+container here is the newest task of its place, and what it restarted are the failed ones before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from reconciler.core.model.compose import Container
+
+NAMESPACE_LABEL = "com.docker.stack.namespace"
+IMAGE_LABEL = "com.docker.stack.image"
+
+Json = Mapping[str, Any]
+
+# States of an update that ended without the new definition on every task.
+PAUSED = frozenset({"paused", "rollback_paused"})
+ROLLED_BACK = frozenset({"rollback_started", "rollback_completed", "rollback_paused"})
+_UPDATING = frozenset({"updating", "rollback_started"})
+_FAILED = frozenset({"failed", "rejected"})
+_ENDED = frozenset({"failed", "rejected", "complete"})
+_WAITING = frozenset({"new", "pending", "assigned", "accepted"})
+_GIVEN_UP = frozenset({"shutdown", "remove", "orphaned"})
+_NANOSECONDS = 1e9
+_MONITOR = 5.0  # seconds that Swarm watches each updated task where update_config does not say
+_INTERVAL, _TIMEOUT, _RETRIES = 30.0, 30.0, 3  # a health check's, where it does not say
+
+
+def service_name(service: Json) -> str:
+    """The name that the compose file has for it."""
+    spec = service["Spec"]
+    return str(spec["Name"]).removeprefix(f"{spec['Labels'].get(NAMESPACE_LABEL, '')}_")
+
+
+def containers_of(
+    service: Json, tasks: Iterable[Json], nodes: Mapping[str, str], *, ours: bool = False
+) -> list[Container]:
+    """Given a service, its tasks and the names of nodes by id, return its places.
+
+    A task of another definition than the service's counts as not there yet: it is being updated. ``ours``: we have
+    deployed the service, so an update of it that Swarm rolled back has failed.
+    """
+    by_place = _by_place(tasks)
+    count = wanted(service)
+    update = (service.get("UpdateStatus") or {}).get("State", "")
+    failure = _failure(service, by_place.values()) if update in PAUSED or (ours and update in ROLLED_BACK) else ""
+    allowed = allowed_time(service)
+    containers: list[Container] = []
+    for place, history in sorted(by_place.items()):
+        if (task := _newest(history)) is not None:
+            number = len(containers) + 1
+            containers.append(_container(service, place, number, task, history, nodes, update, failure, allowed))
+    for number in range(len(containers) + 1, (count or 0) + 1):
+        name = f"{service['Spec']['Name']}.{number}"
+        missing = Container(name, service_name(service), "pending", number=number, name=name, error="no task is there")
+        containers.append(missing)
+    return containers
+
+
+def wanted(service: Json) -> int | None:
+    """How many tasks the service is to have; None where that is the number of nodes."""
+    mode = service["Spec"].get("Mode") or {}
+    if "Replicated" in mode:
+        return int((mode["Replicated"] or {}).get("Replicas", 1))
+    return None
+
+
+def _by_place(tasks: Iterable[Json]) -> dict[str, list[Json]]:
+    """Tasks, oldest first, by slot; of a global service by node."""
+    places: dict[str, list[Json]] = {}
+    for task in sorted(tasks, key=lambda task: (task["CreatedAt"], task["Version"]["Index"])):
+        slot = task.get("Slot")
+        places.setdefault(f"{slot:06}" if slot else task.get("NodeID", ""), []).append(task)
+    return places
+
+
+def _newest(history: list[Json]) -> Json | None:
+    """The task that has the place; None where the place was given up. Where an update starts new tasks first, an old
+    one may outlive the new one that failed."""
+    meant = [task for task in history if task["DesiredState"] not in _GIVEN_UP]
+    if meant:
+        return meant[-1]
+    ended = history[-1]["Status"]["State"] in _ENDED and history[-1]["DesiredState"] != "remove"
+    return history[-1] if ended else None
+
+
+def is_current(task: Json, service: Json) -> bool:
+    """Whether the task was made from the service's definition as it is now. Where it may run is no part of a task."""
+    template = service["Spec"]["TaskTemplate"]
+    return _comparable(task["Spec"]) == _comparable(template)
+
+
+def _comparable(template: Json) -> dict[str, Any]:
+    return {name: value for name, value in template.items() if name not in ("Placement", "Runtime")}
+
+
+def _container(
+    service: Json,
+    place: str,
+    number: int,
+    task: Json,
+    history: list[Json],
+    nodes: Mapping[str, str],
+    update: str,
+    failure: str,
+    allowed: float,
+) -> Container:
+    status, spec = task["Status"], task["Spec"].get("ContainerSpec") or {}
+    current = is_current(task, service)
+    others = [other for other in history if other is not task and is_current(other, service)]
+    failed = [other for other in others if other["Status"]["State"] in _FAILED]
+    state, health = _state(status["State"], failed, checked=_has_check(spec))
+    error = status.get("Err", "") if status["State"] not in ("running", "complete") else ""
+    if state == "pending" and not error:
+        error = status.get("Message", "") if status.get("Message") != "created" else ""
+    last = failed[-1] if failed and state == "restarting" else task
+    error = error or (last["Status"].get("Err", "") if last is not task else "")
+    if failure:
+        state, health, error = "exited", "", failure
+    elif state == "running" and (not current or update in _UPDATING):
+        health = "starting"
+    result = last["Status"].get("ContainerStatus") or {}
+    slot = str(int(place)) if place.isdecimal() else place
+    return Container(
+        id=task["ID"],
+        service=service_name(service),
+        state=state,
+        health=health,
+        exit_code=int(result.get("ExitCode") or (1 if state == "exited" and status["State"] != "complete" else 0)),
+        restarts=len(failed),
+        started_at=task["CreatedAt"],
+        finished_at=status.get("Timestamp", ""),
+        image=_image(service, spec),
+        number=number,
+        name=f"{service['Spec']['Name']}.{slot}",
+        environment=_variables(spec.get("Env") or ()),
+        error=error,
+        node=nodes.get(task.get("NodeID", ""), task.get("NodeID", "")),
+        allowed=allowed,
+        logs=f"docker service logs --tail 50 {service['Spec']['Name']}",
+    )
+
+
+def _state(state: str, failed: Collection[Json], *, checked: bool) -> tuple[str, str]:
+    """What a task's state is for a container, and its health."""
+    if state == "running":
+        # A task with a health check only counts as running once that has succeeded.
+        return "running", "healthy" if checked else ""
+    if state in _ENDED:
+        return "exited", ""
+    if failed:
+        return "restarting", ""
+    return ("pending", "") if state in _WAITING else ("running", "starting")
+
+
+def _has_check(spec: Json) -> bool:
+    test = (spec.get("Healthcheck") or {}).get("Test") or []
+    return bool(test) and test[0] != "NONE"
+
+
+def _failure(service: Json, histories: Iterable[list[Json]]) -> str:
+    """Why the update of a service has failed: Swarm's own sentence, and the error of the newest task that failed."""
+    message = (service.get("UpdateStatus") or {}).get("Message", "")
+    errors = [
+        (task["Status"].get("Timestamp", ""), _task_error(task))
+        for history in histories
+        for task in history
+        if task["Status"]["State"] in _FAILED
+    ]
+    return ": ".join(filter(None, [message, max(errors)[1] if errors else ""]))
+
+
+def _task_error(task: Json) -> str:
+    return str(task["Status"].get("Err") or task["Status"].get("Message") or "")
+
+
+def _image(service: Json, spec: Json) -> str:
+    """The reference as the project has it: Swarm puts a digest behind the one that it was given."""
+    image, given = str(spec.get("Image", "")), service["Spec"]["Labels"].get(IMAGE_LABEL, "")
+    return given if given and image.partition("@")[0] == given else image
+
+
+def _variables(entries: Iterable[str]) -> dict[str, str]:
+    pairs = (entry.partition("=") for entry in entries)
+    return {name: value for name, equals, value in pairs if equals}
+
+
+def allowed_time(service: Json) -> float:
+    """Seconds that Swarm itself may need until an update of the service is over, if every task becomes healthy."""
+    spec = service["Spec"]
+    update, check = spec.get("UpdateConfig") or {}, (spec["TaskTemplate"].get("ContainerSpec") or {}).get("Healthcheck")
+    count = wanted(service) or 1
+    parallel = int(update.get("Parallelism", 1)) or count
+    batches = -(-count // parallel) if count else 1
+    monitor = (update.get("Monitor") or 0) / _NANOSECONDS or _MONITOR
+    delay = (update.get("Delay") or 0) / _NANOSECONDS
+    return batches * (_check_time(check or {}) + monitor + delay)
+
+
+def _check_time(check: Json) -> float:
+    """Seconds until the engine must call a task healthy or unhealthy; 0 without a health check."""
+    if (check.get("Test") or ["NONE"])[0] == "NONE":
+        return 0.0
+    times = {name: (check.get(name) or 0) / _NANOSECONDS for name in ("StartPeriod", "Interval", "Timeout")}
+    probe = (times["Interval"] or _INTERVAL) + (times["Timeout"] or _TIMEOUT)
+    return times["StartPeriod"] + int(check.get("Retries") or _RETRIES) * probe
+
+
+def references(service: Json, tasks: Iterable[Json]) -> Iterator[str]:
+    """The ids of the configs and secrets that the service refers to, now, before its last update, or by a task that
+    has not ended."""
+    templates = [(service.get(name) or {}).get("TaskTemplate") for name in ("Spec", "PreviousSpec")]
+    templates += [task["Spec"] for task in tasks if task["Status"]["State"] not in (*_ENDED, "shutdown", "remove")]
+    for template in filter(None, templates):
+        spec = template.get("ContainerSpec") or {}
+        yield from (entry["SecretID"] for entry in spec.get("Secrets") or ())
+        yield from (entry["ConfigID"] for entry in spec.get("Configs") or ())

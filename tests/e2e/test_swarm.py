@@ -1,0 +1,203 @@
+"""Stacks of a Docker Swarm, on a real Swarm of one node."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.age_key import AgeKey
+from tests.support.engine import IMAGE
+from tests.support.git_remote import GitRemote
+from tests.support.server import Server
+from tests.support.swarm import NAMESPACE, Swarm, single_node_swarm
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.root]
+
+# MODE=bad makes the health check fail. Short times, so that a failed update is over soon.
+COMPOSE = f"""\
+x-update: &update
+  order: start-first
+  failure_action: rollback
+  monitor: 500ms
+services:
+  api:
+    image: {IMAGE}
+    env_file: [api.env]
+    command: [sleep, infinity]
+    stop_grace_period: 0s
+    healthcheck: {{test: 'test "$$MODE" != bad', interval: 300ms, timeout: 5s, retries: 2}}
+    deploy: {{update_config: *update, restart_policy: {{delay: 100ms}}}}
+  worker:
+    image: {IMAGE}
+    env_file: [worker.env]
+    command: [sleep, infinity]
+    stop_grace_period: 0s
+    deploy: {{update_config: *update, restart_policy: {{delay: 100ms}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def swarm() -> Iterator[Swarm]:
+    with single_node_swarm() as made:
+        yield made
+
+
+@pytest.fixture
+def swarm_server(
+    swarm: Swarm,
+    tmp_path: Path,
+    git_remote: Callable[..., GitRemote],
+    age_key: AgeKey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., tuple[Server, str]]]:
+    """``swarm_server(compose, files)`` is the manager of a Swarm with the stack deployed by hand, and its name."""
+    monkeypatch.setenv("DOCKER_HOST", swarm.host)
+    stacks: list[str] = []
+
+    def make(compose: str, files: dict[str, bytes]) -> tuple[Server, str]:
+        name = f"rct{secrets.token_hex(4)}"
+        app = tmp_path / name
+        app.mkdir()
+        for path, data in {"compose.yaml": compose.encode(), **files}.items():
+            (app / path).write_bytes(data)
+            (app / path).chmod(0o600)
+        server = Server(tmp_path, app, git_remote(), age_key, forked=True)
+        server.settings["swarm_manager"] = True
+        stacks.append(name)
+        swarm.deploy(app, name)
+        return server, name
+
+    yield make
+    for stack in stacks:
+        swarm.remove(stack)
+
+
+FILES = {"api.env": b"MODE=good\nA=1\n", "worker.env": b"W=1\n"}
+MOUNTING = f"""\
+services:
+  web:
+    image: {IMAGE}
+    command: [sh, -c, 'cat /app.conf /run/secrets/token /etc/web.conf; exec sleep infinity']
+    stop_grace_period: 0s
+    configs: [app.conf]
+    secrets: [token]
+    volumes: ["./web.conf:/etc/web.conf:ro"]
+    deploy: {{update_config: {{monitor: 500ms}}}}
+configs: {{app.conf: {{file: ./app.conf}}}}
+secrets: {{token: {{file: ./token}}}}
+"""
+
+
+def names(swarm: Swarm, kind: str, stack: str) -> set[str]:
+    listed = swarm.docker(kind, "ls", "--format", "{{.Name}}", "--filter", f"label={NAMESPACE}={stack}")
+    return {name for name in listed.split() if "_" in name.removeprefix(f"{stack}_")}
+
+
+def mounted(swarm: Swarm, service: str) -> str:
+    """What the service's task reads of its files."""
+    listed = swarm.docker("ps", "--quiet", "--filter", f"label=com.docker.swarm.service.name={service}")
+    return swarm.docker("logs", listed.split()[0]) if listed.split() else ""
+
+
+def test_what_somebody_changes_in_a_service_by_hand_is_noticed_named_and_repaired(
+    swarm: Swarm, swarm_server: Callable[..., tuple[Server, str]]
+) -> None:
+    server, name = swarm_server(COMPOSE, FILES)
+    server.commit(FILES, server.manifest(["api.env", "worker.env"], kind="swarm", project=name))
+    server.commit({"api.env": b"MODE=good\nA=2\n", "worker.env": b"W=2\n"})
+    assert server.sync()["result"] == "applied"
+    api, worker = f"{name}_api", f"{name}_worker"
+
+    with server.daemon() as daemon:
+        swarm.docker("service", "update", "--detach", "--env-add", "A=9", "--env-add", "EXTRA=s3cr3t", api)
+        eventually(lambda: swarm.environment(api) == {"MODE": "good", "A": "2"}, timeout=60)
+        swarm.docker("service", "rm", worker)
+        eventually(lambda: swarm.service(worker) and swarm.environment(worker) == {"W": "2"}, timeout=60)
+        corrected = [event for event in daemon.events() if event.get("result") == "corrected"]
+        eventually(lambda: [event for event in daemon.events() if event.get("result") == "corrected"][1:], timeout=60)
+        text = daemon.log.read_text()
+        assert "EXTRA" in text, corrected
+        assert "somebody removed it" in text
+        assert "s3cr3t" not in text
+
+    swarm.docker("service", "scale", "--detach", f"{worker}=2")
+    scaled = server.sync()
+    assert scaled["result"] == "in_sync", scaled
+    assert "worker is scaled to 2 by hand, the project says 1" in str(server.json("plan")), server.json("plan")
+    server.commit({"worker.env": b"W=3\n"})
+    assert server.sync()["result"] == "applied"
+    assert swarm.service(worker)["Spec"]["Mode"]["Replicated"]["Replicas"] == 2
+
+    server.commit({}, server.manifest(["api.env", "worker.env"], kind="swarm", project=name, on_drift="report"))
+    swarm.docker("service", "update", "--detach", "--env-add", "A=9", api)
+    reported = server.sync()
+    assert (reported["result"], swarm.environment(api)["A"]) == ("held", "9"), reported
+    assert reported["reason"].endswith("app/api: A was changed by hand; on_drift is report")
+
+
+def test_files_come_as_configs_and_secrets_that_are_replaced_with_their_content(
+    swarm: Swarm, swarm_server: Callable[..., tuple[Server, str]]
+) -> None:
+    files = {"app.conf": b"conf-1\n", "token": b"token-1\n", "web.conf": b"web-1\n"}
+    server, name = swarm_server(MOUNTING, files)
+    targets = {"app.conf": {"encrypted": False}, "web.conf": {"encrypted": False}, "token.bin": {"path": "token"}}
+
+    def commit(generation: int) -> None:
+        content = {kind: f"{kind}-{generation}\n".encode() for kind in ("conf", "token", "web")}
+        server.remote.commit(
+            {
+                "envs/production/environment.yaml": yaml.safe_dump(
+                    server.manifest(targets, kind="swarm", project=name)
+                ).encode(),
+                "envs/production/app.conf": content["conf"],
+                "envs/production/web.conf": content["web"],
+                "envs/production/token.bin": server.key.encrypt("token.bin", content["token"], "binary"),
+            },
+            "Change",
+        )
+
+    commit(1)
+    first = server.sync("--accept-project", "production/app")
+    commit(2)
+    second = server.sync("--accept-project", "production/app")
+    assert second["result"] == "applied", (first, second)
+    eventually(lambda: mounted(swarm, f"{name}_web") == "conf-2\ntoken-2\nweb-2\n", timeout=60)
+    spec = swarm.service(f"{name}_web")["Spec"]["TaskTemplate"]["ContainerSpec"]
+    assert "Mounts" not in spec
+    commit(3)
+    assert server.sync()["result"] == "applied"
+    assert len(names(swarm, "config", name)) == 4, "the generation before stays"
+    commit(4)
+    assert server.sync()["result"] == "applied"
+    assert (len(names(swarm, "config", name)), len(names(swarm, "secret", name))) == (4, 2)
+
+
+def test_a_key_reaches_only_the_service_that_reads_it_and_an_unhealthy_one_is_rolled_back(
+    swarm: Swarm, swarm_server: Callable[..., tuple[Server, str]]
+) -> None:
+    server, name = swarm_server(COMPOSE, FILES)
+    server.settings["rollback"] = {"git": "push"}
+    server.commit(FILES, server.manifest(["api.env", "worker.env"], kind="swarm", project=name))
+    first = server.sync()
+    assert (first["result"], first["exit_code"]) == ("in_sync", 0), first
+    worker = swarm.tasks(f"{name}_worker")
+
+    server.commit({"api.env": b"MODE=good\nA=2\n"})
+    applied = server.sync()
+    assert applied["result"] == "applied", applied
+    assert swarm.environment(f"{name}_api")["A"] == "2"
+    assert swarm.tasks(f"{name}_worker") == worker
+
+    server.commit({"api.env": b"MODE=bad\nA=3\n"})
+    failed = server.sync()
+    assert failed["result"] == "rolled_back", failed
+    assert server.live("api.env") == b"MODE=good\nA=2\n"
+    assert swarm.environment(f"{name}_api") == {"MODE": "good", "A": "2"}
+    assert "Reconciler-Rollback-Of" in server.remote.git("log", "-1", "main")
+    assert swarm.tasks(f"{name}_worker") == worker
+    assert server.sync()["result"] == "in_sync"
