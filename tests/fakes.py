@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Resu
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import (
     Check,
+    FileStamp,
     Format,
     HttpCheck,
     LiveFile,
@@ -118,6 +119,10 @@ class FakeGit:
     async def fetch(self, commit: str) -> None:
         self.journal.note("fetch")
 
+    async def fetch_head(self) -> str:
+        self.journal.note("fetch-head")
+        return self.tip
+
     async def revision(self, commit: str, directory: str) -> Revision:
         content = sorted((path, data) for path, data in self.commits[commit].items() if path.startswith(directory))
         return Revision(commit, f"{hash(tuple(content)):x}", "Ada <ada@example.org>", 1.0, "Change")
@@ -125,6 +130,8 @@ class FakeGit:
     async def read(self, commit: str, path: str) -> Blob | None:
         data = self.commits[commit].get(path)
         return None if data is None else Blob(f"{hash(data):x}", data)
+
+    async def preload(self, commit: str, paths: Collection[str]) -> None: ...
 
     async def descends(self, commit: str, ancestor: str) -> bool:
         history = list(self.commits)
@@ -248,6 +255,14 @@ class FakeHost:
     async def read(self, path: str) -> LiveFile | None:
         return self.files.get(path)
 
+    async def stamps(self, paths: Collection[str]) -> Mapping[str, FileStamp | None]:
+        """As a clock would give them that never stands still."""
+        files = {path: self.files.get(path) for path in paths}
+        return {
+            path: (file.data.reveal().hex(), file.mode, file.uid, file.gid, int(file.modified_at)) if file else None
+            for path, file in files.items()
+        }
+
     async def editor(self, path: str, live: LiveFile | None) -> str:
         return self.editors.get(path, "unknown")
 
@@ -279,9 +294,13 @@ class FakeHost:
     async def resolve(self, path: str) -> str:
         return path
 
-    async def leftovers(self, path: str) -> tuple[str, ...]:
-        directory, _, name = path.rpartition("/")
-        return tuple(sorted(file for file in self.files if file.startswith(f"{directory}/.{name}.reconciler-")))
+    async def leftovers(self, paths: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        leftovers = {}
+        for path in paths:
+            directory, _, name = path.rpartition("/")
+            mine = sorted(file for file in self.files if file.startswith(f"{directory}/.{name}.reconciler-"))
+            leftovers |= {path: tuple(mine)} if mine else {}
+        return leftovers
 
     async def check(self, check: Check, data: Secret) -> None:
         self.journal.note(f"check {check.name}")
@@ -292,7 +311,8 @@ class FakeCompose:
     """One service per env file of the stack, named after it; its environment is the file's lines.
 
     ``sick`` maps a line of an env file to the health it gives its service; ``joins`` a service to what it shares with
-    which other one; ``unseen`` are files that it finds past the staged ones.
+    which other one; ``unseen`` are files that it finds past the staged ones. ``kept`` are the services that the engine
+    itself keeps, None where it keeps only containers.
     """
 
     journal: Journal
@@ -311,7 +331,7 @@ class FakeCompose:
     _joined: dict[str, str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     ended: dict[str, Ending] = field(default_factory=dict)
-    kept: dict[str, DeployedService] = field(default_factory=dict)
+    kept: dict[str, DeployedService] | None = None
     names: set[str] = field(default_factory=set)
     noticed: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -335,7 +355,10 @@ class FakeCompose:
 
     def _resolve(self, stack: Stack, files: Mapping[str, bytes]) -> Project:
         mine = {path: data for path, data in files.items() if self.stack_of(_service(path)) == stack.name}
-        return Project(stack.name, {_service(path): _resolved(path, data) for path, data in mine.items()})
+        services = [_resolved(path, data) for path, data in mine.items()]
+        if self.kept is not None:
+            services = [_deployable(service) for service in services]
+        return Project(stack.name, {service.name: service for service in services})
 
     async def is_current(self, stack: Stack, project: Project) -> bool:
         return project == self._resolve(stack, self._files({}))
@@ -359,8 +382,10 @@ class FakeCompose:
         self._reach()
         return tuple(container for name, container in self.running.items() if self.stack_of(name) == stack.name)
 
-    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
         self._reach()
+        if self.kept is None:
+            return None
         return tuple(self.kept[name] for name in sorted(self.kept) if self.stack_of(name) == stack.name)
 
     @contextlib.asynccontextmanager
@@ -408,6 +433,8 @@ class FakeCompose:
         self._reach()
         self.journal.note(f"recreate {' '.join(services)}")
         self.start(*services)
+        if self.kept is not None:
+            self.keep(*services, scale=scale)
         self.after_recreate()
 
     async def restart(self, project: Project, services: Sequence[str]) -> None:
@@ -415,6 +442,24 @@ class FakeCompose:
 
     async def signal(self, project: Project, service: str, signal: str) -> None:
         self.journal.note(f"signal {service} {signal}")
+
+    def keep(self, *services: str, scale: Mapping[str, int] | None = None) -> None:
+        """Deploy the services as their project says now: from then on the engine keeps them."""
+        self.kept = self.kept or {}
+        for name in services:
+            service = _deployable(_resolved(f"{APP}/{name}.env", self.host.data(f"{APP}/{name}.env") or b""))
+            number = (scale or {}).get(name, 1)
+            fields = {**service.deploys_as, "replicas": {"": str(number)}}
+            version = str(next(self._numbers))
+            self.kept[name] = DeployedService(name, fields, version, service.digest, number)
+
+    def change_by_hand(self, name: str, replicas: int | None = None, **fields: Mapping[str, str]) -> None:
+        """Change a service on the engine itself."""
+        assert self.kept is not None
+        service, number = self.kept[name], replicas
+        number = service.replicas if number is None else number
+        changed = {**service.fields, **fields, "replicas": {"": str(number)}}
+        self.kept[name] = replace(service, fields=changed, version=str(next(self._numbers)), replicas=number)
 
     def _reach(self) -> None:
         if not self.reachable:
@@ -449,6 +494,12 @@ def _resolved(path: str, data: bytes) -> Service:
     environment = _environment(data)
     definition = json.dumps({"service": {"environment": environment}})
     return Service(_service(path), Secret(definition.encode()), environment, env_files=frozenset({path}))
+
+
+def _deployable(service: Service) -> Service:
+    environment = {key: value or "" for key, value in service.environment.items()}
+    fields = {"environment": environment, "image": {"": "app:1"}, "replicas": {"": "1"}}
+    return replace(service, deploys_as=fields, digest=repr(environment))
 
 
 def _service(path: str) -> str:
@@ -630,6 +681,9 @@ class SilentMetrics:
 
     def corrected(self, environment: str, targets: Sequence[str], at: float) -> None:
         self.corrections += targets
+
+    def services_corrected(self, environment: str, services: Sequence[tuple[str, str]]) -> None:
+        self.corrections += [f"{stack}/{service}" for stack, service in services]
 
     def delivered(self, environment: str, seconds: float) -> None:
         self.delivery_times.append(seconds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from reconciler.adapters.source_metrics import SourceMetrics
+from reconciler.adapters.service_drift_metrics import ServiceDriftMetrics
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.decide.promotion import PROMOTION_WAITS
 from reconciler.core.decide.suspension import HOUR, suspension_of
@@ -33,7 +33,7 @@ _RESULTS = tuple(result for result in Result if result not in ENDS_NO_RECONCILIA
 _DRIFTED = (Kind.DRIFT, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
 
-class PrometheusMetrics(SourceMetrics):
+class PrometheusMetrics(ServiceDriftMetrics):
     """The ``Metrics`` port. Counters of an environment exist at 0 from the start; a target or a stack has a series only
     where something is to be said of it, and none once it is removed.
 
@@ -43,6 +43,7 @@ class PrometheusMetrics(SourceMetrics):
 
     def __init__(self, version: str, environments: Sequence[str], interval: float = 0.0, *, host: str) -> None:
         super().__init__(host)
+        self._observed: dict[str, Plan] = {}
         self._targets: dict[str, dict[str, Target]] = {}
         self._stacks: dict[str, set[str]] = {}
         self._drift_since: dict[tuple[str, str], float] = {}
@@ -212,6 +213,11 @@ class PrometheusMetrics(SourceMetrics):
         self._revision_info.set_all(environment, state, {(revision.short,): 1} if revision else {})
 
     def observed(self, plan: Plan, at: float) -> None:
+        if plan is self._observed.get(plan.environment):  # nothing but the time has changed
+            for key in [key for key in self._corrections if key[0] == plan.environment]:
+                self._set_corrections(*key, at)
+            return
+        self._observed[plan.environment] = plan
         # A target whose path has moved exists twice, under one name: the desired one comes first, and counts.
         changes = {change.target.id: change for change in reversed(plan.changes) if change.kind not in LEFT_GIT}
         targets = {identity: change.target for identity, change in changes.items()}
@@ -224,6 +230,7 @@ class PrometheusMetrics(SourceMetrics):
             self._target_info.set(plan.environment, identity, 1, target.stack or "", target.on_drift)
         for change in changes.values():
             self._observe(plan.environment, change, at)
+        self.observe_drifts(plan.environment, plan.drifts)
 
     def _observe(self, environment: str, change: Change, at: float) -> None:
         target = change.target.id

@@ -13,8 +13,10 @@ from reconciler.core.change_words import (
     Said,
     Tense,
     cause_of,
+    cause_of_drift,
     conjugated,
     effect_of,
+    effect_of_drift,
     is_orphan,
     reason_of,
     rest_of_reason,
@@ -114,12 +116,28 @@ def _action_item(action: Data, tense: Tense, *, several: bool) -> Item:
     return Item((name, f"{verb}: {action['reason']}" if verb else f"{action['action']}: {action['reason']}"))
 
 
+def drift_items(page: Page, plan: Data, tense: Tense) -> list[Item]:
+    """The services that somebody changed on the engine itself."""
+    return [_drift_item(page, drift, tense) for drift in plan.get("drifts", ())]
+
+
+def _drift_item(page: Page, drift: Data, tense: Tense) -> Item:
+    cells = [f"{drift['stack']}/{drift['service']}", f"{page.state('drifted')} ({cause_of_drift(drift)})"]
+    cells.append(effect_of_drift(drift, tense))
+    rest = drift["reason"].partition("; ")[2]
+    details = [*page.keys(drift["keys"]), *drift["details"]]
+    return Item(tuple(filter(None, cells)), (*details, *([with_id(rest, drift["error_id"])] if rest else ())))
+
+
 def count_sentence(plan: Data, tense: Tense) -> str:
     """Such as ``1 file to restore, 0 services to restart``."""
     files, services = [verb_of(change) for change in plan["changes"]], [action["action"] for action in plan["actions"]]
     parts = [*_counts(files, "file", "write", tense), *_counts(services, "service", "restart", tense)]
     orphans = sum(is_orphan(change) for change in plan["changes"])
-    if waiting := sum(change["effect"] in ("hold", "report") for change in plan["changes"]) - orphans:
+    if (
+        waiting := sum(it["effect"] in ("hold", "report") for it in (*plan["changes"], *plan.get("drifts", ())))
+        - orphans
+    ):
         parts.append(f"{waiting} waiting for an operator")
     if orphans:
         parts.append(f"{counted(orphans, 'orphan')} staying")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from reconciler.cli.changes import action_items, change_items, count_sentence, headline, reason_lines
+from reconciler.cli.changes import action_items, change_items, count_sentence, drift_items, headline, reason_lines
 from reconciler.cli.layout import Page
 from reconciler.core.change_words import Data, Said, Tense, files_removed, is_orphan, waiting_removed
 from reconciler.core.errors import with_id
@@ -67,7 +67,7 @@ def _ended(outcome: Data, page: Page) -> Iterator[str]:
         blocks += _plan_lines(page, plan, tense, said, paused=bool(pauses))
     elif plan:
         orphans = [change for change in plan["changes"] if is_orphan(change)]
-        blocks += _plan_lines(page, {**plan, "changes": orphans, "actions": ()}, Tense.FUTURE, said)
+        blocks += _plan_lines(page, {**plan, "changes": orphans, "actions": (), "drifts": ()}, Tense.FUTURE, said)
     yield from separated(blocks)
     closing = page.text(_done_sentence(outcome), 0, 2) if plan and done else []
     if outcome["backup"]:
@@ -125,6 +125,7 @@ def _plan_lines(page: Page, plan: Data, tense: Tense, said: Said, *, paused: boo
         if change["kind"] != "in_sync" or change["sync"] != "in_sync" or change["renamed_from"]
     ]
     items = list(change_items(page, changes, tense, said, paused))
+    items += drift_items(page, plan, tense)
     items += action_items(page, plan, tense)
     yield from page.items(items)
     notes = list(note_lines(page, plan))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reconciler.cli.changes import change_item, count_sentence, headline, reason_lines, revision_text
+from reconciler.cli.changes import change_item, count_sentence, drift_items, headline, reason_lines, revision_text
 from reconciler.cli.layout import Item, Page, counted
 from reconciler.cli.plan_reports import closing_lines, note_lines, pause_sentence, separated, warning_lines
 from reconciler.core.change_words import Data, Said, Tense
@@ -45,7 +45,8 @@ def _environment(environment: Data, page: Page, by_daemon: bool) -> Iterator[str
     if away := said.unsaid(environment.get("engine_away") or ""):
         yield from page.text(f"{page.style('red', 'engine away')}: {away}", 2, 2)
     if after:
-        yield from separated(page.items([_target(page, environment, change, said) for change in after["changes"]]))
+        targets = [_target(page, environment, change, said) for change in after["changes"]]
+        yield from separated(page.items([*targets, *drift_items(page, after, Tense.FUTURE)]))
     yield from _services(environment, page, said)
     if after:
         yield from separated(list(note_lines(page, after)))

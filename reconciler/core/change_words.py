@@ -163,6 +163,18 @@ def effect_of(change: Data, tense: Tense) -> str:
     return "stays" if change["effect"] == "report" else ""
 
 
+def cause_of_drift(drift: Data) -> str:
+    """What somebody did to a service that the engine itself keeps."""
+    return "removed by hand" if drift["missing"] else "changed by hand on the engine"
+
+
+def effect_of_drift(drift: Data, tense: Tense) -> str:
+    """What becomes of such a service: it is deployed again, as its project says, or stays."""
+    if drift["effect"] == "write":
+        return conjugated("redeploy", tense)
+    return "held" if drift["effect"] == "hold" else "stays"
+
+
 def conjugated(verb: str, tense: Tense) -> str:
     """Such as ``will update`` and ``updated``."""
     past = {"take over": "taken over"}.get(verb, f"{verb}d" if verb.endswith("e") else f"{verb}ed")

@@ -6,11 +6,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.classify import classify
-from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, conflicting_writer, corrections, suspended
+from reconciler.core.decide.service_drift import DRIFT_ID
+from reconciler.core.decide.suspension import (
+    CONFLICTING_WRITER,
+    RUNS_LOOKED_AT,
+    Suspension,
+    conflicting_writer,
+    corrections,
+    suspended,
+)
 from reconciler.core.errors import EngineUnavailableError, GuardError, ReconcilerError, all_of
 from reconciler.core.model.compose import Action, Project
-from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
-from reconciler.core.model.targets import Stack, host_of
+from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan, ServiceDrift
+from reconciler.core.model.targets import host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.engine_away import without_engine
@@ -80,15 +88,14 @@ async def prepare(
     changes = await _classified(ports, snapshot, names, plaintexts, permissions, suspension)
     writes = [change for change in changes if change.writes]
     staged = {change.target.path: await desired_bytes(snapshot, change, plaintexts) for change in writes}
-    stacks = [stack for stack in snapshot.desired.manifest.stacks if stack.name not in suspension.stopped]
-    host = host_of(snapshot.desired.manifest.environment)
-    files = ProjectFileGuard(ports, host, [*snapshot.desired.manifest.stacks, *permissions.neighbours])
+    others = [*snapshot.desired.manifest.stacks, *permissions.neighbours]
+    files = ProjectFileGuard(ports, host_of(snapshot.desired.manifest.environment), others)
     real_paths = {change.target.path: await ports.host.resolve(change.target.path) for change in writes}
     problems = await file_problems(ports, snapshot, writes, staged, real_paths, files, plaintexts)
     planning = StackPlanning(
         ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files, plaintexts, unsettled
     )
-    away = away or await _plan_stacks(planning, stacks, look_at)
+    away = away or await _plan_stacks(planning, look_at)
     if away is not None:
         changes = [without_engine(change, away, suspension.begun) for change in changes]
         planning = planning.without_engine()
@@ -100,6 +107,7 @@ async def prepare(
         tuple(note for sentences in planning.notes.values() for note in sentences),
         tuple((name, "\n".join(reasons)) for name, reasons in planning.held.items()),
         tuple(planning.held_ids.values()),
+        tuple(_drift_held(drift, planning) for view in planning.views.values() for drift in view.drifts),
     )
     return Prepared(
         plan=plan,
@@ -125,12 +133,12 @@ def _permitted(plan: Plan, permissions: Permissions) -> list[str]:
     return [*sentences, *([permissions.deleted_by] if permissions.deleted_by else [])]
 
 
-async def _plan_stacks(
-    planning: StackPlanning, stacks: Sequence[Stack], look_at: Collection[str]
-) -> EngineUnavailableError | None:
+async def _plan_stacks(planning: StackPlanning, look_at: Collection[str]) -> EngineUnavailableError | None:
     """Plan for the stacks that something concerns; returns why the engine cannot be asked, or None."""
     try:
-        for stack in stacks:
+        for stack in planning.snapshot.desired.manifest.stacks:
+            if stack.name in planning.suspension.stopped:
+                continue
             if stack.name in look_at or planning.concerns(stack):
                 await planning.plan(stack)
         if planning.views:
@@ -159,7 +167,7 @@ async def _classified(
         alone = suspension.is_of_target_alone(state.target)
         id = suspension.id_of(state.target)
         change = suspended(change, suspension.of_target(state.target), id, alone=alone)
-        changes.append(suspended(change, earlier.conflicting_writer(change), "conflicting-writer", alone=True))
+        changes.append(suspended(change, earlier.conflicting_writer(change), CONFLICTING_WRITER, alone=True))
     names.keep(ports, snapshot)
     return await with_renames(ports, snapshot, changes, plaintexts)
 
@@ -170,6 +178,17 @@ def _held(change: Change, planning: StackPlanning) -> Change:
     if change.target.stack in planning.whole:
         return suspended(change, f"its stack {change.target.stack} is held", id)
     return suspended(change, planning.withheld.get(change.target.path, ""), id)
+
+
+def _drift_held(drift: ServiceDrift, planning: StackPlanning) -> ServiceDrift:
+    """The drift of a service that is deployed for any reason goes with that; else it waits, if only with its stack."""
+    due = any((action.stack, action.service) == (drift.stack, drift.service) for action in planning.actions)
+    if due:  # where that would stay, somebody accepts that it goes
+        return replace(drift, effect=Effect.WRITE, reason=drift.reason.partition("; ")[0], error_id="")
+    if drift.waits:
+        return drift
+    id = planning.held_ids.get(drift.stack, DRIFT_ID)
+    return replace(drift, effect=Effect.HOLD, reason=f"{drift.reason}; it is held", error_id=id)
 
 
 class _Corrections:

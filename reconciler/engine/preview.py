@@ -7,7 +7,7 @@ from reconciler.core.model.records import EnvironmentRecord
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.engine.engine_away import idle_reason
 from reconciler.engine.planning import Prepared
-from reconciler.engine.transaction import held_reason, orphans_reason
+from reconciler.engine.reasons import held_reason, orphans_reason
 
 
 def preview_of(prepared: Prepared) -> Outcome:

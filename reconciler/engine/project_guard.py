@@ -22,9 +22,17 @@ from reconciler.core.fidelity.guard import (
     made_by_same_compose,
     unnamed_edits,
 )
-from reconciler.core.model.compose import Action, ActionKind, Container, DeployedService, ManagedFile, Project
+from reconciler.core.model.compose import (
+    Action,
+    ActionKind,
+    Container,
+    DeployedService,
+    Invocation,
+    ManagedFile,
+    Project,
+)
 from reconciler.core.model.settings import Settings
-from reconciler.core.model.targets import Parser, Stack, environment_of
+from reconciler.core.model.targets import OnDrift, Parser, Stack, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.engine.observe import Snapshot
@@ -46,7 +54,7 @@ class StackSides:
     managed: Mapping[str, ManagedFile]
     pending: frozenset[str] = frozenset()
     hidden: frozenset[str] = field(default=frozenset(), repr=False)
-    deployed: Sequence[DeployedService] = ()
+    deployed: Sequence[DeployedService] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +82,7 @@ async def judge_project(
         if touched
         else {}
     )
-    deployed = {service.name: service for service in sides.deployed}
-    project = ProjectSides(sides.before, sides.after, containers, images, deployed)
+    project = project_sides(sides, containers, images)
     any_field = ports.settings.allow_compose_files
     changed, words = definitions(project, Grants(fields=allowed, any_field=any_field), sides.hidden)
     if changed:
@@ -96,6 +103,21 @@ async def judge_project(
         return ProjectVerdict(accepted=". ".join(sentences))
     services = frozenset(name for name, reasons in blamed.items() if reasons)
     return ProjectVerdict(_edited_since(sides, sentences), "project-edited", services=services)
+
+
+def project_sides(
+    sides: StackSides, containers: Sequence[Container], images: Mapping[str, str] | None = None
+) -> ProjectSides:
+    """The stack as it is compared; its project with the new files has to be known."""
+    assert sides.after is not None
+    return ProjectSides(
+        now=sides.before,
+        after=sides.after,
+        containers=containers,
+        images=images or {},
+        deployed={service.name: service for service in sides.deployed or ()},
+        keeps_hand_edits=sides.stack.on_drift is OnDrift.REPORT,
+    )
 
 
 async def _unnamed(ports: Ports, sides: ProjectSides, services: Collection[str]) -> dict[str, list[str]]:
@@ -145,10 +167,10 @@ def _git_may_not(stack: Stack, changed: Sequence[str], words: Sequence[str]) -> 
 def _edited_since(sides: StackSides, sentences: Sequence[str]) -> str:
     stack, accept = sides.stack, f"reconciler sync --accept-project {sides.stack.id}"
     project = sides.before or sides.after
-    compose = project.invocation.command if project else "docker compose {}".format
+    compose = project.invocation if project else Invocation(stack.directory)
     return (
         f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(sentences)}. "
-        f"Read `{compose('config')}`, then run `{compose('up -d')}` in {stack.directory} yourself, "
+        f"Read `{compose.command('config')}`, then run `{compose.start()}` in {stack.directory} yourself, "
         f"or accept the project as it stands with `{accept}`"
     )
 

@@ -29,7 +29,7 @@ async def observe_stacks(ports: Ports, environment: str, stacks: Sequence[Stack]
     try:
         for stack in stacks:
             containers[stack.name] = await ports.compose.glance(stack)
-            deployed = await ports.compose.deployed(stack, None)
+            deployed = await ports.compose.deployed(stack, None) or ()
             versions[stack.name] = frozenset(f"{service.name} {service.version}" for service in deployed)
             summary, gone = await _judge(ports, environment, stack, containers[stack.name])
             summaries.append(summary)
@@ -105,13 +105,15 @@ async def _look_closer(
     project = None
     with contextlib.suppress(ReconcilerError):  # nobody knows then whether a service has left the project
         project = await ports.compose.project(stack)
-    containers = await ports.compose.containers(stack, project.name if project else None)
+    name = project.name if project else None
+    containers, deployed = await ports.compose.containers(stack, name), await ports.compose.deployed(stack, name)
     ids = {identity for service in lacking for identity in gone_services.ids_of(service, containers)}
     present = {container.id for container in containers}
     names = {name for service in lacking for identity, name in service.containers.items() if identity not in present}
     names -= {container.name for container in containers}
     taken = await ports.compose.names_in_use(names) if names else frozenset()
-    return containers, Evidence(await ports.compose.endings(ids), taken, project, frozenset(pending))
+    kept = None if deployed is None else {service.name: service for service in deployed}
+    return containers, Evidence(await ports.compose.endings(ids), taken, project, frozenset(pending), kept)
 
 
 def _ran(ports: Ports, environment: str, stack: Stack) -> tuple[RanService, ...]:

@@ -7,8 +7,9 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from reconciler.core.decide import affected_services, deployed_services
+from reconciler.core.decide import affected_services
 from reconciler.core.decide.one_shots import with_one_shots
+from reconciler.core.decide.stack_notes import stack_notes
 from reconciler.core.decide.suspension import Suspension
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
 from reconciler.core.dotenv.readings import known_variables
@@ -21,7 +22,7 @@ from reconciler.core.errors import (
     common_id,
 )
 from reconciler.core.model.compose import Action, ActionKind, Container, DeployedService, ManagedFile, Project, Sight
-from reconciler.core.model.plans import Aspect, Change, Effect
+from reconciler.core.model.plans import Aspect, Change, Effect, ServiceDrift
 from reconciler.core.model.requests import ReconcileRequest, RequestKind
 from reconciler.core.model.runs import Run
 from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target, WriteMode
@@ -33,6 +34,7 @@ from reconciler.engine.observe import Plaintexts, Snapshot, last_written
 from reconciler.engine.orphans import sentence_of
 from reconciler.engine.project_files import ProjectFileGuard
 from reconciler.engine.project_guard import ProjectVerdict, StackSides, hidden_values, judge_project
+from reconciler.engine.service_drift import find_drifts
 from reconciler.engine.stack_health import stopped_by_somebody
 
 
@@ -42,7 +44,7 @@ class StackView:
     files that git manages, by path. ``policies`` says of each live file what a change means for who mounts it,
     ``sights`` by service and live path what its containers have of one that they mount by itself. The services that are
     ``left`` keep what they run with; nothing starts those that somebody ``stopped``; ``deployed`` are those that the
-    engine itself keeps."""
+    engine itself keeps, ``drifts`` what somebody changed of these."""
 
     stack: Stack
     before: Project | None
@@ -52,13 +54,8 @@ class StackView:
     sights: Mapping[str, Mapping[str, Sight]] = field(default_factory=dict)
     left: frozenset[str] = frozenset()
     stopped: frozenset[str] = frozenset()
-    deployed: tuple[DeployedService, ...] = ()
-    removed: frozenset[str] = frozenset()
-    hidden: frozenset[str] = field(default=frozenset(), repr=False)
-
-    def repairs(self, after: Project) -> tuple[Action, ...]:
-        """What brings services that somebody changed by hand, or removed, back to what the project says."""
-        return deployed_services.repairs(self.stack, self.before, after, self.deployed, self.removed, self.hidden)
+    deployed: tuple[DeployedService, ...] | None = None
+    drifts: tuple[ServiceDrift, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +163,15 @@ class StackPlanning:
         except ModelRefusedError as error:
             self.problems.append(error)
             return frozenset()
-        hidden = hidden_values(self.snapshot, self.staged, stack)
-        view, self.projects[stack.name] = replace(view, left=held, hidden=hidden), after
+        view, self.projects[stack.name] = replace(view, left=held), after
+        drifts, scaled = find_drifts(self.ports, self._sides(view), self.suspension)
+        view = self.views[stack.name] = replace(view, drifts=drifts)
         due = affected(view, after, touched, self.pending_restarts, unsettled=self._unsettled(stack))
         env_files = await _env_files(self.ports, self.snapshot, stack)
-        notes = affected_services.notes(stack, after, view.containers, env_files, managed)
-        self.notes[stack.name] = (*notes, *deployed_services.scale_notes(stack, after, view.deployed))
+        drifted = {drift.service for drift in drifts}
+        others = [container for container in view.containers if container.service not in drifted]
+        notes = stack_notes(stack, after, others, env_files, managed)
+        self.notes[stack.name] = (*notes, *scaled)
         renewable = self._renewable(view, due)
         left = {action.service for action in due} - {action.service for action in renewable}
         view, due = replace(view, left=held | left), renewable
@@ -229,13 +229,15 @@ class StackPlanning:
         return f"its stack {stack.name} may not be touched ({verdict.hold})" if verdict.hold else ""
 
     async def _judge(self, stack: Stack, due: Sequence[Action]) -> ProjectVerdict:
-        view = self.views[stack.name]
-        pending = frozenset(self._pending(stack)) - view.left
-        after = self.projects[stack.name]
-        sides = StackSides(
-            view.stack, view.before, after, view.containers, view.managed, pending, view.hidden, view.deployed
-        )
+        sides = self._sides(self.views[stack.name])
         return await judge_project(self.ports, sides, due, accepted=stack.id in self.permissions.accepted)
+
+    def _sides(self, view: StackView) -> StackSides:
+        stack = view.stack
+        pending = frozenset(self._pending(stack)) - view.left
+        hidden = hidden_values(self.snapshot, self.staged, stack)
+        after = self.projects[stack.name]
+        return StackSides(stack, view.before, after, view.containers, view.managed, pending, hidden, view.deployed)
 
     async def _name_taken(self, project: Project | None, due: Sequence[Action]) -> str:
         """Who has a name that the recreated containers need; "" if nobody has."""
@@ -282,21 +284,16 @@ class StackPlanning:
         only_stale = [action for action in due if action in idle]
         left: list[Action] = []
         for action in only_stale:
-            if reason := self.suspension.of_stack(view.stack.name) or self._reported(view, action):
+            if reason := self.suspension.of_stack(view.stack.name) or self._reported(action):
                 left.append(action)
                 self._leave([action], reason)
         if left and not any(action.stale for action in only_stale if action not in left):
             left = only_stale  # what is left follows one that keeps what it has
         return tuple(action for action in due if action not in left)
 
-    def _reported(self, view: StackView, action: Action) -> str:
+    def _reported(self, action: Action) -> str:
         """Why a container keeps older versions of files: what is to be done about each of them; "" where one asks for
-        more. Or why a service stays as somebody has changed it."""
-        repaired = {repair.service for repair in view.repairs(view.before)} if view.before else set()
-        if action.service in repaired and view.stack.on_drift is OnDrift.REPORT:
-            sentence = f"stack {view.stack.name}: {action.service}: {action.reason}; on_drift is report"
-            self.notes[view.stack.name] = (*self.notes[view.stack.name], sentence)
-            return "on_drift is report"
+        more."""
         reasons = []
         for state in self.snapshot.states:
             if state.target.path in action.stale:
@@ -352,13 +349,9 @@ async def _look_at_stack(
         sights = await sights_of(ports, policies, containers)
         stopped = await stopped_by_somebody(ports, stack.environment, stack, containers)
         ran = ports.store.ran_services(stack.environment)
-        mine = {service.service for service in ran if service.stack == stack.name}
-        long_running = stopped | mine
+        long_running = stopped | {service.service for service in ran if service.stack == stack.name}
         ended = with_one_shots(stack, before, containers, long_running)
-        removed = deployed_services.removed_services(mine, deployed)
-        view = StackView(
-            ended, before, containers, managed, policies, sights, stopped=stopped, deployed=deployed, removed=removed
-        )
+        view = StackView(ended, before, containers, managed, policies, sights, stopped=stopped, deployed=deployed)
         return view, before if resolving is None else await resolving
     finally:
         if resolving is not None:
@@ -429,7 +422,6 @@ def affected(
     mounts = affected_services.MountedFiles(view.policies, replaced, view.sights)
     actions = tuple(action for action in pending_restarts if action.stack == view.stack.name)
     if after is not None:
-        actions = (*view.repairs(after), *actions)
         actions = affected_services.affected(
             view.stack,
             view.before,
@@ -441,5 +433,8 @@ def affected(
             mounts=mounts,
             followers=followers,
             stopped=view.stopped,
+            kept=affected_services.KeptServices(
+                {service.name: service.replicas for service in view.deployed or ()}, view.drifts
+            ),
         )
     return tuple(action for action in actions if action.service not in view.left | view.stopped)

@@ -14,13 +14,13 @@ from reconciler.core.model.revisions import GitRevert, RevertState, Revision
 from reconciler.core.model.runs import ROLLBACK_FAILED, Outcome, Result, Run, RunOrigin
 from reconciler.core.model.targets import OnFailure
 from reconciler.core.ports import Ports
-from reconciler.core.text import listed
 from reconciler.engine.backup import expire_backups
 from reconciler.engine.engine_away import held_for_engine, idle_reason, note_written, waiting
 from reconciler.engine.execute import Stage, Transaction, execute, resume
 from reconciler.engine.observe import Snapshot
 from reconciler.engine.orphans import with_orphans
 from reconciler.engine.planning import Prepared
+from reconciler.engine.reasons import held_reason, orphans_reason
 from reconciler.engine.rollback import restore_files, roll_back
 
 _SUCCEEDED = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
@@ -189,6 +189,8 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     only_corrects = all(change.kind == Kind.DRIFT for change in changes)
     corrected = [*(f"{plan.environment}/{source}" for source in drifted), *stale]
     ports.metrics.corrected(plan.environment, corrected, ports.clock.now())
+    repaired = [(action.stack, action.service) for action in transaction.run.actions if action.repairs]
+    ports.metrics.services_corrected(plan.environment, repaired)
     ports.metrics.observed(_carried_out(plan), ports.clock.now())
     result = Result.CORRECTED if only_corrects else Result.APPLIED
     away = planned.prepared.away
@@ -378,7 +380,7 @@ def _carried_out(plan: Plan) -> Plan:
         for change in plan.changes
         if change.effect is not Effect.DELETE
     )
-    return replace(plan, changes=changes, actions=())
+    return replace(plan, changes=changes, actions=(), drifts=tuple(drift for drift in plan.drifts if drift.waits))
 
 
 def _applied(snapshot: Snapshot, prepared: Prepared, plan: Plan, at: float) -> list[Applied]:
@@ -426,22 +428,6 @@ def _done_reason(transaction: Transaction, *, services: bool) -> str:
     deleted = ", ".join(change.source for change in transaction.run.changes if change.digest is None)
     healthy = ", ".join(sorted({action.service for action in transaction.run.actions})) if services else ""
     parts = [f"wrote {files}" if files else "", f"deleted {deleted}" if deleted else ""]
+    parts += [f"redeployed {action.service} ({action.reason})" for action in transaction.run.actions if action.repairs]
     parts.append(f"{healthy} healthy on the new values" if healthy else "")
     return "; ".join(part for part in parts if part)
-
-
-def orphans_reason(plan: Plan) -> str:
-    """Which live files stay although their targets left git; "" where none does."""
-    names = [change.target.id for change in plan.orphans]
-    return f"; {listed(names)} left git, and the live file stays: `reconciler forget` ends that" if names else ""
-
-
-def held_reason(plan: Plan) -> str:
-    """What waits for an operator, and why."""
-    stacks = dict(plan.held_stacks)
-    left = [change for change in (*plan.held, *plan.reported) if change.target.stack not in stacks]
-    waiting = [f"{change.target.source}: {change.reason}" for change in left]
-    sentences = [f"{plan.environment}/{name} is held: {reason}" for name, reason in stacks.items()]
-    if waiting:
-        sentences.append(f"{len(waiting)} waiting for an operator: {'; '.join(waiting)}")
-    return "\n".join(sentences)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.adapters.compose.project import DockerCompose
-from reconciler.core.decide import affected_services
+from reconciler.core.decide.affected_services import affected
+from reconciler.core.decide.stack_notes import stack_notes
 from reconciler.core.errors import ModelRefusedError, StackGoneError, StartedOtherwiseError
 from reconciler.core.model.compose import Action
 from reconciler.core.model.targets import Stack
@@ -52,7 +53,7 @@ async def apply(
     before = await docker.project(stack)
     after = await docker.project(stack, staged)
     containers = await docker.containers(stack, before.name)
-    actions = affected_services.affected(stack, before, after, containers, {}, managed=managed)
+    actions = affected(stack, before, after, containers, {}, managed=managed)
     assert edited(before, containers, actions, managed) == []
     for name, text in files.items():
         project.write(name, text)
@@ -293,7 +294,7 @@ async def test_a_running_service_of_a_profile_is_renewed_whatever_another_profil
     project = await docker.project(stack_of(made))
     containers = await docker.containers(stack_of(made), project.name)
     own = f"{made.directory}/own.env"
-    (note,) = affected_services.notes(stack_of(made), project, containers, {own: own}, {})
+    (note,) = stack_notes(stack_of(made), project, containers, {own: own}, {})
     assert "left out broken" in note
     assert (f"{made.directory}/missing.env" if broken != REQUIRES else "REQUIRED") in note  # Compose names no file
 
@@ -305,7 +306,7 @@ async def test_a_container_whose_service_is_gone_is_named(compose_project: MakeP
     made.write("compose.yaml", (made.directory / "compose.yaml").read_text().replace("api:", "web:"))
     stack, project, path = stack_of(made), await docker.project(stack_of(made)), made.directory / "prod.env"
     containers = await docker.containers(stack, project.name)
-    unread, orphan = affected_services.notes(stack, project, containers, {str(path): str(path)}, {})
+    unread, orphan = stack_notes(stack, project, containers, {str(path): str(path)}, {})
     assert unread == "stack app: prod.env: no service reads this env file"
     assert orphan.startswith("stack app: api still runs, and the project has no such service any more")
 

@@ -74,8 +74,8 @@ class PaperEngine:
     async def own_hash(self, project: Project, service: str) -> tuple[str, str]:
         return "", ""
 
-    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
-        return ()
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
+        return None
 
     @contextlib.asynccontextmanager
     async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:

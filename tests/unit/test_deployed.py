@@ -83,7 +83,7 @@ def test_a_project_that_was_edited_since_the_deploy_is_held() -> None:
     (held,), _ = guarded(deployed(service()), now, after, Grants(keys={"api": {"A"}}))
     assert held == "api: user: the service has nothing, the project now says root"
     (held,), _ = guarded(deployed(service()), now, after)
-    assert "environment: A differs, and no managed file that it reads explains that" in held
+    assert "environment: A of the service and of the project differ" in held
     assert "s3cret" not in held
 
 

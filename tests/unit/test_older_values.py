@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from reconciler.core.decide.affected_services import affected, explaining_files, notes
+from reconciler.core.decide.affected_services import affected, explaining_files
+from reconciler.core.decide.stack_notes import stack_notes
 from reconciler.core.model.compose import Container, ManagedFile, Project, Service
 from reconciler.core.model.plans import Aspect
 from reconciler.core.model.records import Pause
@@ -146,7 +147,7 @@ def test_a_difference_that_no_file_explains_is_noted_without_blaming_one() -> No
     project = Project("app", {"api": resolved})
     made = Container("api-1", "api", "running", environment={"K": "1", "EXTRA": "c4n4ry"})
     assert affected(STACK, project, project, [made], {}, managed=managed) == ()
-    (note,) = notes(STACK, project, [made], {A: A}, managed)
+    (note,) = stack_notes(STACK, project, [made], {A: A}, managed)
     assert "api runs with other values of EXTRA than the project says, and no managed file explains that" in note
     assert "c4n4ry" not in note
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from reconciler.core.decide.affected_services import MountedFiles, affected, notes, stale_keys
+from reconciler.core.decide.affected_services import MountedFiles, affected, stale_keys
 from reconciler.core.decide.one_shots import with_one_shots
+from reconciler.core.decide.stack_notes import stack_notes
 from reconciler.core.model.compose import Action, ActionKind, Container, Invocation, Project, Service, Sight
 from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
@@ -584,13 +585,13 @@ def test_what_holds_nothing_is_noted() -> None:
     )
     env_files = {path: path for path in (FILE, "/opt/app/.env", "/opt/app/conf/mounted.env", "/opt/app/prod.env")}
     containers = [container(), container("gone"), container("stopped", state="exited"), container("broken")]
-    assert notes(STACK, here, containers, env_files, {}) == [
+    assert stack_notes(STACK, here, containers, env_files, {}) == [
         "stack app: prod.env: no service reads this env file",
         "stack app: gone still runs, and the project has no such service any more. "
         "`docker compose -p blue up -d --remove-orphans` in /opt/app removes it",
         "stack app: left out broken, which Compose cannot resolve: x.env: the env file does not exist",
     ]
-    assert notes(STACK, None, containers, env_files, {}) == []
+    assert stack_notes(STACK, None, containers, env_files, {}) == []
 
 
 # --- files that are mounted by themselves ---

@@ -175,7 +175,7 @@ class Engine:
         """What inspect says of each that is still there."""
         async with self._connected() as docker:
             inspected = await asyncio.gather(
-                *(_unless_gone(docker.containers.container(identity).show()) for identity in sorted(identities))
+                *(unless_gone(docker.containers.container(identity).show()) for identity in sorted(identities))
             )
         return [facts for facts in inspected if facts is not None]
 
@@ -200,7 +200,7 @@ class Engine:
 
     async def _inspect(self, identity: str) -> Container | None:
         async with self._connected() as docker:
-            facts = await _unless_gone(docker.containers.container(identity).show())
+            facts = await unless_gone(docker.containers.container(identity).show())
         if facts is None:
             return None
         state, config = facts["State"], facts["Config"]
@@ -230,14 +230,14 @@ class Engine:
         """The ids of the images that these names stand for now; one that is not there is left out."""
         names = sorted(set(references))
         async with self._connected() as docker:
-            images = await asyncio.gather(*(_unless_gone(docker.images.inspect(name)) for name in names))
+            images = await asyncio.gather(*(unless_gone(docker.images.inspect(name)) for name in names))
         return {name: facts["Id"] for name, facts in zip(names, images, strict=True) if facts is not None}
 
     async def _image_configuration(self, image: str, default: Mapping[str, Any]) -> Mapping[str, Any]:
         """What an image gives to its containers; `default` where somebody has removed the image."""
         if image not in self._image_configurations:
             async with self._connected() as docker:
-                facts = await _unless_gone(docker.images.inspect(image))
+                facts = await unless_gone(docker.images.inspect(image))
             if facts is None:
                 return default
             self._image_configurations[image] = facts["Config"] or {}
@@ -385,7 +385,7 @@ def number_of(labels: Mapping[str, str]) -> int:
     return int(text) if text.isdecimal() else 1
 
 
-async def _unless_gone(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+async def unless_gone(answer: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The answer; None where the engine no longer knows what was asked for."""
     from aiodocker.exceptions import DockerError
 

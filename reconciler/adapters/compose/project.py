@@ -195,9 +195,9 @@ class DockerCompose:
         """The stack's containers as the engine lists them, in one cheap call. Raises EngineUnavailableError."""
         return await self._engine.summarise(await self._list(stack, self._names.get(stack.id)))
 
-    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
-        """Nothing: the engine keeps the containers of a Compose project, and no services."""
-        return ()
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
+        """Nothing: of a Compose project the engine keeps containers only."""
+        return None
 
     def noticing(self, project: Project) -> contextlib.AbstractAsyncContextManager[asyncio.Event]:
         """Sets the event inside whenever something happens to a container of the project."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reconciler.adapters.compose.docker_api import QUICK, Engine
+from reconciler.adapters.compose.docker_api import QUICK, Engine, unless_gone
+from reconciler.adapters.compose.engine_address import EngineAddress
 from reconciler.adapters.swarm.tasks import NAMESPACE_LABEL
 from reconciler.core.errors import EngineUnavailableError, SwarmUnavailableError
 
@@ -21,7 +22,6 @@ Json = Mapping[str, Any]
 STACK_LABEL = "io.reconciler.stack"
 """On configs and secrets of ours: the id of the stack that they were made for."""
 
-_PREDEFINED = ("host", "bridge")  # networks that each node has, with one id for the whole Swarm
 _EVENTS = {
     "type": ["service", "node", "config", "secret", "container"],
     "event": ["create", "update", "remove", "start", "die", "destroy"],
@@ -46,6 +46,10 @@ def swarm_error(message: str, where: str) -> SwarmUnavailableError | None:
 class SwarmEngine(Engine):
     """Asks and commands the Swarm whose manager one engine is. Raises SwarmUnavailableError where that is no manager,
     or the managers have no quorum, EngineUnavailableError where the engine does not answer."""
+
+    def __init__(self, address: Callable[[], Awaitable[EngineAddress]]) -> None:
+        super().__init__(address)
+        self._networks: dict[str, str] = {}
 
     @contextlib.asynccontextmanager
     async def _connected(self, within: float | None = QUICK, *, afresh: bool = False) -> AsyncIterator[Docker]:
@@ -75,19 +79,15 @@ class SwarmEngine(Engine):
             nodes = await docker._query_json("nodes")
         return {node["ID"]: node["Description"].get("Hostname", "") for node in nodes}
 
-    async def networks(self) -> dict[str, str]:
-        """The names of the Swarm's networks by id, with those of its own that its list leaves out."""
-        from aiodocker.exceptions import DockerError
-
-        async with self._connected() as docker:
-            networks = await docker._query_json("networks", params={"filters": json.dumps({"scope": ["swarm"]})})
-            for name in _PREDEFINED:
-                try:
-                    networks.append(await docker._query_json(f"networks/{name}", params={"scope": "swarm"}))
-                except DockerError as error:
-                    if error.status != 404:
-                        raise
-        return {network["Id"]: network["Name"] for network in networks}
+    async def networks(self, ids: Collection[str]) -> Mapping[str, str]:
+        """The names of these networks by id, without those that are gone. A name never changes; no list has those that
+        Docker makes by itself (host, bridge)."""
+        for identity in sorted(set(ids) - self._networks.keys()):
+            async with self._connected() as docker:
+                facts = await unless_gone(docker._query_json(f"networks/{identity}"))
+            if facts is not None:
+                self._networks[identity] = facts["Name"]
+        return self._networks
 
     async def force_update(self, service: Json) -> None:
         """Have every task of the service replaced, by its own update_config."""

@@ -33,7 +33,7 @@ from reconciler.adapters.swarm.tasks import (
 from reconciler.core.decide.invocation import manifest_invocation
 from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, RefusedError
 from reconciler.core.fidelity.deployed import deployed_differences
-from reconciler.core.fidelity.swarm_service import DEFINITION_LABEL, deployed_service, expected_fields
+from reconciler.core.fidelity.swarm_service import DEFINITION_LABEL, deployed_service, expected_fields, network_ids
 from reconciler.core.model.compose import Container, DeployedService, Invocation, Project, ProjectFiles, Service
 from reconciler.core.model.targets import Stack, StackKind
 from reconciler.core.secret import Digester
@@ -133,11 +133,11 @@ class DockerSwarm:
         self._nodes = await self._engine.nodes()
         return await self._places(project or await self._name(stack))
 
-    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
         """The stack's services as the Swarm keeps them, sorted. Raises EngineUnavailableError."""
         name = project or await self._name(stack)
         services = await self._engine.services(name)
-        networks = await self._engine.networks() if services else {}
+        networks = await self._engine.networks(network_ids(services))
         return tuple(sorted((deployed_service(name, it, networks) for it in services), key=lambda it: it.name))
 
     def _as_deployed(self, stack: str, service: Service) -> Service:
@@ -212,7 +212,8 @@ class DockerSwarm:
         if not services:
             return
         async with self._locks[project.name]:
-            before, networks = await self._by_name(project.name), await self._engine.networks()
+            before = await self._by_name(project.name)
+            networks = await self._engine.networks(network_ids(before.values()))
             due = [
                 service
                 for service in services

@@ -68,7 +68,7 @@ class StackEngines:
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         return await self._of(stack).glance(stack)
 
-    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
         return await self._of(stack).deployed(stack, project)
 
     def noticing(self, project: Project) -> AbstractAsyncContextManager[asyncio.Event]:

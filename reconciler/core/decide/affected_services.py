@@ -14,13 +14,14 @@ from typing import Any
 
 from reconciler.core.fidelity.differences import differing_variables
 from reconciler.core.model.compose import Action, ActionKind, Container, ManagedFile, Project, Service, Sight
+from reconciler.core.model.plans import Effect, ServiceDrift
 from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
-from reconciler.core.text import key_name, listed
+from reconciler.core.text import listed
 
 # Exit codes of a container that an operator stopped: finished, Ctrl-C, killed, terminated.
 _STOPPED_CODES = frozenset({0, 130, 137, 143})
-_RUNNING = frozenset({"running", "paused", "restarting"})
+RUNNING = frozenset({"running", "paused", "restarting"})
 _WEIGHT = {ActionKind.SIGNAL: 1, ActionKind.RESTART: 2, ActionKind.RECREATE: 3}
 _NAMESPACES = {"network_mode": "network", "ipc": "IPC namespace", "pid": "PID namespace"}
 
@@ -37,6 +38,15 @@ class MountedFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptServices:
+    """Services that the engine itself keeps: ``replicas`` by name as it has them, None where its nodes decide that, and
+    the ``drifts`` of those that somebody changed there."""
+
+    replicas: Mapping[str, int | None] = field(default_factory=dict)
+    drifts: Sequence[ServiceDrift] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Cause:
     """One reason for a service to be touched, and how."""
 
@@ -46,6 +56,7 @@ class _Cause:
     force: bool = False
     stale: tuple[str, ...] = ()
     wave: int = 0
+    repairs: bool = False
 
 
 def affected(
@@ -60,6 +71,7 @@ def affected(
     mounts: MountedFiles = MountedFiles(),
     followers: Iterable[Action] = (),
     stopped: Collection[str] = (),
+    kept: KeptServices = KeptServices(),
 ) -> tuple[Action, ...]:
     """Given a stack before and after a change of files, return what its services need, sorted by service.
 
@@ -69,25 +81,30 @@ def affected(
     earlier or interrupted run: they are due whatever state the interruption left the containers in; ``followers`` are
     what services need as they share something with a container elsewhere. Other services than those of pending restarts
     are touched only if they have a container that was not stopped on purpose. Nothing is due to the services that
-    somebody ``stopped``. Has no effects.
+    somebody ``stopped``. Of a service that somebody changed on the engine itself (see ``kept``), that decides, and not
+    what its containers have. Has no effects.
     """
+    drifts = {drift.service: drift for drift in kept.drifts}
     present = {name: group for name, group in _present(stack, containers).items() if name not in stopped}
     causes: dict[str, list[_Cause]] = {}
     for name in sorted(present.keys() & after.services.keys()):
         service = after.services[name]
         old = before.services.get(name) if before else None
-        blame = _Blame(before or after, after, managed)
+        blame = _Blame(before or after, after, {} if name in drifts else managed)
         own = [*_own_causes(old, service, present[name], blame), *_mount_causes(stack, service, changed, mounts)]
         if own:
             causes[name] = own
     startable = after.services.keys() - set(stopped)
+    for name in drifts.keys() & startable:
+        if drifts[name].effect is Effect.WRITE:
+            causes.setdefault(name, []).append(_Cause(ActionKind.RECREATE, drifts[name].reason, repairs=True))
     pending = {action.service: action for action in pending_restarts if action.service in startable}
     following = [action for action in followers if action.service in present.keys() & startable]
     for action in (*pending.values(), *following):
         cause = _Cause(action.kind, action.reason, action.signal, action.force, action.stale, action.wave)
         causes.setdefault(action.service, []).append(cause)
     _follow(causes, after, frozenset(present))
-    scales = {name: _scale(before, after, name, containers) for name in causes}
+    scales = {name: _scale(before, after, name, containers, kept) for name in causes}
     scales |= {name: action.scale for name, action in pending.items()}
     return _alike(_action(stack, name, causes[name], present.get(name, ()), scales[name]) for name in sorted(causes))
 
@@ -120,51 +137,6 @@ def explaining_files(
     return tuple(sorted(paths))
 
 
-def notes(
-    stack: Stack,
-    project: Project | None,
-    containers: Sequence[Container],
-    env_files: Mapping[str, str],
-    managed: Mapping[str, ManagedFile],
-) -> list[str]:
-    """Given a stack as it is, return what an operator should know although nothing is to be done, in sentences.
-
-    ``env_files`` are the managed ones that are meant for Compose: their paths, and those with links resolved;
-    ``managed`` is as in ``affected``.
-    """
-    if project is None:
-        return []
-    services = project.services.values()
-    sources = {source for service in services for source in service.sources}
-    read = project.environments.union(project.unresolved_env_files, *(service.env_files for service in services))
-    mounted = {path for path in env_files if any(_holds(source, env_files[path]) for source in sources)}
-    unread = [path for path, real in env_files.items() if not read & {path, real} and path not in mounted]
-    by_reason: dict[str, list[str]] = {}
-    for service, reason in project.unresolved.items():
-        by_reason.setdefault(reason, []).append(service)
-    running = {container.service for container in containers if container.state in _RUNNING}
-    orphans = sorted(running - project.services.keys() - project.unresolved.keys())
-    where = f"stack {stack.name}"
-    sentences = [f"{where}: {_shown(stack, path)}: no service reads this env file" for path in sorted(unread)]
-    if orphans:
-        sentences.append(
-            f"{where}: {listed(orphans)} still runs, and the project has no such service any more. "
-            f"`{project.invocation.command('up -d --remove-orphans')}` in {stack.directory} removes it"
-        )
-    for name in sorted(project.services):
-        mine = [container for container in containers if container.service == name]
-        keys = unexplained_keys(project, project.services[name], mine, managed)
-        if keys:
-            sentences.append(
-                f"{where}: {name} runs with other values of {listed([key_name(key) for key in keys])} than the project "
-                f"says, and no managed file explains that. `{project.invocation.command(f'up -d {name}')}` in "
-                f"{stack.directory} gives it those of the project"
-            )
-    for reason, names in sorted(by_reason.items()):
-        sentences.append(f"{where}: left out {listed(sorted(names))}, which Compose cannot resolve: {reason}")
-    return sentences
-
-
 def stale_keys(service: Service, containers: Iterable[Container]) -> tuple[str, ...]:
     """Names of the variables whose value in a running container is not what the service resolves to, sorted.
 
@@ -173,17 +145,9 @@ def stale_keys(service: Service, containers: Iterable[Container]) -> tuple[str, 
     """
     keys: set[str] = set()
     for container in containers:
-        if container.state in _RUNNING:
+        if container.state in RUNNING:
             keys |= differing_variables(service, container)
     return tuple(sorted(keys))
-
-
-def unexplained_keys(
-    project: Project, service: Service, containers: Iterable[Container], managed: Mapping[str, ManagedFile]
-) -> list[str]:
-    """Names of the variables that a running container has otherwise than the service, and no managed file gives it."""
-    keys = {*stale_keys(service, containers)}
-    return sorted(keys - managed_keys(project, service, managed)) if keys else []
 
 
 def reads(project: Project, service: str, path: str) -> bool:
@@ -231,16 +195,20 @@ def _present(stack: Stack, containers: Iterable[Container]) -> dict[str, tuple[C
     return present
 
 
-def _scale(before: Project | None, after: Project, name: str, containers: Iterable[Container]) -> int | None:
+def _scale(
+    before: Project | None, after: Project, name: str, containers: Iterable[Container], kept: KeptServices
+) -> int | None:
     """The number of containers that a recreate must keep; None where the project says the right one.
 
     Those that exited or died count: they are replicas that should run. Numbers count, not containers, as an interrupted
     `up` leaves two of one number. Where one was removed from between (numbers 1 and 3), it is missing, up to the number
     that the project says; where the last one was removed, nobody can tell that from a scale by hand.
     """
-    numbers = {container.number for container in containers if container.service == name}
     said = after.services[name].replicas
     was = before.services[name].replicas if before and name in before.services else said
+    if name in kept.replicas:
+        return None if kept.replicas[name] in (was, said) else kept.replicas[name]
+    numbers = {container.number for container in containers if container.service == name}
     count = len(numbers)
     if numbers and max(numbers) > count < was:
         count = min(max(numbers), was)
@@ -337,16 +305,16 @@ def _mount_causes(
         alone = path in service.sources and (path in mounts.replaced or sights.get(path) in (Sight.EQUAL, Sight.OTHER))
         if alone and effect.mode in (ChangeMode.SIGNAL, ChangeMode.NONE):
             said = "none" if effect.mode is ChangeMode.NONE else f"signal:{effect.signal}"
-            reason = f"mounts {_shown(stack, path)} by itself, and sees the new file only once it restarts"
+            reason = f"mounts {path_in(stack, path)} by itself, and sees the new file only once it restarts"
             reason += f" (on_change: {said} is not enough)"
             yield _Cause(ActionKind.RESTART, reason)
         elif effect.mode is not ChangeMode.NONE and (alone or (path in changed and _mounts(service, path))):
-            by_effect.setdefault(effect, []).append(_shown(stack, path))
+            by_effect.setdefault(effect, []).append(path_in(stack, path))
     for path in sorted(sights.keys() - changed.keys() - mounts.replaced):
         if sights[path] is Sight.OTHER:
             recreate = mounts.policies.get(path, OnChange()).mode is ChangeMode.RECREATE
             kind = ActionKind.RECREATE if recreate else ActionKind.RESTART
-            reason = f"mounts {_shown(stack, path)} by itself, and still has the file that was there before"
+            reason = f"mounts {path_in(stack, path)} by itself, and still has the file that was there before"
             yield _Cause(kind, reason, force=recreate, stale=(path,))
     for effect, paths in by_effect.items():
         kind = ActionKind(effect.mode.value)
@@ -356,16 +324,17 @@ def _mount_causes(
 
 
 def _mounts(service: Service, path: str) -> bool:
-    return any(_holds(source, path) for source in service.sources)
+    return any(holds(source, path) for source in service.sources)
 
 
-def _holds(source: str, path: str) -> bool:
+def holds(source: str, path: str) -> bool:
     """Whether ``path`` is what is mounted, or lies in the directory that is."""
     return path == source or path.startswith(source.rstrip("/") + "/")
 
 
-def _shown(stack: Stack, path: str) -> str:
-    return posixpath.relpath(path, stack.directory) if _holds(stack.directory, path) else path
+def path_in(stack: Stack, path: str) -> str:
+    """The path as it is shown: from the stack's directory."""
+    return posixpath.relpath(path, stack.directory) if holds(stack.directory, path) else path
 
 
 # --- services that live with others ---
@@ -435,6 +404,7 @@ def _action(
         scale=scale if kind is ActionKind.RECREATE else None,
         one_shot=service in stack.one_shot,
         wave=_latest(causes),
+        repairs=any(cause.repairs for cause in causes),
     )
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from reconciler.core.decide import health
 from reconciler.core.model.compose import (
     Container,
+    DeployedService,
     Ending,
     HealthStatus,
+    Invocation,
     Project,
     RanService,
     ServiceHealth,
@@ -32,13 +34,14 @@ _WORST_FIRST = ("replaced", "dead", "exited", "killed", "missing", "created", "p
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What is known beyond the list of containers: ``endings`` by container id, which ``names`` of containers that are
-    gone somebody else's containers have now, the resolved ``project`` (None: Compose cannot resolve it), and of which
-    services a restart is ``pending``."""
+    gone somebody else's containers have now, the resolved ``project`` (None: Compose cannot resolve it), of which
+    services a restart is ``pending``, and which the engine itself keeps (None: it keeps only containers)."""
 
     endings: Mapping[str, Ending] = field(default_factory=dict)
     names: Collection[str] = ()
     project: Project | None = None
     pending: Collection[str] = ()
+    deployed: Mapping[str, DeployedService] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +216,21 @@ def _ends(stack: Stack, ran: RanService, containers: Sequence[Container], eviden
     """How the containers ended that the service lacks; nothing where it has done its work, or was scaled down."""
     mine = [it for it in containers if it.service == ran.service and it.state != "removing"]
     up = sum(map(is_up, mine))
+    deployed = (evidence.deployed or {}).get(ran.service)
+    if evidence.deployed is not None and deployed is None:
+        # A stack of which nothing is left was taken down.
+        return (_End("missing", "its service was removed", by_hand=not evidence.deployed, removed=True),)
+    if deployed is not None and deployed.replicas == 0:
+        return (_End("stopped", "scaled to 0 by hand", by_hand=True),)
     present = [container for container in mine if not is_up(container)]
     ends = [_end_of(it, ran.endings.get(it.id)) for it in present if not _is_done(stack, ran, it)]
     if present and not up:
         return tuple(ends)  # the newest containers say it: those that they replaced are rightly gone
     service = evidence.project.services.get(ran.service) if evidence.project else None
-    if up and service and up >= service.replicas:
+    wanted = service.replicas if service else None
+    if deployed is not None and deployed.replicas is not None:
+        wanted = deployed.replicas
+    if up and wanted is not None and up >= wanted:
         return tuple(ends)  # as many as the project wants: a scale by hand is over
     for identity in sorted(ran.containers.keys() - {container.id for container in mine}):
         ending = ran.endings.get(identity)
@@ -293,7 +305,7 @@ def _health(stack: Stack, gone: _Gone, project: Project | None, *, taken_down: b
     ran, worst = gone.ran, min(gone.ends, key=lambda end: _WORST_FIRST.index(end.state))
     number = f"{len(gone.ends)} of {len(gone.ends) + gone.running} containers: " if gone.running else ""
     since = f", noticed at {instant(ran.gone_since)}" if ran.gone_since is not None else ""
-    start = project.invocation.command(f"up -d {ran.service}") if project else f"docker compose up -d {ran.service}"
+    start = (project.invocation if project else Invocation(stack.directory)).start(ran.service)
     step = "" if taken_down else f". `{start}` in {stack.directory} starts it"
     with_project = " with its project" if taken_down else ""
     return ServiceHealth(

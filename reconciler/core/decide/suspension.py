@@ -16,6 +16,7 @@ from reconciler.core.text import instant
 HOUR = 3600.0
 # This many corrections of one target within an hour mean that there is a conflicting writer.
 CONFLICTING = 3
+CONFLICTING_WRITER = "conflicting-writer"  # the id of that
 RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
 _BY_HAND = (Kind.DRIFT, Kind.CONFLICT)
 _FIRST_BACKOFF = 60.0  # seconds; doubles with every further correction, up to an hour
@@ -97,8 +98,12 @@ def conflicting_writer(change: Change, corrected_at: Sequence[float], now: float
 
     Times are epoch seconds. If the clock was set back, some lie in the future; they do not count.
     """
+    return "" if change.kind is not Kind.DRIFT else _backing_off(corrected_at, now)
+
+
+def _backing_off(corrected_at: Sequence[float], now: float) -> str:
     recent = sorted(at for at in corrected_at if 0 <= now - at < HOUR)
-    if change.kind is not Kind.DRIFT or len(recent) < CONFLICTING:
+    if len(recent) < CONFLICTING:
         return ""
     next_try = recent[-1] + min(HOUR, _FIRST_BACKOFF * 2 ** (len(recent) - CONFLICTING))
     if now >= next_try:
@@ -107,6 +112,17 @@ def conflicting_writer(change: Change, corrected_at: Sequence[float], now: float
         f"conflicting writer: restored {len(recent)} times within an hour and changed again; "
         f"backing off until {instant(next_try)}"
     )
+
+
+def conflicting_operator(runs: Sequence[Run], stack: str, service: str, now: float) -> str:
+    """Given runs, return why a service that somebody keeps changing on the engine itself is not deployed again yet; ""
+    if it may be."""
+    repaired = [
+        run.started_at
+        for run in runs
+        if any(action.repairs and (action.stack, action.service) == (stack, service) for action in run.actions)
+    ]
+    return _backing_off(repaired, now)
 
 
 def restored_stacks(runs: Sequence[Run], current: Run, now: float) -> frozenset[str]:

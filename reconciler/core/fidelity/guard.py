@@ -40,13 +40,15 @@ class Grants:
 class ProjectSides:
     """A stack as its containers run, as its project says now (None where Compose cannot resolve it), and as it will say
     after the change. ``images`` are ids by reference, as the engine has them now; ``deployed`` are by name the services
-    that the engine itself keeps: what it says of one counts, and not what its containers were made from."""
+    that the engine itself keeps: what it says of one counts, and not what its containers were made from. A hand edit of
+    such a service is taken back, or counts as an edit where the stack ``keeps_hand_edits``."""
 
     now: Project | None
     after: Project
     containers: Sequence[Container] = ()
     images: Mapping[str, str] = field(default_factory=dict)
     deployed: Mapping[str, DeployedService] = field(default_factory=dict)
+    keeps_hand_edits: bool = False
 
 
 def edits(sides: ProjectSides, services: Collection[str], grants: Grants, hidden: Collection[str] = ()) -> list[str]:
@@ -59,9 +61,9 @@ def edits(sides: ProjectSides, services: Collection[str], grants: Grants, hidden
     for name in sorted(services):
         fields = list(dict.fromkeys(_edits(sides, name, grants)))
         if fields:
-            values = {*hidden, *_values(sides, name)}
-            runs = "the service" if name in sides.deployed else "the container"
-            sentences.append(f"{name}: {'; '.join(_edit_sentences(fields, values, runs))}")
+            values = {*hidden, *known_values(sides, name)}
+            said = _by_hand_sentences if name in sides.deployed else _edit_sentences
+            sentences.append(f"{name}: {'; '.join(said(fields, values))}")
     return sentences
 
 
@@ -71,8 +73,10 @@ def _edits(sides: ProjectSides, name: str, grants: Grants) -> Iterator[FieldDiff
     if name in sides.deployed:
         if after is not None:
             judgement = judge_deployed(sides.deployed[name], now, after)
-            edited = judgement.differences if judgement.standing is Standing.PROJECT_EDITED else ()
-            yield from unexplained(edited, grants.keys.get(name, ()), grants.fields)
+            if judgement.standing is Standing.PROJECT_EDITED:
+                yield from unexplained(judgement.differences, grants.keys.get(name, ()), grants.fields)
+            elif sides.keeps_hand_edits:
+                yield from judgement.differences
         return
     owners = {container.id: container.service for container in sides.containers}
     for container in sides.containers:
@@ -127,7 +131,7 @@ def definitions(sides: ProjectSides, grants: Grants, hidden: Collection[str] = (
         now, after = sides.now.services[name], sides.after.services[name]
         changes = [change for change in definition_changes(now, after) if change.grant not in grants.fields]
         if changes and not _runs_already(sides, now, after):
-            values = {*hidden, *_values(sides, name)}
+            values = {*hidden, *known_values(sides, name)}
             sentences.append(f"{name}: {'; '.join(_change_sentences(changes, values))}")
             words |= {change.grant for change in changes}
     return sentences, () if None in words else tuple(sorted(filter(None, words)))
@@ -154,7 +158,7 @@ def _runs_already(sides: ProjectSides, now: Service, after: Service) -> bool:
     )
 
 
-def _values(sides: ProjectSides, name: str) -> set[str]:
+def known_values(sides: ProjectSides, name: str) -> set[str]:
     """The values of the service's variables, on every side; those that its image gives are nobody's secret."""
     projects = [project for project in (sides.now, sides.after) if project]
     services = [project.services[name] for project in projects if name in project.services]
@@ -168,33 +172,33 @@ def _values(sides: ProjectSides, name: str) -> set[str]:
     return values
 
 
-def _edit_sentences(fields: Iterable[FieldDifference], values: Collection[str], subject: str) -> Iterator[str]:
+def _edit_sentences(fields: Iterable[FieldDifference], values: Collection[str]) -> Iterator[str]:
     fields = list(fields)
     if keys := sorted(difference.item for difference in fields if difference.name == ENVIRONMENT):
         subject = f"{listed([key_name(key) for key in keys])} {'differs' if len(keys) == 1 else 'differ'}"
         yield f"environment: {subject}, and no managed file that it reads explains that"
-    rest = [difference for difference in fields if difference.name != ENVIRONMENT]
-    for difference in rest[:_MOST_SHOWN]:
-        runs, says = _shown(difference.runs, difference, values), _shown(difference.says, difference, values)
-        yield f"{_place(difference)}: {subject} has {runs}, the project now says {says}"
-    if len(rest) > _MOST_SHOWN:
-        yield f"and {len(rest) - _MOST_SHOWN} more"
+    yield from field_sentences(fields, values, "the container")
 
 
-def edit_sentences(differences: Iterable[FieldDifference], values: Collection[str]) -> Iterator[str]:
-    """What a hand edit has changed in a service, from what the project says, in sentences without ``values``."""
-    fields = list(differences)
+def _by_hand_sentences(fields: Iterable[FieldDifference], values: Collection[str]) -> Iterator[str]:
+    fields = list(fields)
     if keys := sorted(difference.item for difference in fields if difference.name == ENVIRONMENT):
-        yield f"environment {listed([key_name(key) for key in keys])}"
+        yield f"environment: {listed([key_name(key) for key in keys])} of the service and of the project differ"
+    yield from field_sentences(fields, values, "the service")
+
+
+def field_sentences(fields: Iterable[FieldDifference], values: Collection[str], subject: str) -> Iterator[str]:
+    """What ``subject`` has otherwise than its project beside variables, with both sides; ``values`` are not shown."""
     rest = [difference for difference in fields if difference.name != ENVIRONMENT]
     for difference in rest[:_MOST_SHOWN]:
         runs, says = _shown(difference.runs, difference, values), _shown(difference.says, difference, values)
-        yield f"{_place(difference)} is {runs}, the project says {says}"
+        yield f"{place_of(difference)}: {subject} has {runs}, the project now says {says}"
     if len(rest) > _MOST_SHOWN:
         yield f"and {len(rest) - _MOST_SHOWN} more"
 
 
-def _place(difference: FieldDifference) -> str:
+def place_of(difference: FieldDifference) -> str:
+    """The field, and which item of it."""
     item = difference.item
     return f"{difference.name} {item}" if item and item not in (difference.runs, difference.says) else difference.name
 

@@ -6,7 +6,7 @@ What is a default of the engine is left out: saying it changes nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from reconciler.core.fidelity.deployed import REPLICAS
@@ -49,6 +49,15 @@ def deployed_service(stack: str, facts: Json, networks: Mapping[str, str]) -> De
     )
 
 
+def network_ids(services: Iterable[Json]) -> frozenset[str]:
+    """Given services as the engine's API shows them, return the ids of the networks that they are in."""
+    return frozenset(attachment["Target"] for facts in services for attachment in _attachments(facts["Spec"]))
+
+
+def _attachments(spec: Json) -> Any:
+    return (spec.get("TaskTemplate") or {}).get("Networks") or spec.get("Networks") or ()
+
+
 def spec_fields(spec: Json, networks: Mapping[str, str]) -> Fields:
     """Given a ServiceSpec, and the names of networks by id, return its fields."""
     task = spec.get("TaskTemplate") or {}
@@ -62,7 +71,7 @@ def spec_fields(spec: Json, networks: Mapping[str, str]) -> Fields:
         **_isolation(container),
         **_files(container),
         **_resources(task.get("Resources") or {}),
-        **_networks(task.get("Networks") or spec.get("Networks") or (), networks, str(spec.get("Name"))),
+        **_networks(_attachments(spec), networks, str(spec.get("Name"))),
         "service labels": _labels(labels),
         "logging": single(logging.get("Name")),
         "logging options": dict(logging.get("Options") or {}),

@@ -29,7 +29,8 @@ class HealthStatus(StrEnum):
 class Invocation:
     """How `docker compose` is run for a project: in ``directory``, with these options before its subcommand.
 
-    Paths are absolute. What is empty is not given: Compose then does what it does by itself.
+    Paths are absolute. What is empty is not given: Compose then does what it does by itself. ``deploy`` is the command
+    line that deploys the project by hand, where that is not `up -d`.
     """
 
     directory: str
@@ -38,6 +39,7 @@ class Invocation:
     env_files: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
     project_directory: str = ""
+    deploy: str = ""
 
     def options(self, profiles: Iterable[str] | None = None, root: str = "") -> list[str]:
         """Words for a command line; with other profiles, and with every path below ``root``, where those are given."""
@@ -55,6 +57,10 @@ class Invocation:
         inside = f"{self.directory.rstrip('/')}/"
         options = [word.removeprefix(inside) for word in self.options()]
         return " ".join(["docker compose", *map(shlex.quote, options), subcommand])
+
+    def start(self, service: str = "") -> str:
+        """The command line that starts the service, or the whole project, by hand."""
+        return self.deploy or self.command(f"up -d {service}".rstrip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +287,8 @@ class Action:
     ``force``: recreate it although Compose itself would see no difference (``up --force-recreate``). ``stale`` are the
     live paths of the files of which its containers have an older version than the one before this change. ``scale`` is
     the number of containers to keep, None for the number that the project says. ``one_shot``: the service is meant to
-    end. ``wave``: it comes after the actions of all lower waves, in every stack.
+    end. ``wave``: it comes after the actions of all lower waves, in every stack. ``repairs``: it takes back what
+    somebody changed on the engine itself.
     """
 
     stack: str
@@ -294,6 +301,7 @@ class Action:
     scale: int | None = None
     one_shot: bool = False
     wave: int = 0
+    repairs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,30 @@ class Change:
         return self.kind in LEFT_GIT and not self.writes
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceDrift:
+    """A service that the engine itself keeps, as somebody changed it there by hand; or ``missing``: removed it.
+
+    ``keys`` are the differences of its variables to the project, ``fields`` its other differences by name, ``details``
+    the same in sentences with both sides. ``effect``: it is deployed again (write), stays (report), or waits (hold).
+    """
+
+    stack: str
+    service: str
+    effect: Effect
+    reason: str
+    keys: KeyChange = KeyChange()
+    fields: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    missing: bool = False
+    error_id: str = ""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is left to an operator."""
+        return self.effect in (Effect.HOLD, Effect.REPORT)
+
+
 _FROM_GIT = (Kind.CREATE, Kind.UPDATE, Kind.CONFLICT, Kind.FIRST_CONTACT)
 
 
@@ -171,7 +195,7 @@ class Plan:
 
     ``notes`` are sentences about the stacks that were looked at: what keeps nothing from being done, and should be
     known. ``held_stacks`` are pairs of a stack's name and why nothing of it may be touched,
-    ``held_ids`` the ids of these reasons.
+    ``held_ids`` the ids of these reasons. ``drifts`` are the services that somebody changed on the engine itself.
     """
 
     environment: str
@@ -181,6 +205,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     held_stacks: tuple[tuple[str, str], ...] = ()
     held_ids: tuple[str, ...] = ()
+    drifts: tuple[ServiceDrift, ...] = ()
 
     @property
     def writes(self) -> tuple[Change, ...]:
@@ -200,16 +225,23 @@ class Plan:
         return tuple(change for change in self.changes if change.orphaned)
 
     @property
+    def waiting_drifts(self) -> tuple[ServiceDrift, ...]:
+        """The services that stay as somebody changed them, but for those of stacks that are held anyway."""
+        held = dict(self.held_stacks)
+        return tuple(drift for drift in self.drifts if drift.waits and drift.stack not in held)
+
+    @property
     def waiting_id(self) -> str:
         """The id of why something of it is left to an operator."""
         stacks = dict(self.held_stacks)
         left = [change.error_id for change in (*self.held, *self.reported) if change.target.stack not in stacks]
+        left += [drift.error_id for drift in self.waiting_drifts]
         return common_id([*filter(None, [*self.held_ids, *left])])
 
     @property
     def waits(self) -> bool:
         """Whether something of it is left to an operator."""
-        return bool(self.held or self.reported or self.held_stacks)
+        return bool(self.held or self.reported or self.held_stacks or self.waiting_drifts)
 
     @property
     def only_targets_wait(self) -> bool:
@@ -217,7 +249,7 @@ class Plan:
         own alert."""
         left = (*self.held, *self.reported)
         mine = all(change.kind is Kind.DRIFT or change.alone for change in left)
-        return bool(left) and not self.held_stacks and mine
+        return bool(left or self.waiting_drifts) and not self.held_stacks and mine
 
     @property
     def whole(self) -> bool:

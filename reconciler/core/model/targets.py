@@ -143,8 +143,8 @@ class Stack:
 
     ``files`` (-f), ``env_files`` (--env-file) and ``project_directory`` are absolute or relative to it; ``project`` is
     the project's name (-p). Empty means: as its containers were started, else as Compose does by itself.
-    ``on_drift`` is about services that the engine itself keeps. ``managed`` has the live files of a Swarm's stack by
-    their absolute path.
+    ``on_drift`` is about services that the engine itself keeps, where somebody changes one there.
+    ``managed`` has the live files of a Swarm's stack by their absolute path.
     """
 
     environment: str
@@ -202,6 +202,11 @@ class LiveFile:
     uid: int
     gid: int
     modified_at: float = 0.0
+
+
+FileStamp = tuple[int | str, ...]
+"""What stat says of a file, only to be compared: inode, size, mode, owner, mtime, ctime. A file that was changed has
+another one, unless its clock has not ticked since the change before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,9 +69,9 @@ class Compose(Protocol):
         Raises EngineUnavailableError.
         """
 
-    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...]:
-        """The services of the project as the engine itself keeps them, sorted; nothing where it keeps only containers.
-        One cheap call. Raises EngineUnavailableError.
+    async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
+        """The services of the project as the engine itself keeps them, sorted; None where it keeps only containers. One
+        cheap call. Raises EngineUnavailableError.
         """
 
     def noticing(self, project: Project) -> AbstractAsyncContextManager[ChangeNotice]:

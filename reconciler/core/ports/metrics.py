@@ -38,6 +38,9 @@ class Metrics(Protocol):
 
     def corrected(self, environment: str, targets: Sequence[str], at: float) -> None: ...
 
+    def services_corrected(self, environment: str, services: Sequence[tuple[str, str]]) -> None:
+        """What somebody changed of these services (stack, service) on the engine itself is taken back."""
+
     def delivered(self, environment: str, seconds: float) -> None:
         """A commit is in place with healthy services, this long after it was made."""
 

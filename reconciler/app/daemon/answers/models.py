@@ -92,9 +92,28 @@ class ActionData(BaseModel):
     reason: str
 
 
+class DriftData(BaseModel):
+    """A service that the engine itself keeps, as somebody changed it there; or ``missing``: removed it.
+
+    ``keys`` are the differences of its variables to the project, ``fields`` its other differences, and ``details`` the
+    same in sentences. ``effect``: it is deployed again (write), stays (report), or waits (hold).
+    """
+
+    stack: str
+    service: str
+    effect: Effect
+    missing: bool
+    keys: KeysData
+    fields: list[str]
+    details: list[str]
+    reason: str
+    error_id: str
+
+
 class PlanData(BaseModel):
     changes: list[ChangeData]
     actions: list[ActionData]
+    drifts: list[DriftData] = []
     notes: list[str]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reconciler.core.decide.classify import sync_status
 from reconciler.core.errors import ReconcilerError, with_id
 from reconciler.core.history.entries import action_facts, iso_instant, revision_facts
-from reconciler.core.model.plans import Change, KeyChange, Plan, SyncStatus
+from reconciler.core.model.plans import Change, KeyChange, Plan, ServiceDrift, SyncStatus
 from reconciler.core.model.records import Applied, EnvironmentRecord, Pause, Pin
 from reconciler.core.model.requests import Adopted, KeyAge, Restored, TargetAge
 from reconciler.core.model.revisions import Revision
@@ -56,7 +56,22 @@ def _serialize_plan(plan: Plan | None) -> dict[str, Any] | None:
     return {
         "changes": [_serialize_change(change) for change in plan.changes],
         "actions": [action_facts(action) for action in plan.actions],
+        "drifts": [_serialize_drift(drift) for drift in plan.drifts],
         "notes": list(plan.notes),
+    }
+
+
+def _serialize_drift(drift: ServiceDrift) -> dict[str, Any]:
+    return {
+        "stack": drift.stack,
+        "service": drift.service,
+        "effect": drift.effect.value,
+        "missing": drift.missing,
+        "keys": _keys(drift.keys),
+        "fields": list(drift.fields),
+        "details": list(drift.details),
+        "reason": drift.reason,
+        "error_id": drift.error_id,
     }
 
 
@@ -65,7 +80,7 @@ def _result(outcome: Outcome, *, pending: bool) -> str:
     if not pending or outcome.plan is None or outcome.result is not Result.IN_SYNC:
         return outcome.result.value
     edited = all(change.drifted for change in outcome.plan.writes)
-    renewed = all(action.stale for action in outcome.plan.actions)
+    renewed = all(action.stale or action.repairs for action in outcome.plan.actions)
     by_hand = edited and (bool(outcome.plan.writes) or renewed)
     return (SyncStatus.DRIFTED if by_hand else SyncStatus.PENDING).value
 
