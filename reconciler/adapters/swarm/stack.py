@@ -229,10 +229,18 @@ class DockerSwarm:
                 )
                 if name in forced and again:
                     await self._engine.force_update(after[name])
-            deployed = {service.name for service in due}
-            self._deployed |= {service["ID"] for name, service in after.items() if name in deployed}
-            self._deployed -= {after[service.name]["ID"] for service in services if service.name not in deployed}
+            self._note_deployed(services, due, after)
             await self._remove_unused(project)
+
+    def _note_deployed(self, services: Sequence[Service], due: Sequence[Service], after: Mapping[str, Json]) -> None:
+        """From now on, an update of these that Swarm rolls back was ours; one that it has rolled back already, to what
+        we want, was another one."""
+        for service in services:
+            facts = after.get(service.name)
+            if facts is not None and service not in due and _rolled_back(facts):
+                self._deployed.discard(facts["ID"])
+            elif facts is not None:
+                self._deployed.add(facts["ID"])
 
     async def _deploy_file(
         self, project: Project, services: Sequence[Service], scale: Mapping[str, int], before: Mapping[str, Json]
