@@ -112,7 +112,8 @@ def test_what_somebody_changes_in_a_service_by_hand_is_noticed_named_and_repaire
     server.commit(FILES, server.manifest(["api.env", "worker.env"], kind="swarm", project=name))
     assert server.sync()["result"] == "in_sync"
     server.commit({"api.env": b"MODE=good\nA=2\n", "worker.env": b"W=2\n"})
-    assert server.sync()["result"] == "applied"
+    first = server.sync()
+    assert first["result"] == "applied", first["reason"]
     api, worker = f"{name}_api", f"{name}_worker"
 
     with server.daemon() as daemon:
