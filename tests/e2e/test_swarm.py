@@ -16,7 +16,7 @@ from tests.support.server import Server
 from tests.support.swarm import NAMESPACE, Swarm, single_node_swarm
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.root]
+pytestmark = [pytest.mark.swarm, pytest.mark.xdist_group("single-swarm")]
 
 DEPLOY = "deploy: {update_config: *update, restart_policy: {delay: 100ms}}"
 # MODE=bad makes the health check fail. Short times, so that a failed update is over soon.

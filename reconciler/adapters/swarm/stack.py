@@ -322,10 +322,11 @@ def _rolled_back(service: Json) -> bool:
 
 
 def _has_new_image(service: Service, before: Mapping[str, Json]) -> bool:
-    """Whether the service gets another reference than it has: only then the registry says which image that is."""
+    """Whether the service gets another reference than it has, or is made: only then the registry says which image that
+    is."""
     known = before.get(service.name)
     image = json.loads(service.definition.reveal())["service"].get("image")
-    return known is not None and known["Spec"]["Labels"].get(IMAGE_LABEL) != image
+    return known is None or known["Spec"]["Labels"].get(IMAGE_LABEL) != image
 
 
 def _mounts_directory_of(service: Service, paths: Iterable[str]) -> bool:
