@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import posixpath
+import shlex
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -116,7 +117,15 @@ class DockerSwarm:
         project = await with_contents(resolved, stack, self._digest, read)
         services = {name: self._as_deployed(project.name, service) for name, service in project.services.items()}
         project = replace(project, services=services)
-        return replace(project, kind=StackKind.SWARM)
+        return replace(project, kind=StackKind.SWARM, invocation=await self._by_hand(project))
+
+    async def _by_hand(self, project: Project) -> Invocation:
+        """How the project is run, with the commands that an operator types."""
+        invocation, name = project.invocation, project.name
+        paths = await self._context.main_files(invocation)
+        files = " ".join(f"-c {shlex.quote(posixpath.relpath(path, invocation.directory))}" for path in paths)
+        look = f"docker stack ps --no-trunc {name}"
+        return replace(invocation, deploy=f"docker stack deploy {files} {name}", look=look)
 
     async def is_current(self, stack: Stack, project: Project) -> bool:
         """Whether Compose would resolve the project so again, from the files as they are; False in doubt."""
@@ -229,10 +238,18 @@ class DockerSwarm:
                 )
                 if name in forced and again:
                     await self._engine.force_update(after[name])
-            deployed = {service.name for service in due}
-            self._deployed |= {service["ID"] for name, service in after.items() if name in deployed}
-            self._deployed -= {after[service.name]["ID"] for service in services if service.name not in deployed}
+            self._note_deployed(services, due, after)
             await self._remove_unused(project)
+
+    def _note_deployed(self, services: Sequence[Service], due: Sequence[Service], after: Mapping[str, Json]) -> None:
+        """From now on, an update of these that Swarm rolls back was ours; one that it has rolled back already, to what
+        we want, was another one."""
+        for service in services:
+            facts = after.get(service.name)
+            if facts is not None and service not in due and _rolled_back(facts):
+                self._deployed.discard(facts["ID"])
+            elif facts is not None:
+                self._deployed.add(facts["ID"])
 
     async def _deploy_file(
         self, project: Project, services: Sequence[Service], scale: Mapping[str, int], before: Mapping[str, Json]
@@ -305,10 +322,11 @@ def _rolled_back(service: Json) -> bool:
 
 
 def _has_new_image(service: Service, before: Mapping[str, Json]) -> bool:
-    """Whether the service gets another reference than it has: only then the registry says which image that is."""
+    """Whether the service gets another reference than it has, or is made: only then the registry says which image that
+    is."""
     known = before.get(service.name)
     image = json.loads(service.definition.reveal())["service"].get("image")
-    return known is not None and known["Spec"]["Labels"].get(IMAGE_LABEL) != image
+    return known is None or known["Spec"]["Labels"].get(IMAGE_LABEL) != image
 
 
 def _mounts_directory_of(service: Service, paths: Iterable[str]) -> bool:
