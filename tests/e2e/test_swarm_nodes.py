@@ -126,7 +126,7 @@ class SwarmStack:
     def assert_settles(self) -> None:
         """All replicas come to run with the value of the live file, and none with another.
 
-        More than there should be are Swarm's own affair: where a node comes back in an update, it may keep one too many.
+        Swarm may keep more of them than there should be where a node comes back in the middle of an update.
         """
         eventually(self._is_settled, timeout=60)
 
@@ -271,7 +271,7 @@ def _killed_and_recovered(stack: SwarmStack, kill: str) -> str:
 def test_after_a_lost_node_leader_or_quorum_all_tasks_run_with_the_live_file(
     swarm_nodes: SwarmNodes, swarm_stacks: Callable[..., list[SwarmStack]]
 ) -> None:
-    """Swarm waits for a task that it had just given to the node that is lost, until the health timeout: no failure."""
+    """A lost node may hold an update up until the health timeout: Swarm waits for the task that it had given to it."""
     leader = swarm_nodes.leader
     here, worker = swarm_nodes.followers
     (stack,) = swarm_stacks(1, here, COMPOSE.replace("replicas: 2", "replicas: 3"), timeout="15s")
