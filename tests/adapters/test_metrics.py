@@ -81,6 +81,8 @@ REQUIRED = {
     "backup_last_timestamp_seconds": "gauge",
     "service_recreate_total": "counter",
     "service_healthy": "gauge",
+    "service_containers": "gauge",
+    "service_containers_running": "gauge",
     "rollback_total": "counter",
     "quarantined": "gauge",
     "pinned": "gauge",
@@ -178,7 +180,10 @@ def busy() -> PrometheusMetrics:
         103.0,
     )
     metrics.recreated("production", "app", "api", "ok")
-    metrics.health("production", [stack_of("app", api=True)], 103.0)
+    scaled = ServiceHealth("shop", "web", "healthy", True, containers=3, running=3, nodes=("web-1", "web-2"))
+    metrics.health(
+        "production", [stack_of("app", api=True), StackHealth("shop", HealthStatus.HEALTHY, (scaled,))], 103.0
+    )
     metrics.engine("production", True)
     metrics.watch_disk(lambda: (5000, 7, 100))
     metrics.corrected("production", [API.id], 103.0)
