@@ -32,7 +32,7 @@ IMAGE_ARGS ?=
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':|  ## ' '/^[a-z-]+:.*  ## /{printf "  make %-10s %s\n", $$1, $$NF}' $(MAKEFILE_LIST)
+	@awk -F ':|  ## ' '/^[a-z-]+:.*  ## /{printf "  make %-12s %s\n", $$1, $$NF}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(INSTALLED)  ## create .venv with exactly what requirements.lock names
@@ -127,6 +127,24 @@ outputs: provision venv  ## run the demo, and bring what README.md and docs/ sho
 .PHONY: bench
 bench: provision venv  ## measure what docs/performance.md reports; BENCH_ARGS="--only files,hosts" some of it
 	@$(VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
+
+# Environments of their own, for benchmarks only.
+build/peers/.installed: benchmarks/peers/requirements.txt
+build/plots/.installed: benchmarks/requirements.txt
+build/peers/.installed build/plots/.installed:
+	@echo "benchmarks: installing what $< names into $(@D)"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input install --requirement $<
+	@touch $@
+
+.PHONY: bench-peers
+bench-peers: provision venv build/peers/.installed  ## measure beside ansible-pull, harbormaster and a cron script (as root)
+	@command -v git-crypt >/dev/null || apt-get install --yes --quiet --quiet git-crypt
+	@$(VENV)/bin/python benchmarks/run_peers.py --peers build/peers $(BENCH_ARGS)
+
+.PHONY: bench-report
+bench-report: build/plots/.installed  ## write the tables and plots of docs/performance.md from their JSON files
+	@build/plots/bin/python benchmarks/report.py
 
 .PHONY: figures
 figures: venv  ## measure the code in lines, longest modules and functions, shared and vague names

@@ -25,7 +25,7 @@ def idle(server: Server, kind: str) -> list[Figure]:
     server.settings["repository"]["poll_interval"] = "1s"
     server.settings["drift"]["interval"] = "1s"
     config = str(server.config)
-    with server.daemon() as daemon:
+    with server.daemon(installed=True) as daemon:  # not forked from what has more in memory
         while _polls(daemon) < POLLS:
             time.sleep(1)
         early = _looks(daemon)
@@ -56,11 +56,19 @@ def _looks(daemon: Daemon) -> dict[str, tuple[float, ...]]:
     return {quantity: tuple(sample[quantity] for sample in samples) for quantity in samples[0]}
 
 
+def resident_memory(pid: int) -> float:
+    """In MB, of 10^6 bytes."""
+    return int(_status(pid)["VmRSS"].split()[0]) * 1024 / 1e6
+
+
+def _status(pid: int) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+
+
 def _look(pid: int) -> dict[str, float]:
     process = Path(f"/proc/{pid}")
-    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     return {
-        "memory": int(status["VmRSS"].split()[0]) * 1024 / 1e6,
-        "threads": float(status["Threads"]),
+        "memory": resident_memory(pid),
+        "threads": float(_status(pid)["Threads"]),
         "descriptors": float(len(os.listdir(process / "fd"))),
     }

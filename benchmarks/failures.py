@@ -55,7 +55,7 @@ def stack(root: Path) -> Iterator[tuple[Server, ComposeProject]]:
     app = root / f"reconciler-benchmark-{os.getpid()}"
     app.mkdir(parents=True)
     (app / "compose.yaml").write_text(COMPOSE)
-    server = Server(root, app, make_git_remote(root / "remote.git"), make_age_key(root))
+    server = Server(root, app, make_git_remote(root / "remote.git"), make_age_key(root), forked=True)
     project = ComposeProject(app.name, app)
     server.commit(files("first"), server.manifest(list(NAMES)))
     _sync(server, "applied")
@@ -239,7 +239,7 @@ def full_disks(root: Path, step: int = STEP) -> list[Figure]:
 def _small_disk(root: Path, kind: str) -> Iterator[tuple[Server, Path]]:
     app = root / "app"
     app.mkdir(parents=True)
-    server = Server(root, app, make_git_remote(root / "remote.git"), make_age_key(root))
+    server = Server(root, app, make_git_remote(root / "remote.git"), make_age_key(root), forked=True)
     server.commit(files("first", KEYS_ON_DISK), server.plain(list(NAMES)))
     _sync(server, "applied")
     server.commit(files("second", KEYS_ON_DISK))

@@ -56,7 +56,8 @@ class Figure:
         if not self.samples:
             return {"name": self.name, "group": self.group, "skipped": self.note}
         summary = {"median": self.median, "min": min(self.samples), "max": max(self.samples)}
-        return {**asdict(self), **summary, "missed": self.missed}
+        samples = [float(f"{sample:.4g}") for sample in self.samples]
+        return {**asdict(self), **summary, "samples": samples, "missed": self.missed}
 
 
 def skipped(name: str, reason: str) -> Figure:

@@ -15,17 +15,22 @@ from pathlib import Path
 
 from benchmarks import (
     checks,
+    client,
     compare,
     daemon,
     drift,
     failures,
+    growth,
     history,
     hosts,
     latency,
     merge_plans,
     pages,
     reconciliations,
+    remote,
+    scrape,
     services,
+    sizes,
 )
 from benchmarks.figures import Figure, skipped
 from benchmarks.scratch import TARGETS, make_server
@@ -118,20 +123,25 @@ def idle_daemon(bench: Bench) -> Iterator[Figure]:
 # In the order in which they run. `--only NAME` runs one of them; to add figures, add a line.
 GROUPS = (
     Group("help", "start of the installed command", start_of_the_command),
+    Group("client", "commands that ask the daemon", lambda bench: client.measure(bench.server, TARGETS)),
+    Group("scrape", "memory and /metrics with 3 and 1,000 targets", lambda bench: scrape.measure(bench.room("scrape"))),
     Group("checks", "check and diff of 200 files", lambda bench: checks.measure(bench.room("checks"))),
     Group("compare", "compare with 20 hosts", lambda bench: compare.measure(bench.room("compare"))),
     Group("pages", "the daemon's page of 200 targets", lambda _: pages.measure()),
     Group("files", "first, changed and idle reconciliation of 50 files", reconciliations_of_files),
+    Group("sizes", "a new server, a start, a hand edit, 1,000 files", lambda bench: sizes.measure(bench.room("sizes"))),
     Group("drift", "hand edit until the file is restored", lambda bench: drift.restores(bench.server, "no stack")),
     Group("flood", "10,000 changes next to the live files", lambda bench: drift.flood(bench.server)),
     Group("disks", "changes on full disks", lambda bench: failures.full_disks(bench.room("disks"))),
     Group("hosts", "20 hosts, nothing changed", lambda bench: hosts.unchanged(bench.room("hosts"))),
     Group(
         "history",
-        "age of secrets in 5,000 commits",
+        "age of secrets, up to 5,000 commits",
         lambda bench: history.ages(make_git_remote(bench.room("history") / "remote.git"), str(bench.room("history"))),
     ),
     Group("merges", "random merges, planned and then made", lambda bench: merge_plans.replayed(bench.room("merges"))),
+    Group("growth", "cost against files, hosts and keys", lambda bench: growth.measure(bench.room("growth"))),
+    Group("remote", "polls and fetches, at the git remote's side", lambda bench: remote.measure(bench.room("remote"))),
     Group("stack", "idle and changed reconciliation of a stack", reconciliations_of_a_stack, engine=True),
     Group("daemon", "memory, descriptors and threads of the idle daemon", idle_daemon),
     Group("drift-stack", "as drift, in a stack", lambda bench: drift.restores(bench.stack[0], "in a stack"), True),

@@ -7,7 +7,7 @@ import base64
 import os
 import time
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, Point
 from reconciler.adapters.git.mirror import GitMirror
 from reconciler.adapters.store import SqliteStore
 from tests.support.git_remote import GitRemote
@@ -17,6 +17,7 @@ FILES = 10
 KEYS = 20  # in each file
 WHOLE_TARGET = 5.0  # s
 RUNS = 3
+SHORTER = (500, 1_000, 2_500)  # commits
 DIRECTORY = "envs"
 
 
@@ -42,9 +43,25 @@ async def _ages(remote: GitRemote, state_dir: str) -> list[Figure]:
         store.close()
     note = f"{len(seen)} values read"
     return [
-        Figure(f"age of secrets, {COMMITS} commits", "s", tuple(whole), WHOLE_TARGET),
+        *[await _shorter(mirror, remote, commits) for commits in SHORTER],
+        Figure(f"age of secrets, {COMMITS:,} commits", "s", tuple(whole), WHOLE_TARGET, point=_point(COMMITS)),
         Figure("age of secrets, one more commit", "ms", tuple(1000 * sample for sample in more), note=note),
     ]
+
+
+async def _shorter(mirror: GitMirror, remote: GitRemote, commits: int) -> Figure:
+    """Of as many commits from the beginning."""
+    head = remote.git("rev-parse", f"main~{COMMITS - commits}")
+    samples = []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        await mirror.first_seen(head, None, DIRECTORY)
+        samples.append(time.perf_counter() - began)
+    return Figure(f"age of secrets, {commits:,} commits", "s", tuple(samples), point=_point(commits))
+
+
+def _point(commits: int) -> Point:
+    return Point("ages of all secrets, read once", "commits", commits)
 
 
 def _write(remote: GitRemote) -> None:

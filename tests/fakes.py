@@ -45,6 +45,7 @@ from reconciler.core.model.runs import Backup, BackupEntry, Outcome, Phase, Resu
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import (
     Check,
+    FileStamp,
     Format,
     HttpCheck,
     LiveFile,
@@ -118,6 +119,10 @@ class FakeGit:
     async def fetch(self, commit: str) -> None:
         self.journal.note("fetch")
 
+    async def fetch_head(self) -> str:
+        self.journal.note("fetch-head")
+        return self.tip
+
     async def revision(self, commit: str, directory: str) -> Revision:
         content = sorted((path, data) for path, data in self.commits[commit].items() if path.startswith(directory))
         return Revision(commit, f"{hash(tuple(content)):x}", "Ada <ada@example.org>", 1.0, "Change")
@@ -125,6 +130,8 @@ class FakeGit:
     async def read(self, commit: str, path: str) -> Blob | None:
         data = self.commits[commit].get(path)
         return None if data is None else Blob(f"{hash(data):x}", data)
+
+    async def preload(self, commit: str, paths: Collection[str]) -> None: ...
 
     async def descends(self, commit: str, ancestor: str) -> bool:
         history = list(self.commits)
@@ -248,6 +255,14 @@ class FakeHost:
     async def read(self, path: str) -> LiveFile | None:
         return self.files.get(path)
 
+    async def stamps(self, paths: Collection[str]) -> Mapping[str, FileStamp | None]:
+        """As a clock would give them that never stands still."""
+        files = {path: self.files.get(path) for path in paths}
+        return {
+            path: (file.data.reveal().hex(), file.mode, file.uid, file.gid, int(file.modified_at)) if file else None
+            for path, file in files.items()
+        }
+
     async def editor(self, path: str, live: LiveFile | None) -> str:
         return self.editors.get(path, "unknown")
 
@@ -279,9 +294,13 @@ class FakeHost:
     async def resolve(self, path: str) -> str:
         return path
 
-    async def leftovers(self, path: str) -> tuple[str, ...]:
-        directory, _, name = path.rpartition("/")
-        return tuple(sorted(file for file in self.files if file.startswith(f"{directory}/.{name}.reconciler-")))
+    async def leftovers(self, paths: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        leftovers = {}
+        for path in paths:
+            directory, _, name = path.rpartition("/")
+            mine = sorted(file for file in self.files if file.startswith(f"{directory}/.{name}.reconciler-"))
+            leftovers |= {path: tuple(mine)} if mine else {}
+        return leftovers
 
     async def check(self, check: Check, data: Secret) -> None:
         self.journal.note(f"check {check.name}")

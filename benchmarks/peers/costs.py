@@ -159,7 +159,7 @@ class WatchedDaemon:
         self._wait_until_quiet()
 
     def announce(self, trigger: str) -> tuple[float, float]:
-        """Announce a push and wait until it is done; return seconds of CPU, children included, and peak memory in MB."""
+        """Announce a push and wait for its end; return seconds of CPU, children included, and peak memory in MB."""
         seen, before = len(self._daemon.events()), self._cpu()
         body = json.dumps({"ref": "refs/heads/main"}).encode()
         signature = hmac.new(SECRET, body, hashlib.sha256).hexdigest()

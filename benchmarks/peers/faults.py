@@ -70,7 +70,7 @@ class Fault:
     small_disk: bool = False
 
 
-# --- looking -----------------------------------------------------------------------------------------------------------
+# --- looking ---
 
 
 def look(site: Site, *, engine: bool) -> State:
@@ -111,7 +111,7 @@ def _starting(site: Site) -> bool:
     return any(fact and fact["State"].get("Health", {}).get("Status") == "starting" for fact in facts)
 
 
-# --- words -------------------------------------------------------------------------------------------------------------
+# --- words ---
 
 
 def _voice(run: Run) -> str:
@@ -156,7 +156,7 @@ def resumed(_: Site, runs: list[Run], states: list[State]) -> str:
     return "finished by the next run" if killed else f"{middle}, {_voice(runs[0])}; then applied"
 
 
-# --- faults ------------------------------------------------------------------------------------------------------------
+# --- faults ---
 
 
 def bad_mac(site: Site) -> None:
@@ -293,22 +293,27 @@ FAULTS = (
 def measure(make_site: Callable[[type[Site], str, int], Site], engine: Engine) -> Iterator[Ending]:
     """Every fault at every tool. ``make_site`` makes a site of this kind, named so, with a disk of so many bytes."""
     for number, fault in enumerate(FAULTS):
-        with ThreadPoolExecutor(len(SITES)) as pool:
-            disk = DISK if fault.small_disk else 0
-            named = [(kind, f"{kind.__name__.lower()}-fault-{number}") for kind in SITES]
-            trials = list(pool.map(lambda each: Trial(fault, make_site(*each, disk)), named))
-            try:
-                if fault.engine_down:
-                    engine.stop()
-                list(pool.map(lambda trial: trial.run(engine=not fault.engine_down), trials))
-                if fault.engine_down:
-                    engine.start()
-                yield from pool.map(Trial.end, trials)
-            finally:
-                if not engine.running:
-                    engine.start()
-                for trial in trials:
-                    trial.site.remove()
+        disk = DISK if fault.small_disk else 0
+        sites = [make_site(kind, f"{kind.__name__.lower()}-fault-{number}", disk) for kind in SITES]
+        try:
+            yield from _tried(fault, sites, engine)
+        finally:
+            if not engine.running:
+                engine.start()
+            for site in sites:
+                site.remove()
+
+
+def _tried(fault: Fault, sites: list[Site], engine: Engine) -> list[Ending]:
+    """All tools at the same time: nothing is timed here."""
+    with ThreadPoolExecutor(len(sites)) as pool:
+        trials = list(pool.map(lambda site: Trial(fault, site), sites))
+        if fault.engine_down:
+            engine.stop()
+        list(pool.map(Trial.run, trials))
+        if fault.engine_down:
+            engine.start()
+        return list(pool.map(Trial.end, trials))
 
 
 class Trial:
@@ -326,13 +331,15 @@ class Trial:
         if (seen := look(self.site, engine=True)) != state:
             raise RuntimeError(f"{self.site.tool}, before the fault: {seen}")
 
-    def run(self, *, engine: bool) -> None:
+    def run(self) -> None:
+        """What the tool does while the fault is there."""
         self._runs.append(self.site.run())
         if self.fault.inject is kill and self._runs[0].exit_code is not None:
             raise RuntimeError(f"{self.site.tool} was not killed: {self._runs[0]}")
-        self._states.append(look(self.site, engine=engine))
+        self._states.append(look(self.site, engine=not self.fault.engine_down))
 
     def end(self) -> Ending:
+        """What the next turn of the timer does, once the fault is gone."""
         if self._undo is not None:
             self._undo()
         self._runs.append(self.site.run())

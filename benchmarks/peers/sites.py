@@ -150,7 +150,7 @@ class Site(ABC):
         self.bring_up()
         return first
 
-    def bring_up(self) -> None:
+    def bring_up(self) -> None:  # noqa: B027  # for most, nothing
         """What an operator does after the tool's first run."""
 
     def commit(self, files: Mapping[str, bytes]) -> str:

@@ -43,6 +43,7 @@ class PrometheusMetrics(ServiceDriftMetrics):
 
     def __init__(self, version: str, environments: Sequence[str], interval: float = 0.0, *, host: str) -> None:
         super().__init__(host)
+        self._observed: dict[str, Plan] = {}
         self._targets: dict[str, dict[str, Target]] = {}
         self._stacks: dict[str, set[str]] = {}
         self._drift_since: dict[tuple[str, str], float] = {}
@@ -212,6 +213,11 @@ class PrometheusMetrics(ServiceDriftMetrics):
         self._revision_info.set_all(environment, state, {(revision.short,): 1} if revision else {})
 
     def observed(self, plan: Plan, at: float) -> None:
+        if plan is self._observed.get(plan.environment):  # nothing but the time has changed
+            for key in [key for key in self._corrections if key[0] == plan.environment]:
+                self._set_corrections(*key, at)
+            return
+        self._observed[plan.environment] = plan
         # A target whose path has moved exists twice, under one name: the desired one comes first, and counts.
         changes = {change.target.id: change for change in reversed(plan.changes) if change.kind not in LEFT_GIT}
         targets = {identity: change.target for identity, change in changes.items()}

@@ -97,6 +97,10 @@ class SqliteStore:
 
     # --- environments and targets ---
 
+    @property
+    def version(self) -> tuple[int, int]:
+        return self._one("PRAGMA data_version")[0], self._database.total_changes  # what others and what we have stored
+
     def environment(self, name: str) -> EnvironmentRecord:
         row = self._one("SELECT record FROM environment WHERE name = ?", name)
         with self._decoding():
@@ -129,9 +133,10 @@ class SqliteStore:
         )
         return row[0] if row else None
 
-    def remember_digest(self, blob: str, format: str, identity: str, digest: str) -> None:
+    def remember_digests(self, digests: Mapping[tuple[str, str, str], str]) -> None:
         with self._transaction() as do:
-            do("INSERT OR REPLACE INTO plaintext VALUES (?, ?, ?, ?)", (blob, format, identity, digest))
+            for source, digest in digests.items():
+                do("INSERT OR REPLACE INTO plaintext VALUES (?, ?, ?, ?)", (*source, digest))
 
     # --- when the values in git's history first appeared ---
 

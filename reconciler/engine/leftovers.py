@@ -58,8 +58,10 @@ async def clear_leftovers_of_restore(ports: Ports, backup: Backup, entries: Sequ
 async def _clear(ports: Ports, environment: str, revision: Revision, paths: Iterable[_LivePath]) -> None:
     leftovers: list[tuple[str, LiveFile]] = []
     unknown: list[tuple[BackupEntry, Secret | None]] = []
-    for live in paths:
-        for path in await ports.host.leftovers(live.path):
+    by_path = {live.path: live for live in paths}
+    for live_path, temporary in (await ports.host.leftovers(by_path)).items():
+        live = by_path[live_path]
+        for path in temporary:
             file = await ports.host.read(path)
             if file is None:
                 continue

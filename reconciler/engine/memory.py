@@ -9,7 +9,8 @@ from reconciler.core.errors import EngineUnavailableError, ManifestError, Reconc
 from reconciler.core.model.plans import Aspect
 from reconciler.core.model.requests import SecretAges
 from reconciler.core.model.revisions import Revision
-from reconciler.core.model.targets import Manifest, Stack
+from reconciler.core.model.runs import Outcome
+from reconciler.core.model.targets import FileStamp, Manifest, Ownership, Stack
 from reconciler.engine.guests import OF_NO_STACK
 from reconciler.engine.history import RecordedDecisions
 from reconciler.engine.key_names import KeyNames
@@ -32,6 +33,23 @@ class Failure:
     error: ReconcilerError
     until: float
     undecryptable: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A reconciliation that has found nothing to do: its outcome, and what that depends on.
+
+    ``stamps`` are what the live files had before they were read at ``read_at``, and have had since ``since``
+    (monotonic seconds). ``store`` is the version of the store, ``owners`` are the ids by the names of owner and group.
+    """
+
+    desired: Desired
+    outcome: Outcome
+    stamps: Mapping[str, FileStamp | None]
+    owners: Mapping[tuple[str | None, str | None], Ownership]
+    store: tuple[int, int]
+    since: float
+    read_at: float
 
 
 class Claims:
@@ -67,6 +85,13 @@ class Claims:
             raise ManifestError(problem, where=f"environment {environment}: {taken[0]}", hint=hint)
 
 
+def unresolved(prepared: Prepared) -> bool:
+    """Whether something about containers or services is still to be done, which the next reconciliation must find."""
+    plan = prepared.plan
+    stale = any(Aspect.STALE in change.aspects for change in plan.changes)
+    return bool(stale or prepared.problems or plan.held_stacks or plan.drifts)
+
+
 @dataclass(slots=True)
 class Memory:
     """``claims`` are shared by all environments of the server; times are monotonic seconds.
@@ -75,6 +100,7 @@ class Memory:
     stack, as of ``stacks_observed_at``, ``files`` the live files as they were then (see ``fingerprints``);
     ``services_seen_at`` is when services were last looked at, whatever came of it, and ``engine_away`` why that failed;
     ``notes`` by stack, from when it was last looked at. ``ages`` are those that the metrics have.
+    ``settled`` is the last reconciliation, if it had nothing to do.
     """
 
     claims: Claims
@@ -92,6 +118,7 @@ class Memory:
     ages: SecretAges | None = None
     ages_retried_at: float = NEVER
     leftovers_cleared: bool = False
+    settled: Settled | None = None
 
     def forget_revision(self) -> None:
         """Load the desired revision again next time, whatever is known of it."""
@@ -136,10 +163,7 @@ class Memory:
     ) -> None:
         """Remember the containers, unless something about them is still to be done: the next reconciliation must find
         that again."""
-        plan = prepared.plan
-        stale = any(Aspect.STALE in change.aspects for change in plan.changes)
-        unresolved = stale or prepared.problems or plan.held_stacks or plan.drifts
-        if not unresolved:
+        if not unresolved(prepared):
             self.containers, self.files, self.stacks_observed_at = containers, files, now
 
     def with_notes(self, prepared: Prepared, stacks: Iterable[Stack]) -> Prepared:

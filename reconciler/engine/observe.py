@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.dotenv.grammar import EnvFileError, read_entries
@@ -25,7 +26,16 @@ from reconciler.core.errors import (
 from reconciler.core.model.plans import KeyChange, TargetState
 from reconciler.core.model.records import Applied, RestoredFile
 from reconciler.core.model.revisions import Blob, Revision
-from reconciler.core.model.targets import LiveFile, Manifest, Ownership, Parser, Target, environment_of, host_of
+from reconciler.core.model.targets import (
+    FileStamp,
+    LiveFile,
+    Manifest,
+    Ownership,
+    Parser,
+    Target,
+    environment_of,
+    host_of,
+)
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name
@@ -33,6 +43,8 @@ from reconciler.core.sops.file_format import formats
 from reconciler.core.sops.key_mismatch import UnopenedError, gathered
 
 MANIFEST_NAME = "environment.yaml"
+# Each time, the store waits for the disk; a kill loses what was decrypted since the last one.
+_REMEMBERED_TOGETHER = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +59,16 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The server at one moment: every target's states; live files, ownership and last writes by live path."""
+    """The server at one moment: every target's states; live files, ownership and last writes by live path. ``stamps``
+    are those of the live files before they were read, at ``stamped_at`` (monotonic seconds)."""
 
     desired: Desired
     states: tuple[TargetState, ...]
     live: Mapping[str, LiveFile | None] = field(repr=False)
     ownership: Mapping[str, Ownership]
     applied: Mapping[str, Applied]
+    stamps: Mapping[str, FileStamp | None] = field(default_factory=dict)
+    stamped_at: float = 0.0
 
 
 async def load_desired(ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts) -> Desired:
@@ -64,15 +79,23 @@ async def load_desired(ports: Ports, environment: str, revision: Revision, plain
     manifest = await read_manifest(ports, environment, revision)
     blobs: dict[str, Blob] = {}
     digests: dict[str, str] = {}
-    problems: list[ReconcilerError] = []
+    problems: dict[str, ReconcilerError] = {}
+    await ports.git.preload(
+        revision.commit, [path_in_git(ports, environment, target.source) for target in manifest.targets]
+    )
+    encrypted: list[Target] = []
     for target in manifest.targets:
         try:
-            blobs[target.source] = await read_source(ports, revision, target)
-            digests[target.source] = await _digest(ports, target, blobs[target.source], plaintexts)
+            blob = blobs[target.source] = await read_source(ports, revision, target)
+            known = await _known_digest(ports, target, blob, plaintexts)
+            digests |= {target.source: known} if known else {}
+            encrypted += [] if known else [target]
         except (SourceError, UnopenedError) as error:
-            problems.append(error)
+            problems[target.source] = error
+    digests |= await _decrypted_digests(ports, encrypted, blobs, plaintexts, problems)
     if problems:
-        raise _together(gathered(problems))
+        in_order = [problems[target.source] for target in manifest.targets if target.source in problems]
+        raise _together(gathered(in_order))
     return Desired(revision, manifest, blobs, digests)
 
 
@@ -105,17 +128,55 @@ async def read_source(ports: Ports, revision: Revision, target: Target) -> Blob:
     return blob
 
 
-async def _digest(ports: Ports, target: Target, blob: Blob, plaintexts: Plaintexts) -> str:
+async def _known_digest(ports: Ports, target: Target, blob: Blob, plaintexts: Plaintexts) -> str | None:
+    """The digest of the source's plaintext; None where it has to be decrypted for that."""
     if not target.encrypted:
         return compared(ports, target, blob.data)
+    return ports.store.digest(blob.id, _kind(target, blob), await plaintexts.identity(target))
+
+
+def _kind(target: Target, blob: Blob) -> str:
+    """What the digest of a blob depends on besides the key."""
     as_compared = (target.parser.value, *target.ignore_keys) if target.ignore_keys else ()
-    kind = " ".join([*formats(target.source, blob.data, target.parser), *as_compared])
-    identity = await plaintexts.identity(target)
-    known = ports.store.digest(blob.id, kind, identity)
-    if known is None:
-        known = compared(ports, target, (await plaintexts.of(target, blob)).reveal())
-        ports.store.remember_digest(blob.id, kind, identity, known)
-    return known
+    return " ".join([*formats(target.source, blob.data, target.parser), *as_compared])
+
+
+async def _decrypted_digests(
+    ports: Ports,
+    targets: Sequence[Target],
+    blobs: Mapping[str, Blob],
+    plaintexts: Plaintexts,
+    problems: dict[str, ReconcilerError],
+) -> dict[str, str]:
+    """Decrypt the sources, several at the same time, and remember their digests, which are returned by source. Adds
+    to ``problems``, by source, why one cannot be."""
+    digests: dict[str, str] = {}
+    new: dict[tuple[str, str, str], str] = {}
+    done = itertools.count(1)
+
+    async def decrypt(target: Target) -> None:
+        blob = blobs[target.source]
+        try:
+            digest = compared(ports, target, (await plaintexts.of(target, blob)).reveal())
+        except (SourceError, UnopenedError) as error:
+            problems[target.source] = error
+            return
+        digests[target.source] = new[blob.id, _kind(target, blob), await plaintexts.identity(target)] = digest
+        ports.progress(f"decrypting ({next(done)} of {len(targets)})")
+        if len(new) >= _REMEMBERED_TOGETHER:
+            ports.store.remember_digests(new)
+            new.clear()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for target in targets:
+                group.create_task(decrypt(target))
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        if new:
+            ports.store.remember_digests(new)
+    return digests
 
 
 def compared(ports: Ports, target: Target, data: bytes) -> str:
@@ -135,11 +196,14 @@ class Plaintexts:
         self._ports = ports
         self.failing: dict[str, str] = {}
         self._known: dict[tuple[str, str, Parser], Secret] = {}
+        self._identity = ""
 
     async def identity(self, target: Target) -> str:
         """What our key is known by. Raises KeyUnavailableError."""
-        with self._recording(target):
-            return await self._ports.decryptor.identity()
+        if not self._identity:
+            with self._recording(target):
+                self._identity = await self._ports.decryptor.identity()
+        return self._identity
 
     async def of(self, target: Target, blob: Blob, *, former: bool = False) -> Secret:
         """``former``: what git had before. Raises NotEncryptedError, BadCiphertextError, KeyUnavailableError …"""
@@ -192,6 +256,8 @@ async def observe(ports: Ports, desired: Desired) -> Snapshot:
     paths = {target.path for target in desired.manifest.targets}
     orphans = orphans_of(desired.manifest, applied)
     targets = [*desired.manifest.targets, *orphans]
+    stamps = await ports.host.stamps([target.path for target in targets])
+    stamped_at = ports.clock.monotonic()
     # Concurrently: over SSH each takes some round trips.
     reads = (_read(ports, target, orphaned=target.path not in paths) for target in targets)
     files = await asyncio.gather(*reads)
@@ -219,7 +285,7 @@ async def observe(ports: Ports, desired: Desired) -> Snapshot:
                 owner=owners.get(target.path, ""),
             )
         )
-    return Snapshot(desired, tuple(states), live, ownership, applied)
+    return Snapshot(desired, tuple(states), live, ownership, applied, stamps, stamped_at)
 
 
 Fingerprint = tuple[str | None, str, float]

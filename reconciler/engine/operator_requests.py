@@ -3,18 +3,19 @@ rewritten branch."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from reconciler.core.decide.suspension import suspension_of
 from reconciler.core.errors import RefusedError
 from reconciler.core.model.records import EnvironmentRecord, Pause, Pin
-from reconciler.core.model.requests import GitAnswer, OperatorRequest, RequestKind
+from reconciler.core.model.requests import GitAnswer, OperatorRequest, ReconcileRequest, RequestKind
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
 from reconciler.core.text import instant
 from reconciler.engine.history import decided
-from reconciler.engine.observe import path_in_git, read_manifest
+from reconciler.engine.observe import Snapshot, path_in_git, read_manifest
 from reconciler.engine.orphans import forget
 from reconciler.engine.target_revision import ask_git, verified_head
 from reconciler.engine.transaction import newest_good
@@ -159,3 +160,17 @@ async def _accept_rewrite(ports: Ports, record: EnvironmentRecord, request: Oper
         before = f" instead of {record.head.short}" if record.head else ""
         decision = decided(ports, record, request, f"accepted the branch at {head.short}{before}", revision=head)
         ports.store.decide(decision, replace(record, head=head))
+
+
+def require_known(request: ReconcileRequest, snapshot: Snapshot) -> None:
+    """Raise RefusedError if the request names a target or stack of this environment that is not there."""
+    manifest = snapshot.desired.manifest
+    _require_among("target", request.take_over, {state.target.id for state in snapshot.states}, manifest.environment)
+    _require_among("stack", request.accept_projects, {stack.id for stack in manifest.stacks}, manifest.environment)
+
+
+def _require_among(kind: str, requested: Collection[str], known: Collection[str], environment: str) -> None:
+    mine = {name for name in requested if name.startswith(f"{environment}/")}
+    if unknown := sorted(mine - set(known)):
+        hint = f"The {kind}s are: {', '.join(sorted(known))}"
+        raise RefusedError(f"there is no {kind} {', '.join(unknown)}", where=f"environment {environment}", hint=hint)

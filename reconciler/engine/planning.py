@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.classify import classify
 from reconciler.core.decide.service_drift import DRIFT_ID
-from reconciler.core.decide.suspension import RUNS_LOOKED_AT, Suspension, conflicting_writer, corrections, suspended
+from reconciler.core.decide.suspension import (
+    CONFLICTING_WRITER,
+    RUNS_LOOKED_AT,
+    Suspension,
+    conflicting_writer,
+    corrections,
+    suspended,
+)
 from reconciler.core.errors import EngineUnavailableError, GuardError, ReconcilerError, all_of
 from reconciler.core.model.compose import Action, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan, ServiceDrift
@@ -160,7 +167,7 @@ async def _classified(
         alone = suspension.is_of_target_alone(state.target)
         id = suspension.id_of(state.target)
         change = suspended(change, suspension.of_target(state.target), id, alone=alone)
-        changes.append(suspended(change, earlier.conflicting_writer(change), "conflicting-writer", alone=True))
+        changes.append(suspended(change, earlier.conflicting_writer(change), CONFLICTING_WRITER, alone=True))
     names.keep(ports, snapshot)
     return await with_renames(ports, snapshot, changes, plaintexts)
 

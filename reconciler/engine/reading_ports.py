@@ -15,10 +15,10 @@ from reconciler.core.ports.metrics import Metrics
 from reconciler.core.ports.store import Backups, Store
 
 _STORE_READS = (
-    *("environment", "environments", "applied", "digest", "ever_written", "ever_unguarded", "ran_services"),
+    *("version", "environment", "environments", "applied", "digest", "ever_written", "ever_unguarded", "ran_services"),
     *("unfinished", "pending_restarts", "runs", "history_read", "first_seen"),
 )
-_HOST_READS = ("reach", "read", "editor", "editor", "ownership", "resolve", "sight", "leftovers")
+_HOST_READS = ("reach", "read", "stamps", "editor", "ownership", "resolve", "sight", "leftovers")
 _COMPOSE_READS = (
     *("project", "project_files", "other_project_files", "images", "own_hash", "containers", "deployed"),
     *("guests", "glance", "require_names", "endings", "names_in_use"),
@@ -52,7 +52,7 @@ def reading_ports(ports: Ports, git: Git) -> Ports:
         ports,
         git=git,
         git_writer=cast(GitWriter, _OnlyReads(None, ())),
-        store=cast(Store, _OnlyReads(ports.store, _STORE_READS, ("remember_digest",))),
+        store=cast(Store, _OnlyReads(ports.store, _STORE_READS, ("remember_digests",))),
         backups=cast(Backups, _OnlyReads(None, ())),
         host=cast(Host, _OnlyReads(ports.host, _HOST_READS)),
         compose=cast(Compose, _OnlyReads(ports.compose, _COMPOSE_READS)),

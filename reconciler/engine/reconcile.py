@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.suspension import suspension_of
@@ -41,7 +41,7 @@ from reconciler.engine.observe import (
     read_manifest,
     require_unmoved,
 )
-from reconciler.engine.operator_requests import carry_out, named_revision
+from reconciler.engine.operator_requests import carry_out, named_revision, require_known
 from reconciler.engine.orphans import require_deletable
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared, prepare
@@ -55,6 +55,7 @@ from reconciler.engine.stack_planning import permissions_of
 from reconciler.engine.target_revision import accepted_head, target_revision
 from reconciler.engine.torn_writes import with_torn_writes
 from reconciler.engine.transaction import finish_in_sync, transact
+from reconciler.engine.unchanged import outcome_as_before, settled
 
 # Triggers that no operator is behind: the clock, or something that was touched (a live file, a container).
 _AUTOMATIC = ("poll", "drift", "watch", "engine")
@@ -82,10 +83,9 @@ class Reconciler:
             self.activity.since = None
         if not request.dry_run and not outcome.refused:
             await reconciliation.look_at_services()
-            with contextlib.suppress(ReconcilerError):  # it is reported where the state is needed
-                record_outcome(self._ports, outcome, request.origin, self._memory.decisions)
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
-            self._publish_record()
+            if not reconciliation.as_before:
+                self._publish_record(outcome, request)
             await keep_ages_published(self._ports, self._memory)
         return _with_warnings(outcome, reconciliation.warnings)
 
@@ -132,7 +132,9 @@ class Reconciler:
         desired = self._memory.desired
         return frozenset(stack.directory for stack in desired.manifest.stacks) if desired else frozenset()
 
-    def _publish_record(self) -> None:
+    def _publish_record(self, outcome: Outcome, request: ReconcileRequest) -> None:
+        with contextlib.suppress(ReconcilerError):  # it is reported where the state is needed
+            record_outcome(self._ports, outcome, request.origin, self._memory.decisions)
         with contextlib.suppress(ReconcilerError):
             ports = self._ports
             ports.metrics.remembered(ports.store.environment(self.environment), ports.clock.now())
@@ -143,7 +145,8 @@ class Reconciler:
 class _Reconciliation:
     """One reconciliation: what it was asked, the ``revision`` it works towards, and ``warnings`` beside its outcome.
 
-    ``looked``: it came to where services are looked at, if that is due; or their host cannot be reached.
+    ``looked``: it came to where services are looked at, if that is due; or their host cannot be reached. ``as_before``:
+    it has found everything as the one before it left it.
     """
 
     ports: Ports
@@ -153,6 +156,7 @@ class _Reconciliation:
     revision: Revision | None = None
     warnings: list[ReconcilerError] = field(default_factory=list)
     looked: bool = False
+    as_before: bool = False
 
     async def run(self) -> Outcome:
         """Reconcile, and turn errors into the outcome."""
@@ -196,7 +200,7 @@ class _Reconciliation:
 
     async def _reconcile(self) -> Outcome:
         """Raises ReconcilerError if nothing was changed, or everything that was changed is restored."""
-        ports, request = self.ports, self.request
+        ports, request, version = self.ports, self.request, self.ports.store.version
         if refused := await self._carry_out_operator_request():
             return refused
         head = await self._accepted_head()
@@ -207,6 +211,8 @@ class _Reconciliation:
         if rolled_back := await self._recover(head):
             return rolled_back
         revision = self.revision = self._target_revision(head)
+        if outcome := await self._outcome_as_before(revision):
+            return outcome
         unfinished = None if request.dry_run else ports.store.unfinished(self.environment)
         plaintexts = Plaintexts(ports)
         try:
@@ -222,7 +228,9 @@ class _Reconciliation:
                 return preview_of(prepared)  # neither its services nor its end may pass over what is held
             idle = prepared.plan.empty or (prepared.away is not None and not prepared.plan.writes)
             if idle and not prepared.problems and unfinished is None:
-                return finish_in_sync(ports, snapshot, prepared, request.origin)
+                outcome = finish_in_sync(ports, snapshot, prepared, request.origin)
+                self.memory.settled = settled(ports, self.memory, snapshot, prepared, outcome, version)
+                return outcome
             self._check_guards(prepared)
         except RevisionError as error:
             if unfinished is not None:
@@ -235,6 +243,14 @@ class _Reconciliation:
             return await transact(ports, snapshot, prepared, request.origin)
         finally:
             await self._publish_result(desired)
+
+    async def _outcome_as_before(self, revision: Revision) -> Outcome | None:
+        """The outcome of the last reconciliation, where the request may have that and nothing has changed since."""
+        if self.request.trigger not in _AUTOMATIC or self.request.trigger == "engine" or self.request.dry_run:
+            return None
+        outcome = await outcome_as_before(self.ports, self.memory, revision, self._containers_if_due)
+        self.as_before = outcome is not None
+        return outcome
 
     async def _carry_out_operator_request(self) -> Outcome | None:
         """Do what the operator asks before reconciling; returns the outcome if it is refused."""
@@ -326,20 +342,11 @@ class _Reconciliation:
         snapshot = await observe(self.ports, desired)
         if unfinished is not None:
             snapshot = await with_torn_writes(self.ports, snapshot, unfinished, plaintexts)
-        self._check_known("target", self.request.take_over, {state.target.id for state in snapshot.states})
-        self._check_known("stack", self.request.accept_projects, {stack.id for stack in desired.manifest.stacks})
+        require_known(self.request, snapshot)
         if not self.request.dry_run and not self.memory.leftovers_cleared:
             await clear_leftovers(self.ports, snapshot)
             self.memory.leftovers_cleared = True
         return snapshot
-
-    def _check_known(self, kind: str, requested: Collection[str], known: Collection[str]) -> None:
-        """Raises RefusedError if the request names a target or stack of this environment that is not there."""
-        mine = {name for name in requested if name.startswith(f"{self.environment}/")}
-        if unknown := sorted(mine - set(known)):
-            hint = f"The {kind}s are: {', '.join(sorted(known))}"
-            where = f"environment {self.environment}"
-            raise RefusedError(f"there is no {kind} {', '.join(unknown)}", where=where, hint=hint)
 
     async def _plan(self, snapshot: Snapshot, plaintexts: Plaintexts, unfinished: Run | None) -> Prepared:
         """Plan, also for containers if there is reason to look at them. What an unfinished run was to take over, it

@@ -24,14 +24,15 @@ from reconciler.engine.phases import phase
 from reconciler.engine.promotion import ask_for_reports, keep_reports, promotion_error
 
 
-async def ask_git(ports: Ports, environments: Collection[str]) -> GitAnswer:
-    """Ask git for the branch's head, and fetch it unless all the environments have accepted it before.
+async def ask_git(ports: Ports, environments: Collection[str], trigger: str = "") -> GitAnswer:
+    """Ask git for the branch's head, and fetch it unless all the environments have accepted it before; what a webhook
+    has announced is fetched without asking.
 
     Changes nothing but the mirror, so it may run beside a reconciliation.
     """
     try:
         with phase(ports, Phase.FETCH, "asking git"):
-            commit = await ports.git.head()
+            commit = await (ports.git.fetch_head() if trigger == "webhook" else ports.git.head())
             heads = [ports.store.environment(environment).head for environment in environments]
             if any(head is None or head.commit != commit for head in heads):
                 await ports.git.fetch(commit)

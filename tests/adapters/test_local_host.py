@@ -85,7 +85,7 @@ def content(host: LocalHost, path: Path) -> bytes:
 
 
 def left_beside(host: LocalHost, path: Path) -> tuple[str, ...]:
-    return asyncio.run(host.leftovers(str(path)))
+    return asyncio.run(host.leftovers([str(path)])).get(str(path), ())
 
 
 def leftovers(host: LocalHost, path: Path) -> list[bytes]:

@@ -775,11 +775,11 @@ def test_the_last_rollback_is_that_of_the_newest_quarantine(metrics: PrometheusM
 
 def test_corrections_count_for_an_hour_also_those_before_a_restart(metrics: PrometheusMetrics) -> None:
     metrics.was_corrected("production", API.id, 100.0)
-    metrics.observed(in_sync(API), 200.0)
+    metrics.observed(unchanged := in_sync(API), 200.0)
     metrics.corrected("production", [API.id], 1000.0)
     assert series(metrics, "drift_corrections_last_hour") == {(API.id,): 2}
-    metrics.observed(in_sync(API), 3701.0)
+    metrics.observed(unchanged, 3701.0)
     assert series(metrics, "drift_corrections_last_hour") == {(API.id,): 1}
-    metrics.observed(in_sync(API), 4601.0)
+    metrics.observed(unchanged, 4601.0)
     assert series(metrics, "drift_corrections_last_hour") == {}
     assert series(metrics, "drift_corrected_total") == {(API.id,): 1}

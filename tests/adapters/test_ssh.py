@@ -126,7 +126,7 @@ async def test_an_edit_in_the_middle_of_an_exchange_that_is_cut_off_is_kept_besi
     monkeypatch.setattr(files, "_edit", cut_off_at_the_second_question)
     with pytest.raises(LiveFileError):
         await write(host, file, look)
-    (left,) = await host.leftovers(str(file))
+    (left,) = (await host.leftovers([str(file)]))[str(file)]
     assert (file.read_bytes(), Path(left).read_bytes()) == (b"A=new\n", b"A=hand\n")
 
 
@@ -284,7 +284,7 @@ async def test_what_a_killed_pass_has_staged_is_taken_away_by_the_next(host: Ssh
     left = Path("/dev/shm/reconciler-test")
     left.mkdir()
     (left / "0").write_bytes(b"A=secret\n")
-    await host.leftovers(str(file))
+    await host.leftovers([str(file)])
     assert not left.exists()
 
 

@@ -128,13 +128,13 @@ def test_the_same_path_in_two_environments_is_two_things(store: SqliteStore) -> 
 
 
 def test_digests_are_remembered_by_blob_format_and_identity(opened: Callable[[], SqliteStore]) -> None:
-    opened().remember_digest("blob", "dotenv", "key", "digest")
+    opened().remember_digests({("blob", "dotenv", "key"): "digest"})
     store = opened()
     assert store.digest("blob", "dotenv", "key") == "digest"
     assert store.digest("other", "dotenv", "key") is None
     assert store.digest("blob", "binary", "key") is None
     assert store.digest("blob", "dotenv", "another key") is None
-    store.remember_digest("blob", "dotenv", "key", "newer")
+    store.remember_digests({("blob", "dotenv", "key"): "newer"})
     assert store.digest("blob", "dotenv", "key") == "newer"
 
 
@@ -470,7 +470,7 @@ def filled(path: Path) -> bytes:
             applied=[applied_at(f"/opt/app/{number}.env", f"{number:032}")],
             pending_restarts=[RESTART],
         )
-        store.remember_digest(f"blob{number}", "dotenv", "key", f"{number:032}")
+        store.remember_digests({(f"blob{number}", "dotenv", "key"): f"{number:032}"})
     store.close()
     return path.read_bytes()
 

@@ -159,6 +159,21 @@ async def test_what_is_too_much_to_remember_is_read_again(remote: GitRemote, sta
     assert {command[1] for command in spy.commands()} == {"cat-file"}
 
 
+async def test_many_files_are_read_with_one_call(remote: GitRemote, state_dir: Path, spy: Spy) -> None:
+    files = {f"envs/prod/{number}.env": b"A=%d" % number for number in range(20)}
+    commit = remote.commit(files)
+    mirror = mirror_of(remote, state_dir)
+    await mirror.fetch(commit)
+    await mirror.names(commit, "envs/prod")
+    spy.forget()
+    await mirror.preload(commit, [*files, "envs/prod/none.env", "envs/prod/../up", "envs/none/a.env"])
+    blobs = [await mirror.read(commit, path) for path in files]
+    assert [blob and blob.data for blob in blobs] == list(files.values())
+    assert [command[1] for command in spy.commands()] == ["cat-file"]
+    await mirror.preload(commit, list(files))
+    assert len(spy.commands()) == 1
+
+
 async def test_concurrent_reads_agree(remote: GitRemote, state_dir: Path) -> None:
     files: dict[str, bytes | None] = {f"envs/prod/{number}.env": b"N=%d" % number for number in range(40)}
     commit = remote.commit(files)
@@ -518,6 +533,37 @@ async def test_a_poll_starts_one_process_and_reads_nothing(remote: GitRemote, st
     await mirror.head()
     assert [command[1] for command in spy.commands()] == ["ls-remote"]
     assert left_in(state_dir) == []
+
+
+async def test_an_announced_head_is_fetched_without_asking_for_it(remote: GitRemote, state_dir: Path, spy: Spy) -> None:
+    mirror = mirror_of(remote, state_dir)
+    first = remote.commit({API: b"A=1"})
+    assert await mirror.fetch_head() == first
+    second = remote.commit({API: b"A=2"})
+    spy.forget()
+    assert await mirror.fetch_head() == second
+    await mirror.fetch(second)
+    assert sorted(command[1] for command in spy.commands()) == ["fetch", "rev-list", "rev-parse"]
+    assert (blob := await mirror.read(second, API)) is not None
+    assert blob.data == b"A=2"
+    assert await mirror.fetch_head() == second
+    remote.make_branch("main", first)  # rewritten: whether that is accepted, others decide
+    assert await mirror.fetch_head() == first
+
+
+async def test_an_announced_head_that_cannot_be_fetched_so_is_asked_for(remote: GitRemote, state_dir: Path) -> None:
+    mirror = mirror_of(remote, state_dir)
+    head = remote.commit({API: b"A=1"})
+    await mirror.fetch_head()
+    for pack in (state_dir / "mirror.git" / "objects" / "pack").iterdir():
+        pack.unlink()
+    assert await mirror.fetch_head() == head
+    assert (blob := await mirror_of(remote, state_dir).read(head, API)) is not None
+    assert blob.data == b"A=1"
+    remote.make_branch("other")
+    remote.git("update-ref", "-d", "refs/heads/main")
+    with pytest.raises(GitUnreachableError, match="the branch 'main' does not exist; the remote has: other"):
+        await mirror.fetch_head()
 
 
 async def test_a_missing_branch_says_what_there_is(remote: GitRemote, state_dir: Path) -> None:

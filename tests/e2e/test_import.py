@@ -251,11 +251,23 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("content", ["A_KEY=1\n\nB_KEY=2\n", "\nTZ\nA_KEY=1\n"], ids=["by-key", "as-a-whole"])
-def test_whatever_the_files_are_called_check_with_the_key_finds_nothing(importer: Importer, content: str) -> None:
-    importer.write(dict.fromkeys(NAMES, content))
+# Their suffix is added to the same names.
+NAMES_AS_A_WHOLE = (".env", ".env.prod", "docker/.env", "docker/.env.prod", "config/app.env", "b/.env", "Old.ENV")
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        pytest.param("A_KEY=1\n\nB_KEY=2\n", NAMES, id="by-key"),
+        pytest.param("\nTZ\nA_KEY=1\n", NAMES_AS_A_WHOLE, id="as-a-whole"),
+    ],
+)
+def test_whatever_the_files_are_called_check_with_the_key_finds_nothing(
+    importer: Importer, content: str, names: tuple[str, ...]
+) -> None:
+    importer.write(dict.fromkeys(names, content))
     compose = importer.stack / "compose.yaml"
-    compose.write_text(compose.read_text().replace("env_file: [api.env,", f"env_file: [{', '.join(NAMES)},"))
+    compose.write_text(compose.read_text().replace("env_file: [api.env,", f"env_file: [{', '.join(names)},"))
     done = importer.imports()
     assert done["exit_code"] == 0, done
     suffix = "" if content.startswith("A") else ".bin"
@@ -270,11 +282,11 @@ def test_whatever_the_files_are_called_check_with_the_key_finds_nothing(importer
     ):
         assert sources[name] == source + suffix
     assert_clean_once_merged(importer)
-    importer.write(dict.fromkeys(NAMES, content.replace("B_KEY=2", "C_Key=3\nD_KEY=4").replace("A_KEY=1", "A_KEY=2")))
+    importer.write(dict.fromkeys(names, content.replace("B_KEY=2", "C_Key=3\nD_KEY=4").replace("A_KEY=1", "A_KEY=2")))
     again = importer.imports("--update")
     assert again["exit_code"] == 0, again
     changes = {os.path.relpath(file["path"], importer.stack): file["change"] for file in again["files"]}
-    assert {name: changes[name] for name in NAMES} == dict.fromkeys(NAMES, "changed")
+    assert {name: changes[name] for name in names} == dict.fromkeys(names, "changed")
     assert_clean_once_merged(importer)
 
 

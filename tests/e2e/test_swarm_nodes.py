@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import killer
 from tests.support.age_key import AgeKey
 from tests.support.engine import IMAGE
 from tests.support.git_remote import make_git_remote
@@ -26,11 +28,39 @@ from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.swarm, pytest.mark.xdist_group("swarm")]
 
-# MODE that begins with bad makes the health check fail. Busybox's httpd as process 1 ends by SIGKILL, without a word to
-# its clients. No IPVS: the name stands for the addresses of the tasks.
+# MODE that begins with bad makes the health check fail.
+_DEPLOY = """\
+      endpoint_mode: dnsrr
+      restart_policy: {delay: 100ms}
+      update_config: {order: start-first, failure_action: rollback, monitor: 1s}
+      rollback_config: {order: start-first, monitor: 1s}
+"""
+# In the nodes' own network, which costs nothing.
 COMPOSE = f"""\
+networks: {{net: {{external: true, name: host}}}}
+services:
+  web:
+    image: {IMAGE}
+    env_file: [web.env]
+    networks: [net]
+    stop_grace_period: 0s
+    command: [sleep, infinity]
+    healthcheck: {{test: 'case $$MODE in bad*) exit 1;; esac', interval: 500ms, timeout: 10s, retries: 2}}
+    deploy:
+      replicas: 2
+{_DEPLOY}
+"""
+# Busybox's httpd as process 1 ends by SIGKILL, without a word to its clients. The service's name stands for the
+# addresses of its tasks, as many kernels of test machines lack IPVS.
+SERVING = f"""\
 networks: {{net: {{driver: overlay}}}}
 services:
+  client:
+    image: {IMAGE}
+    networks: [net]
+    stop_grace_period: 0s
+    command: [sleep, infinity]
+    deploy: {{endpoint_mode: dnsrr}}
   web:
     image: {IMAGE}
     env_file: [web.env]
@@ -44,35 +74,35 @@ services:
       retries: 2
     deploy:
       replicas: 3
-      endpoint_mode: dnsrr
-      restart_policy: {{delay: 100ms}}
-      update_config: {{order: start-first, failure_action: rollback, monitor: 1s}}
-      rollback_config: {{order: start-first, monitor: 1s}}
-"""
-CLIENT = f"""\
-  client:
-    image: {IMAGE}
-    networks: [net]
-    command: [sleep, infinity]
-    stop_grace_period: 0s
-    deploy: {{endpoint_mode: dnsrr}}
+{_DEPLOY}
 """
 
 
 @dataclass(slots=True)
 class SwarmStack:
-    """A server on one of the managers, with a stack of a service ``web`` of three replicas."""
+    """A server on one of the managers, with a stack of a service ``web`` of so many replicas."""
 
     nodes: SwarmNodes
     server: Server
     name: str
     node: Node
+    replicas: int
 
     def commit(self, mode: str) -> None:
         self.server.commit({"web.env": f"MODE={mode}\n".encode()})
 
     def sync(self) -> dict[str, Any]:
         return self.server.sync()
+
+    def sync_while(self, mode: str, happens: Callable[[], None]) -> dict[str, Any]:
+        """Reconcile a new commit; while its update is under way, something happens. Returns the outcome."""
+        self.commit(mode)
+        with ThreadPoolExecutor() as pool:
+            outcome = pool.submit(self.sync)
+            eventually(lambda: outcome.done() or self.some_replaced(), timeout=60)
+            assert not outcome.done(), outcome.result()["reason"]
+            happens()
+            return outcome.result()
 
     @property
     def mode(self) -> str:
@@ -94,13 +124,24 @@ class SwarmStack:
                 yield {**variables, "namespace": facts["NetworkSettings"]["SandboxKey"]}
 
     def assert_settles(self) -> None:
-        """All three replicas, and nothing else, come to run with the value of the live file."""
+        """All replicas, and nothing else, come to run with the value of the live file."""
         eventually(lambda: self._is_settled(), timeout=60)
 
     def _is_settled(self) -> bool:
         running = self.running()
-        assert running == [self.mode] * 3, f"{running}, and the live file has {self.mode}"
+        assert running == [self.mode] * self.replicas, f"{running}, and the live file has {self.mode}"
         return True
+
+    # --- what Swarm says ---
+
+    def update(self) -> str:
+        """The state of the service's newest update."""
+        service = self.node.ask("GET", f"services/{self.name}_web") or {}
+        return str((service.get("UpdateStatus") or {}).get("State", ""))
+
+    def some_replaced(self) -> bool:
+        """Whether an update has replaced one replica, and not all."""
+        return self.update() == "updating" and len(set(self.running())) > 1
 
     def client(self, number: int) -> OverlayClient:
         """A client in the stack's network that asks so many times."""
@@ -127,15 +168,16 @@ def swarm_stacks(
             (app / "web.env").chmod(0o600)
             server = Server(root, app, make_git_remote(root / "remote.git"), age_key, forked=True)
             server.settings["swarm_manager"] = True
-            stacks.append(SwarmStack(swarm_nodes, server, name, node))
+            stacks.append(SwarmStack(swarm_nodes, server, name, node, 2 if compose is COMPOSE else 3))
         with ThreadPoolExecutor() as pool:
             list(pool.map(_begin, stacks[-number:]))
         return stacks[-number:]
 
     yield make
     swarm_nodes.repair()
-    for stack in stacks:
-        swarm_nodes.leader.docker("stack", "rm", stack.name)
+    leader = swarm_nodes.leader
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda stack: leader.docker("stack", "rm", stack.name), stacks))
 
 
 def _begin(stack: SwarmStack) -> None:
@@ -156,7 +198,7 @@ def test_neither_a_start_first_update_nor_one_that_is_rolled_back_loses_a_reques
     swarm_nodes: SwarmNodes, swarm_stacks: Callable[..., list[SwarmStack]]
 ) -> None:
     """At the same time, in two stacks, so that it takes half as long."""
-    stacks = swarm_stacks(2, swarm_nodes.leader, COMPOSE + CLIENT)
+    stacks = swarm_stacks(2, swarm_nodes.leader, SERVING)
     clients = [stack.client(2000) for stack in stacks]
     modes = ["1", "bad"]
     for stack, mode in zip(stacks, modes, strict=True):
@@ -172,3 +214,97 @@ def test_neither_a_start_first_update_nor_one_that_is_rolled_back_loses_a_reques
     assert (good.number, bad.number) == (2000, 2000)
     assert good.answers.keys() == {"0", "1"}
     assert bad.answers.keys() == {"0"}
+
+
+# --- reconciler is killed --------------------------------------------------------------------------------------------
+
+# By name: the mode that is committed, and what it is killed before (a step, the so many-th such) or at (see _moment).
+KILLS: dict[str, tuple[str, tuple[str, int] | str]] = {
+    "before the beginning": ("1", ("commit .*insert-run", 1)),
+    "before the write": ("1", ("exchange .*/web.env", 1)),
+    "before the deploy": ("1", ("docker deploy$", 1)),
+    "in the deploy": ("1", ("docker deploy, begun", 1)),
+    "as the update begins": ("1", "updating"),
+    "in the update": ("1", "some replaced"),
+    "as the rollback begins": ("bad", "rollback_started"),
+    "before files are restored": ("bad", ("exchange .*/web.env", 2)),
+    "before the deploy of what was restored": ("bad", ("docker deploy$", 2)),
+}
+
+
+def test_reconciler_killed_at_every_step_of_an_update_leaves_no_service_on_mixed_values(
+    swarm_nodes: SwarmNodes, swarm_stacks: Callable[..., list[SwarmStack]]
+) -> None:
+    stacks = swarm_stacks(len(KILLS), swarm_nodes.leader)
+    with ThreadPoolExecutor(len(KILLS)) as pool:
+        problems = list(pool.map(_killed_and_recovered, stacks, KILLS))
+    assert [problem for problem in problems if problem] == []
+
+
+def _killed_and_recovered(stack: SwarmStack, kill: str) -> str:
+    """Commit, reconcile, SIGKILL it, reconcile again; return what does not hold then."""
+    mode, moment = KILLS[kill]
+    stack.commit(mode)
+    if isinstance(moment, tuple):
+        ended = killer.run(stack.server, "sync", "--json", die_before=moment, on_paper=False)
+        if not ended.killed:
+            return f"{kill}: it ended by itself after {ended.steps}"
+    else:
+        process = stack.server.start("sync", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        eventually(lambda: stack.some_replaced() if moment == "some replaced" else stack.update() == moment, timeout=60)
+        process.kill()
+        process.wait()
+    if stack.mode not in ("0", mode):
+        return f"{kill}: the live file holds {stack.mode}"
+    results = [stack.sync()["result"], stack.sync()["result"]]
+    stack.assert_settles()
+    expected = ("0", ("rolled_back", "in_sync")) if mode == "bad" else ("1", ("applied", "in_sync"))
+    if (stack.mode, results[1]) != (expected[0], "in_sync") or results[0] not in expected[1]:
+        return f"{kill}: {results}, and {stack.mode} is live"
+    return ""
+
+
+# --- nodes are lost --------------------------------------------------------------------------------------------------
+
+
+def test_after_a_lost_worker_leader_or_quorum_all_tasks_run_with_the_live_file(
+    swarm_nodes: SwarmNodes, swarm_stacks: Callable[..., list[SwarmStack]]
+) -> None:
+    leader = swarm_nodes.leader
+    here, worker = swarm_nodes.followers
+    (stack,) = swarm_stacks(1, here)
+
+    # A worker is killed in the middle of an update; it comes back.
+    assert stack.sync_while("1", worker.kill)["result"] in ("applied", "rolled_back")
+    stack.assert_settles()
+    worker.start()
+
+    # One is cut off: what runs there goes on with the old value until it is connected again.
+    eventually(swarm_nodes.all_ready, timeout=60)
+    assert stack.sync_while("2", worker.cut_off)["result"] in ("applied", "rolled_back")
+    worker.connect()
+    stack.assert_settles()
+
+    # The leader is killed, with reconciler on another manager.
+    eventually(swarm_nodes.all_ready, timeout=60)
+    stack.sync_while("3", leader.kill)
+    outcome = stack.sync()
+    assert outcome["result"] in ("applied", "rolled_back", "in_sync"), outcome
+    stack.assert_settles()
+
+    # A second one is killed: nobody can decide anything.
+    worker.kill()
+    eventually(lambda: not here.leader(), timeout=60)
+    stack.commit("4")
+    (stack.server.app / "web.env").write_bytes(b"MODE=by hand\n")
+    backups = sorted(stack.server.state.glob("backups/*/*"))
+    outcome = stack.sync()
+    assert (outcome["result"], outcome["error_id"]) == ("failed", "swarm-unavailable"), outcome
+    assert stack.mode == "by hand"
+    assert sorted(stack.server.state.glob("backups/*/*")) == backups
+
+    swarm_nodes.repair()
+    outcome = stack.sync()
+    assert outcome["result"] == "applied", outcome
+    assert stack.mode == "4"
+    stack.assert_settles()

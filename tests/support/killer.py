@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -50,8 +51,11 @@ class Ended:
         return dict(report)
 
 
-def run(server: Server, *arguments: str, die_at: int = 0, on_paper: bool = True) -> Ended:
-    """Run a command with this server's configuration; SIGKILL it before step ``die_at`` (the first is 1; 0: never).
+def run(
+    server: Server, *arguments: str, die_at: int = 0, die_before: tuple[str, int] = ("", 0), on_paper: bool = True
+) -> Ended:
+    """Run a command with this server's configuration; SIGKILL it before step ``die_at`` (the first is 1; 0: never), or
+    before a step that matches a regular expression, the so many-th.
 
     ``on_paper`` replaces the engine, see ``PaperEngine``.
     """
@@ -61,6 +65,7 @@ def run(server: Server, *arguments: str, die_at: int = 0, on_paper: bool = True)
         "watched": [str(server.app), str(server.state / "backups"), str(server.state / "digest.key")],
         "steps_file": str(steps),
         "die_at": die_at,
+        "die_before": die_before,
         "on_paper": on_paper,
     }
     done = reconciler(*arguments, env=server.variables(), hook=(__name__, options))
@@ -70,8 +75,15 @@ def run(server: Server, *arguments: str, die_at: int = 0, on_paper: bool = True)
 # --- in the command's process ----------------------------------------------------------------------------------------
 
 
-def prepare(directory: str, watched: Sequence[str], steps_file: str, die_at: int, on_paper: bool) -> None:
-    steps = Steps(steps_file, die_at)
+def prepare(
+    directory: str,
+    watched: Sequence[str],
+    steps_file: str,
+    die_at: int,
+    die_before: tuple[str, int],
+    on_paper: bool,
+) -> None:
+    steps = Steps(steps_file, die_at, *die_before)
     if on_paper:
         _put_on_paper(directory, steps)
     _watch_files(steps, watched)
@@ -83,16 +95,20 @@ def prepare(directory: str, watched: Sequence[str], steps_file: str, die_at: int
 class Steps:
     """Notes each step in a file and, at the chosen one, kills the process."""
 
-    def __init__(self, path: str, die_at: int) -> None:
+    def __init__(self, path: str, die_at: int, pattern: str, matches: int) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._write = os.write  # not the watched one
         self._die_at = die_at
+        self._pattern = re.compile(pattern)
+        self._matches = matches
         self._number = 0
 
     def step(self, call: str) -> None:
         self._number += 1
         self._write(self._file, f"{call}\n".encode())
-        if self._number == self._die_at:
+        if self._pattern.match(call):
+            self._matches -= 1
+        if self._number == self._die_at or (self._pattern.pattern and self._matches == 0):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -171,7 +187,7 @@ def _watch_processes(steps: Steps) -> None:
         """What a command that changes something outside is called; "" for one that only looks."""
         words = [word for word in argv if not word.startswith("-")]
         program = os.path.basename(words[0]).removesuffix("-compose")  # Compose is started without the docker command
-        verbs = {"git": ("fetch", "push"), "docker": ("up", "config")}.get(program, ())
+        verbs = {"git": ("fetch", "push"), "docker": ("up", "config", "deploy")}.get(program, ())
         return next((f"{program} {verb}" for verb in verbs if verb in words), "")
 
     async def watched_start(argv: Sequence[str], *arguments: Any, **options: Any) -> Any:
@@ -193,9 +209,10 @@ def _watch_processes(steps: Steps) -> None:
 
 def _watch_engine(steps: Steps) -> None:
     from reconciler.adapters.compose.docker_api import Engine
+    from reconciler.adapters.swarm.api import SwarmEngine
 
     def watching(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        async def watch(self: Engine, *arguments: Any, **options: Any) -> Any:
+        async def watch(self: Any, *arguments: Any, **options: Any) -> Any:
             steps.step(f"engine {name}")
             return await call(self, *arguments, **options)
 
@@ -203,3 +220,5 @@ def _watch_engine(steps: Steps) -> None:
 
     for name in ("find", "inspect", "restart", "kill", "rename"):
         setattr(Engine, name, watching(name, getattr(Engine, name)))
+    for name in ("create", "remove", "force_update"):
+        setattr(SwarmEngine, name, watching(name, getattr(SwarmEngine, name)))

@@ -20,7 +20,7 @@ def make_loop(directory: Path, reconcilers: dict[str, Any], metrics: Any) -> Dae
     hosts = cast("dict[str, Reconciler]", reconcilers)
     rollouts = [Rollout(World(directory).ports(), [host]) for host in hosts.values()]
 
-    async def ask_git() -> GitAnswer:
+    async def ask_git(trigger: str) -> GitAnswer:
         return GitAnswer("a" * 40)
 
     return Daemon(

@@ -163,9 +163,10 @@ class SwarmNodes:
             node.connect()
             if not node.running:
                 node.start()
-        eventually(self._ready, timeout=STARTING)
+        eventually(self.all_ready, timeout=STARTING)
 
-    def _ready(self) -> bool:
+    def all_ready(self) -> bool:
+        """Whether the leader sees every node as ready and reachable."""
         seen = self.leader.ask("GET", "nodes") or ()
         reachable = [node for node in seen if node.get("ManagerStatus", {}).get("Reachability") == "reachable"]
         return sum(node["Status"]["State"] == "ready" for node in reachable) == len(self.nodes)
@@ -232,7 +233,7 @@ def _join(swarm: SwarmNodes) -> None:
         own = {**addresses, "AdvertiseAddr": node.address, "RemoteAddrs": [first.address], "JoinToken": token}
         status, answer = request("POST", "swarm/join", at=node.socket, body=own)
         assert status == 200, answer
-    eventually(swarm._ready, timeout=STARTING)
+    eventually(swarm.all_ready, timeout=STARTING)
 
 
 # --- what is left of a run that was killed ---------------------------------------------------------------------------

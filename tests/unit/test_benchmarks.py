@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import report
 from benchmarks.figures import Figure
 from benchmarks.groups import GROUPS, Bench, Group, measure, select_groups
 
@@ -31,3 +32,21 @@ def test_a_group_that_fails_keeps_its_first_figures_and_the_next_group_runs(tmp_
     with ExitStack() as cleanup:
         (_, first, error), (_, second, none) = measure(groups, Bench(tmp_path, cleanup, kills=0))
     assert (first, str(error), second, none) == ([good], "no daemon", [good], None)
+
+
+@pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.name)
+def test_the_tables_of_a_page_are_made_from_the_measured_figures(page: Path) -> None:
+    assert page.read_text() == report.refresh(page.read_text())  # else: make bench-report
+
+
+def test_a_table_says_what_missed_its_target_and_what_was_skipped() -> None:
+    figures = [
+        Figure("slow", "ms", (3.0, 5.0, 4.0), target=3.5),
+        Figure("small", "", (1.0,), target=1.0),
+        Figure("other", "", (), note="no engine"),
+    ]
+    assert report.figures_table({"figures": [figure.data() for figure in figures]}).splitlines()[2:] == [
+        "| slow | 4 ms | 3 – 5 | 3 | ≤ 3.5 **missed** |",
+        "| small | 1 | | 1 | ≤ 1 met |",
+        "| other | – | | | skipped: no engine |",
+    ]

@@ -24,7 +24,7 @@ UNITS = ("production@one", "production@two")
 LOCKED = StoreUnavailableError("the database is locked", where="state.db")
 
 
-async def ask_git() -> GitAnswer:
+async def ask_git(trigger: str) -> GitAnswer:
     return GitAnswer("a" * 40)
 
 
@@ -85,7 +85,7 @@ class Observing:
 
 
 async def test_an_observer_gets_outcomes_and_health_and_cannot_stop_the_loop(world: World) -> None:
-    async def no_news() -> GitAnswer:
+    async def no_news(trigger: str) -> GitAnswer:
         return GitAnswer(await world.git.head())
 
     observer, host = Observing(), Reconciler(world.ports(), "production")

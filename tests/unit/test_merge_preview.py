@@ -106,7 +106,7 @@ async def test_it_names_files_keys_and_services_and_leaves_no_trace(world: World
             reading_ports._STORE_READS,
             {
                 *("advance", "amend", "begin", "decide", "entries", "finish", "history", "history_head", "history_of"),
-                *("note", "remember_digest", "remember_first_seen", "remember_ran_services", "remember_written"),
+                *("note", "remember_digests", "remember_first_seen", "remember_ran_services", "remember_written"),
                 *("reopen", "save_environment", "verify_history"),
             },
         ),

@@ -17,6 +17,7 @@ from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Activity, Outcome, Result
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
+from reconciler.engine.target_revision import ask_git as ask_remote
 from tests.fakes import FakeClock, World
 from tests.support.waiting import until
 
@@ -39,7 +40,7 @@ class SlowReconciler(Reconciler):
         return Outcome("production", Result.IN_SYNC, "in sync")
 
 
-async def ask_git() -> GitAnswer:
+async def ask_git(trigger: str) -> GitAnswer:
     return GitAnswer("a" * 40)
 
 
@@ -51,7 +52,7 @@ class NoMetrics:
 async def running(
     steps: list[str],
     tmp_path: Path,
-    ask_git: Callable[[], Awaitable[GitAnswer]] = ask_git,
+    ask_git: Callable[[str], Awaitable[GitAnswer]] = ask_git,
     head: Revision | None = None,
 ) -> AsyncIterator[Daemon]:
     hosts = {"production": SlowReconciler(steps)}
@@ -98,7 +99,7 @@ async def test_a_request_waits_for_the_reconciliation_and_the_next_one_waits_for
 async def test_git_that_never_answers_delays_neither_a_look_nor_a_request_nor_the_end(tmp_path: Path) -> None:
     steps: list[str] = []
 
-    async def hanging() -> GitAnswer:
+    async def hanging(trigger: str) -> GitAnswer:
         steps.append("git is asked")
         await asyncio.Event().wait()
         raise AssertionError("never")
@@ -119,7 +120,7 @@ async def test_git_that_never_answers_delays_neither_a_look_nor_a_request_nor_th
 async def test_what_happens_to_a_container_is_looked_at_whatever_comes_with_it(tmp_path: Path, beside: str) -> None:
     daemons: list[Daemon] = []
 
-    async def answering() -> GitAnswer:
+    async def answering(trigger: str) -> GitAnswer:
         if daemons:
             daemons[0].look_soon("engine")
         return GitAnswer("a" * 40)
@@ -143,7 +144,7 @@ async def test_nothing_is_compared_before_git_has_answered_for_the_first_time(tm
     steps: list[str] = []
     gate = asyncio.Event()
 
-    async def answering() -> GitAnswer:
+    async def answering(trigger: str) -> GitAnswer:
         await gate.wait()
         return GitAnswer("a" * 40)
 
@@ -166,3 +167,16 @@ async def test_an_error_goes_to_whoever_sent_the_request_and_the_daemon_goes_on(
             await daemon.between_reconciliations(work)
         (outcome,) = await sync(daemon)
     assert outcome.result is Result.IN_SYNC
+
+
+async def test_only_what_a_webhook_announces_is_fetched_without_asking(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.commit("a", api="A=1")
+    ports = world.ports()
+    (tmp_path / "loop").mkdir()
+    async with running([], tmp_path / "loop", lambda trigger: ask_remote(ports, ["production"], trigger)) as daemon:
+        await until(lambda: daemon.ready)
+        assert world.steps == ["ls-remote", "fetch"]
+        daemon.poll_now("webhook")
+        assert await until(lambda: "fetch-head" in world.steps)
+    assert world.steps[2:3] == ["fetch-head"]

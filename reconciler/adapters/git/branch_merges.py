@@ -149,8 +149,10 @@ class _MergedGit:
     def __init__(self, mirror: GitMirror, objects: ObjectReader) -> None:
         self._mirror = mirror
         self._objects = objects
+        self.preload = objects.preload
         self.head = mirror.head
         self.fetch = mirror.fetch
+        self.fetch_head = mirror.fetch_head
         self.refs_below = mirror.refs_below
         self.descends = mirror.descends
         self.resolve = mirror.resolve

@@ -21,9 +21,10 @@ process behind that survives the daemon and keeps our pipes open.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import TypeVar
 
 from reconciler.adapters import process
@@ -131,6 +132,26 @@ class GitMirror:
         if commit not in self._present:
             await self._bring(commit)
 
+    async def fetch_head(self) -> str:
+        async with self._directory.exclusive():
+            commit = await self._fetch_unasked() if self._directory.usable else ""
+        if commit:
+            self._note_present(commit)
+            return commit
+        commit = await self.head()
+        await self.fetch(commit)
+        return commit
+
+    async def _fetch_unasked(self) -> str:
+        """Fetch, and return the head; "" where that fails, as asking first shows why, and has more patience."""
+        try:
+            await self._directory.fetch(self._poll_timeout)
+        except GitUnreachableError:
+            return ""
+        held, commit = await asyncio.gather(self._directory.holds(HEAD_REF), self._ask("rev-parse", HEAD_REF))
+        await self._directory.merge_packs()
+        return commit if held else ""
+
     async def refs_below(self, *prefixes: str) -> Mapping[str, str]:
         refs = await self.refs(*(f"{prefix}/*" for prefix in prefixes))
         below = tuple(f"{prefix}/" for prefix in prefixes)
@@ -169,6 +190,9 @@ class GitMirror:
         """Fetch what is missing of the commit; rebuild the mirror where it is missing or damaged."""
         async with self._directory.exclusive():
             await self._bring_locked(commit)
+        self._note_present(commit)
+
+    def _note_present(self, commit: str) -> None:
         if len(self._present) >= MOST_PRESENT:
             self._present.clear()
         self._present.add(commit)
@@ -230,6 +254,9 @@ class GitMirror:
     async def read(self, commit: str, path: str) -> Blob | None:
         entry, git_object = await self._repairing(commit, lambda: self._objects.open(commit, path))
         return blob_at(commit, path, entry, git_object)
+
+    async def preload(self, commit: str, paths: Collection[str]) -> None:
+        await self._objects.preload(commit, paths)
 
     async def names(self, commit: str, directory: str) -> tuple[str, ...]:
         """Sorted names in the directory; empty where it does not exist. For messages that say what exists."""

@@ -41,16 +41,17 @@ class MirrorDirectory:
         completed = await self._git.run(["git", "rev-list", "--quiet", "--objects", "--max-count=1", revision, "--"])
         return completed.ok
 
-    async def fetch(self) -> None:
-        """Fetch the branch. Raises GitUnreachableError, SourceError."""
+    async def fetch(self, seconds: float | None = None) -> None:
+        """Fetch the branch, within ``seconds`` if fewer. Raises GitUnreachableError, SourceError."""
         await asyncio.to_thread(_clear_leftovers, self._path)
-        await self._fetch_into(self._path)
+        await self._fetch_into(self._path, seconds)
 
-    async def _fetch_into(self, git_dir: str) -> None:
+    async def _fetch_into(self, git_dir: str, seconds: float | None = None) -> None:
+        seconds = self._fetch_timeout if seconds is None else min(seconds, self._fetch_timeout)
         completed = await self._git.run(
             fetch_command(self._git.url, self._git.branch),
             git_dir=git_dir,
-            seconds=self._fetch_timeout,
+            seconds=seconds,
             resources={resource.RLIMIT_FSIZE: LARGEST_PACK},
         )
         if completed.ok:
@@ -61,7 +62,7 @@ class MirrorDirectory:
                 f"the repository is larger than {LARGEST_PACK // process.MIB} MiB",
                 "Give the environments a repository of their own.",
             )
-        self._git.raise_failure(completed, self._fetch_timeout)
+        self._git.raise_failure(completed, seconds)
 
     async def rebuild(self) -> None:
         """Fetch everything into a new mirror, then replace the old one, which serves until then."""

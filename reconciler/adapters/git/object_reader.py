@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from reconciler.adapters import process
 from reconciler.adapters.git.command import LARGEST_OBJECT, check_commit, check_path, sanitized
@@ -54,6 +54,19 @@ class ObjectReader:
             raise DamagedError(f"the object {entry.id[:12]} is missing")
         return entry, git_object
 
+    async def preload(self, commit: str, paths: Collection[str]) -> None:
+        """Remember the files at these paths with one call, as far as there is room. What cannot be read is left out:
+        whoever opens it gets the reason."""
+        ids = set()
+        for path in paths:
+            with contextlib.suppress(SourceError, DamagedError):
+                entry = (await self.find(commit, path)).entry
+                if entry is not None and entry.mode in FILE_MODES and self._kept.get(entry.id) is None:
+                    ids.add(entry.id)
+        if len(ids) > 1:
+            with contextlib.suppress(SourceError, DamagedError):
+                await self._load(sorted(ids), stdout=KEPT_OBJECTS)
+
     async def find(self, commit: str, path: str) -> TreePlace:
         """Walk from the commit to ``path`` through remembered objects, or else read every step in one call."""
         check_commit(commit)
@@ -95,13 +108,14 @@ class ObjectReader:
             entry = tree.entries[element]
         return TreePlace(top, entry, read)
 
-    async def _load(self, names: Sequence[str]) -> Mapping[str, GitObject]:
-        """Read and remember the objects of these names. git is stopped where one exceeds the limit."""
+    async def _load(self, names: Sequence[str], stdout: int | None = None) -> Mapping[str, GitObject]:
+        """Read and remember the objects of these names. git is stopped where one exceeds the limit, or all of them
+        exceed ``stdout`` bytes."""
         import_gitpython()
         completed = await self._git.run(
             ["git", "cat-file", "--batch"],
             stdin="".join(f"{name}\n" for name in names).encode(),
-            stdout=len(names) * (LARGEST_OBJECT + process.KIB),
+            stdout=stdout or len(names) * (LARGEST_OBJECT + process.KIB),
         )
         if completed.timed_out:
             self._git.raise_failure(completed, QUICK)

@@ -53,6 +53,7 @@ class FileWriters:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._lock = threading.Lock()
         self._followed: dict[tuple[_Directory, str], str] = {}
+        self._marks: dict[str, tuple[_Directory, str]] = {}
         self._writers: dict[str, list[tuple[float, FileWriter | None]]] = {}
         self._recent: dict[int, tuple[float, FileWriter]] = {}
         flags = _CLOEXEC | _NONBLOCK | _REPORT_PIDFD | _REPORT_DIR_FID | _REPORT_NAME
@@ -80,16 +81,16 @@ class FileWriters:
         if self._group < 0 or (key := self._handle(directory)) is None:
             return
         with self._lock:
-            known = self._followed.get((key, name)) == path
-            if not known:
-                self._followed = {mark: file for mark, file in self._followed.items() if file != path}
+            known = self._marks.get(path) == (key, name)
+            if not known and (former := self._marks.pop(path, None)) is not None:
+                self._followed.pop(former, None)
         if known:
             return
         encoded = os.fsencode(directory)
         mark = ctypes.c_uint64(_EVENTS)
         if self._libc.fanotify_mark(self._group, _MARK_ADD | _MARK_ONLYDIR, mark, _AT_FDCWD, encoded) == 0:
             with self._lock:
-                self._followed[key, name] = path
+                self._followed[key, name], self._marks[path] = path, (key, name)
                 self._writers.pop(path, None)
 
     def writers_of(self, path: str, modified_at: float) -> Sequence[FileWriter]:

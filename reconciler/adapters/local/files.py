@@ -16,13 +16,13 @@ import os
 import pwd
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from reconciler.adapters import process
 from reconciler.adapters.disk import disk_id, disk_reason
 from reconciler.adapters.local.file_writers import FileWriters
 from reconciler.adapters.local.in_place import overwrite
-from reconciler.adapters.local.live_files import changed, edit_of, is_left_of, new_name
+from reconciler.adapters.local.live_files import by_directory, changed, edit_of, left_beside, names_before, new_name
 from reconciler.adapters.local.mounted_files import sight_of
 from reconciler.adapters.local.open_files import TO_READ, chown_arguments, is_being_written, read_open, write_all
 from reconciler.adapters.local.renames import claim_name, exchange
@@ -32,7 +32,7 @@ from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import GuardError, LiveFileError, OutsideError
 from reconciler.core.exhaustion import INODES, MEMORY
 from reconciler.core.model.compose import Sight
-from reconciler.core.model.targets import Check, LiveFile, Ownership
+from reconciler.core.model.targets import Check, FileStamp, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
 # A session may end before it is looked for, so only a file that has just been written is anybody's by that.
@@ -87,6 +87,18 @@ class LocalHost:
         except OSError as error:
             raise _live_file_error("cannot read the live file", path, error) from error
 
+    async def stamps(self, paths: Collection[str]) -> Mapping[str, FileStamp | None]:
+        stamps: dict[str, FileStamp | None] = {}
+        for directory, names in by_directory(paths).items():
+            try:
+                with self._parent(f"{directory}/{next(iter(names))}") as (parent, _):
+                    stamps |= _stamps(parent, directory, names)
+            except FileNotFoundError:
+                stamps |= dict.fromkeys(f"{directory}/{name}" for name in names)
+            except (OSError, LiveFileError):  # whoever reads it gets the reason
+                continue
+        return stamps
+
     async def editor(self, path: str, live: LiveFile | None) -> str:
         modified_at = live.modified_at if live else 0.0
         writers = self._writers.writers_of(path, modified_at) if self._writers else ()
@@ -132,15 +144,19 @@ class LocalHost:
     async def sight(self, path: str, container: str, pid: int, inside: str) -> Sight:
         return sight_of(path, container, pid, inside)
 
-    async def leftovers(self, path: str) -> tuple[str, ...]:
-        try:
-            with self._parent(path) as (parent, name):
-                names = [entry for entry in os.listdir(parent) if is_left_of(name, entry) and _is_file(parent, entry)]
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            raise _live_file_error("cannot look for leftovers of an earlier run", path, error) from error
-        return tuple(os.path.join(os.path.dirname(path), entry) for entry in sorted(names))
+    async def leftovers(self, paths: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        leftovers: dict[str, tuple[str, ...]] = {}
+        for directory, names in by_directory(paths).items():
+            path = f"{directory}/{min(names)}"
+            try:
+                with self._parent(path) as (parent, _):
+                    entries = [entry for entry in os.listdir(parent) if names_before(entry) and _is_file(parent, entry)]
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise _live_file_error("cannot look for leftovers of an earlier run", path, error) from error
+            leftovers |= left_beside(directory, names, entries)
+        return leftovers
 
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership(
@@ -232,7 +248,7 @@ def _make(parent: int, name: str, ownership: Ownership) -> int:
 def _remove_leftover_directories(parent: int, name: str) -> None:
     """Remove what a killed earlier attempt left; only an empty directory is removed."""
     for entry in os.listdir(parent):
-        if is_left_of(name, entry):
+        if name in names_before(entry):
             with contextlib.suppress(OSError):
                 os.rmdir(entry, dir_fd=parent)
 
@@ -246,6 +262,21 @@ def _read(parent: int, name: str, path: str) -> LiveFile:
         return read_open(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def _stamps(parent: int, directory: str, names: Collection[str]) -> dict[str, FileStamp | None]:
+    """What stat says of the regular files in an open directory."""
+    stamps: dict[str, FileStamp | None] = {}
+    for name in names:
+        try:
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            stamps[f"{directory}/{name}"] = None
+            continue
+        if stat.S_ISREG(status.st_mode):
+            facts = (status.st_dev, status.st_ino, status.st_size, status.st_mode, status.st_uid, status.st_gid)
+            stamps[f"{directory}/{name}"] = (*facts, status.st_mtime_ns, status.st_ctime_ns)
+    return stamps
 
 
 def _is_file(parent: int, name: str) -> bool:

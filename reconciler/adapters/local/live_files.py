@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import stat
+from collections.abc import Collection, Iterable
 
 from reconciler.adapters import process
 from reconciler.core.errors import ChangedMeanwhileError, LiveFileError
@@ -19,13 +20,32 @@ def new_name(name: str) -> str:
     return f".{name}.reconciler-{secrets.token_hex(6)}"
 
 
-def is_left_of(name: str, candidate: str) -> bool:
-    """Whether ``other`` is a temporary name for the file ``name``, or for such a temporary file."""
+def names_before(candidate: str) -> tuple[str, ...]:
+    """The names of the files that ``candidate`` may be a temporary name for, or for such a temporary file."""
+    names = []
     while match := _LEFTOVER.fullmatch(candidate):
         candidate = match[1]
-        if candidate == name:
-            return True
-    return False
+        names.append(candidate)
+    return tuple(names)
+
+
+def left_beside(directory: str, names: Collection[str], entries: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Given the names of live files, and what a directory has, return by path the temporary files of each, as paths."""
+    beside: dict[str, list[str]] = {}
+    for entry in sorted(entries):
+        for name in names_before(entry):
+            if name in names:
+                beside.setdefault(f"{directory}/{name}", []).append(f"{directory}/{entry}")
+    return {path: tuple(leftovers) for path, leftovers in beside.items()}
+
+
+def by_directory(paths: Iterable[str]) -> dict[str, set[str]]:
+    """Names of files by their directory."""
+    directories: dict[str, set[str]] = {}
+    for path in paths:
+        directory, _, name = path.rpartition("/")
+        directories.setdefault(directory, set()).add(name)
+    return directories
 
 
 def require_regular(path: str, mode: int) -> None:

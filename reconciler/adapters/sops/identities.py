@@ -87,7 +87,7 @@ def _identity(where: str, text: str) -> Identity:
     if decoded is not None and len(decoded[1]) == 32:
         prefix, secret = decoded
         if prefix == _NATIVE:
-            recipient = _native_key(secret)
+            recipient = _native_key(text)
         elif prefix == _HYBRID:
             recipient = _hybrid_key(where, secret)
     if recipient is None:
@@ -109,10 +109,10 @@ def _plugin_identity(where: str, text: str) -> Identity:
     return Identity(Secret(text.encode()), "", plugin)
 
 
-def _native_key(secret: bytes) -> str:
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+def _native_key(text: str) -> str:
+    from pyrage import x25519  # cryptography would add 8 MB to the daemon
 
-    return encode_bech32("age", X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw())
+    return str(x25519.Identity.from_str(text).to_public())
 
 
 def _hybrid_key(where: str, secret: bytes) -> str:

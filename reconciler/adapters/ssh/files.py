@@ -15,11 +15,19 @@ import contextlib
 import posixpath
 import stat
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters import process
-from reconciler.adapters.local.live_files import changed, edit_of, is_left_of, new_name, require_regular, require_small
+from reconciler.adapters.local.live_files import (
+    by_directory,
+    changed,
+    edit_of,
+    left_beside,
+    new_name,
+    require_regular,
+    require_small,
+)
 from reconciler.adapters.local.mounted_files import by_name, mounted_at
 from reconciler.adapters.ssh.compose_context import (
     flush_directory,
@@ -29,11 +37,12 @@ from reconciler.adapters.ssh.compose_context import (
     staging_directory,
 )
 from reconciler.adapters.ssh.connection import SshConnection
+from reconciler.adapters.ssh.stamps import stamps_of
 from reconciler.core.decide.editors import editor_sentence
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import ChangedMeanwhileError, GuardError, LiveFileError
 from reconciler.core.model.compose import Sight
-from reconciler.core.model.targets import Check, LiveFile, Ownership
+from reconciler.core.model.targets import Check, FileStamp, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
 if TYPE_CHECKING:
@@ -79,6 +88,10 @@ class SshHost:
             return None
         except asyncssh.SFTPError as error:
             raise self._error("cannot read the live file", path, error) from None
+
+    async def stamps(self, paths: Collection[str]) -> Mapping[str, FileStamp | None]:
+        allowed = [path for path in paths if any(is_below(path, root) for root in self._allowed)]
+        return await stamps_of(self._connection, {path: self._root(path) for path in allowed})
 
     async def editor(self, path: str, live: LiveFile | None) -> str:
         return editor_sentence((), None, f"uid {live.uid}" if live else "")
@@ -136,14 +149,15 @@ class SshHost:
         compared = await self._connection.run(argv, limits=_QUICK)
         return _SIGHTS.get(compared.exit_code) or by_name(mounted, path)
 
-    async def leftovers(self, path: str) -> tuple[str, ...]:
+    async def leftovers(self, paths: Collection[str]) -> Mapping[str, tuple[str, ...]]:
         if not self._cleared:  # what a killed process had staged
             await self._connection.run(["rm", "-rf", "--", self._memory, f"{self._memory}-check"], limits=_QUICK)
             self._cleared = True
-        directory, name = posixpath.split(path)
-        async with self._connection.answering():
-            names = [entry for entry in await list_directory(self._connection, directory) if is_left_of(name, entry)]
-        return tuple(posixpath.join(directory, entry) for entry in sorted(names))
+        leftovers: dict[str, tuple[str, ...]] = {}
+        for directory, names in by_directory(paths).items():
+            async with self._connection.answering():
+                leftovers |= left_beside(directory, names, await list_directory(self._connection, directory))
+        return leftovers
 
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership(await self._id("passwd", "user", owner), await self._id("group", "group", group))

@@ -11,12 +11,13 @@ from reconciler.core.model.requests import GitAnswer
 
 
 class GitPoll:
-    """Asks git with ``ask`` when that is requested, or due; ``answered`` is called when there is an answer to take.
+    """Asks git with ``ask``, which gets what started it, when that is requested, or due; ``answered`` is called when
+    there is an answer to take.
 
     ``next_at`` is when to ask again by itself, in monotonic seconds.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[GitAnswer]], answered: Callable[[], None]) -> None:
+    def __init__(self, ask: Callable[[str], Awaitable[GitAnswer]], answered: Callable[[], None]) -> None:
         self._ask = ask
         self._answered = answered
         self._requested_by = ""
@@ -62,7 +63,7 @@ class GitPoll:
 
     async def _safely(self) -> GitAnswer:
         try:
-            return await self._ask()
+            return await self._ask(self._trigger)
         except Exception as error:  # noqa: BLE001  # a defect of ours must not end the daemon
             logs.get_logger().error("asking git failed unexpectedly", exc_info=error)
             return GitAnswer(error=GitUnreachableError("internal error; the log has the traceback"))

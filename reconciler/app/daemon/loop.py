@@ -84,7 +84,7 @@ class Daemon:
         reconcilers: Mapping[str, Reconciler],
         rollouts: Sequence[Rollout],
         *,
-        ask_git: Callable[[], Awaitable[GitAnswer]],
+        ask_git: Callable[[str], Awaitable[GitAnswer]],
         clock: Clock,
         metrics: LoopMetrics,
         poll_interval: float,

@@ -205,7 +205,8 @@ async def runtime(
     prepare_state_dir(config.state_dir)
     with contextlib.closing(open_store(config)) as store:
         async with contextlib.AsyncExitStack() as stack:
-            sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary)
+            version_file = os.path.join(config.state_dir, "sops-version.json")
+            sops = Sops(keys or key_sources(config), binary=config.decryption.sops_binary, version_file=version_file)
             host = LocalHost(config.allowed_paths)
             if daemon:
                 host = LocalHost(config.allowed_paths, stack.enter_context(contextlib.closing(FileWriters())))
@@ -239,7 +240,7 @@ async def _built(
     interval = min(config.repository.poll_interval, config.drift.interval)
     metrics = PrometheusMetrics(version(DISTRIBUTION), tuple(units), interval, host=config.host)
     metrics.watch_disk(lambda: disk_state(config.state_dir))
-    context = LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ)
+    context = LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ, in_memory=True)
     compose = stack_engines(context, digest, swarm=config.swarm_manager)
     stack.push_async_callback(compose.close)
     mirror = _mirror(config)

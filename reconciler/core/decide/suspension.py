@@ -16,6 +16,7 @@ from reconciler.core.text import instant
 HOUR = 3600.0
 # This many corrections of one target within an hour mean that there is a conflicting writer.
 CONFLICTING = 3
+CONFLICTING_WRITER = "conflicting-writer"  # the id of that
 RUNS_LOOKED_AT = 100  # more than an hour can have, as corrections that follow each other wait
 _BY_HAND = (Kind.DRIFT, Kind.CONFLICT)
 _FIRST_BACKOFF = 60.0  # seconds; doubles with every further correction, up to an hour

@@ -204,6 +204,11 @@ class LiveFile:
     modified_at: float = 0.0
 
 
+FileStamp = tuple[int | str, ...]
+"""What stat says of a file, only to be compared: inode, size, mode, owner, mtime, ctime. A file that was changed has
+another one, unless its clock has not ticked since the change before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ownership:
     """Numeric ids to set; ``None`` leaves what is there (a new file gets the daemon's own)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,6 +31,12 @@ class Git(Protocol):
         Raises GitUnreachableError, and SourceError for an object that git itself refuses. So do the methods below.
         """
 
+    async def fetch_head(self) -> str:
+        """Fetch the branch, and return its commit id: one question less where it is known to have moved.
+
+        Raises as ``head`` and ``fetch`` do.
+        """
+
     async def revision(self, commit: str, directory: str) -> Revision:
         """The commit with the id of ``directory``'s tree ("" if it does not exist)."""
 
@@ -40,6 +46,9 @@ class Git(Protocol):
         Raises SourceError for anything but a regular file (link, submodule, directory), for one over the size
         limit and for an LFS pointer.
         """
+
+    async def preload(self, commit: str, paths: Collection[str]) -> None:
+        """Get what ``read`` needs for these paths with few calls; what that cannot get, ``read`` gets and reports."""
 
     async def descends(self, commit: str, ancestor: str) -> bool:
         """Whether ``commit`` is ``ancestor`` or descends from it. An unknown ancestor gives False."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from reconciler.core.inventory import FoundFile
 from reconciler.core.model.commands import CommandResult
 from reconciler.core.model.compose import Sight
-from reconciler.core.model.targets import Check, LiveFile, Ownership
+from reconciler.core.model.targets import Check, FileStamp, LiveFile, Ownership
 from reconciler.core.secret import Secret
 
 
@@ -26,6 +26,10 @@ class Host(Protocol):
 
         Raises LiveFileError for a link on the way, a directory, a device, or a file that cannot be read.
         """
+
+    async def stamps(self, paths: Collection[str]) -> Mapping[str, FileStamp | None]:
+        """What stat says of each file, None where there is none. Paths are left out where it says too little, or cannot
+        say it: such a file has to be read. Raises nothing but HostUnreachableError."""
 
     async def editor(self, path: str, live: LiveFile | None) -> str:
         """Who edited the live file, or removed it, since we last wrote it, and how sure that is: a sentence's part such
@@ -64,8 +68,9 @@ class Host(Protocol):
         """What a container, by its id and its first process, has at the path ``inside``, where it mounts the file at
         ``path`` by itself."""
 
-    async def leftovers(self, path: str) -> tuple[str, ...]:
-        """Absolute paths of our own temporary files that a killed run left beside ``path``.
+    async def leftovers(self, paths: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        """Absolute paths of our own temporary files that a killed run left beside each of ``paths``; only where there
+        are any.
 
         One may hold an edit that exists nowhere else: ``read`` it, back it up, and only then ``remove`` it.
         """

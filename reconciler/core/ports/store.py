@@ -47,6 +47,10 @@ class Backups(Protocol):
 class Store(Protocol):
     """What is remembered between reconciliations. Every change is durable when the call returns."""
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Equal ones mean that nothing was stored in between, by whichever process."""
+
     def environment(self, name: str) -> EnvironmentRecord: ...
 
     def environments(self) -> tuple[str, ...]:
@@ -63,7 +67,8 @@ class Store(Protocol):
     def digest(self, blob: str, format: str, identity: str) -> str | None:
         """The remembered keyed digest of a blob's plaintext."""
 
-    def remember_digest(self, blob: str, format: str, identity: str, digest: str) -> None: ...
+    def remember_digests(self, digests: Mapping[tuple[str, str, str], str]) -> None:
+        """By blob, format and identity."""
 
     def ever_written(self, host: str, paths: Collection[str]) -> frozenset[str]:
         """Those of the real ``paths`` that were ever written on the ``host`` ("" for this machine), from any
