@@ -90,6 +90,7 @@ def test_every_field_is_read() -> None:
                 ),
             ),
             on_failure=OnFailure.HOLD,
+            on_drift=OnDrift.REPORT,
             one_shot=frozenset({"migrate"}),
         ),
     )
