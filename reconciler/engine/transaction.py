@@ -214,7 +214,7 @@ async def _failed_revision(planned: _PlannedRun, error: ReconcilerError) -> Outc
     ports.metrics.failed(plan.environment, ports.clock.now())
     run, views = planned.transaction.run, planned.prepared.views
     projects = [planned.transaction.projects.get(name) or view.before for name, view in views.items()]
-    logs = [f"`{project.invocation.command('logs')}`" for project in projects if project]
+    logs = [f"`{project.invocation.show()}`" for project in projects if project]
     look = f"Look at the service ({', '.join(logs) or '`docker compose logs`'}), or fix it with a new commit"
     if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
         return _degraded(planned, f"{error}. on_failure is hold: the new files stay. {look}")
