@@ -24,13 +24,13 @@ def restores(server: Server, kind: str) -> list[Figure]:
     """`reconciler run`, idle: every live file is edited once, one after another."""
     server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "10m"
     with server.daemon():
-        took = tuple(_restore(server.app / source, source) for source in SOURCES)
+        took = tuple(restore(server.app / source, source) for source in SOURCES)
     slow = statistics.quantiles(took, n=20)[-1]
     name = f"hand edit to restored file, {kind}"
     return [Figure(name, "ms", took), Figure(f"{name}: 95th percentile", "ms", (slow,), RESTORE_TARGET)]
 
 
-def _restore(live: Path, source: str) -> float:
+def restore(live: Path, source: str) -> float:
     """Milliseconds until the file matches git again."""
     time.sleep(REST)
     desired = live.read_bytes()  # other measurements have changed some
