@@ -124,7 +124,7 @@ def idle_daemon(bench: Bench) -> Iterator[Figure]:
 GROUPS = (
     Group("help", "start of the installed command", start_of_the_command),
     Group("client", "commands that ask the daemon", lambda bench: client.measure(bench.server, TARGETS)),
-    Group("scrape", "/metrics with 1,000 targets", lambda bench: scrape.measure(bench.room("scrape"))),
+    Group("scrape", "memory and /metrics with 3 and 1,000 targets", lambda bench: scrape.measure(bench.room("scrape"))),
     Group("checks", "check and diff of 200 files", lambda bench: checks.measure(bench.room("checks"))),
     Group("compare", "compare with 20 hosts", lambda bench: compare.measure(bench.room("compare"))),
     Group("pages", "the daemon's page of 200 targets", lambda _: pages.measure()),

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ def main() -> int:
         "--peers", metavar="VENV", type=Path, required=True, help="the environment with the other tools"
     )
     parser.add_argument("--only", choices=("costs", "faults"), help="measure these only")
+    sizes = {"type": int, "nargs": "+", "default": costs.SIZES}
+    parser.add_argument("--files", metavar="N", **sizes, help="for how many files costs are measured")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write everything to this file")
     arguments = parser.parse_args()
     if lacking := [program for program in NEEDED if shutil.which(program, path=dockerd.SEARCH_PATH) is None]:
@@ -65,7 +67,7 @@ def main() -> int:
         return 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that everything is cleaned up
     with tempfile.TemporaryDirectory(prefix="peers-") as scratch:
-        data = _measured(Path(scratch), arguments.peers.resolve(), arguments.only)
+        data = _measured(Path(scratch), arguments.peers.resolve(), arguments.only, arguments.files)
     if arguments.json:
         arguments.json.write_text(json.dumps(data, indent=2) + "\n")
     if data["failed"]:
@@ -73,7 +75,7 @@ def main() -> int:
     return 1 if data["failed"] else 0
 
 
-def _measured(scratch: Path, peers: Path, only: str | None) -> dict[str, Any]:
+def _measured(scratch: Path, peers: Path, only: str | None, sizes: Sequence[int]) -> dict[str, Any]:
     engine = PrivateEngine(scratch)
     engine.start()
     os.environ["DOCKER_HOST"] = engine.host
@@ -101,7 +103,7 @@ def _measured(scratch: Path, peers: Path, only: str | None) -> dict[str, Any]:
         dockerd.ensure_image(IMAGE)
         described = {**machine(), **_versions(peers)}
         print("\n".join(f"{name:>14}: {value}" for name, value in described.items()), flush=True)
-        figures = attempted("costs", lambda: costs.measure(scratch, make_site))
+        figures = attempted("costs", lambda: costs.measure(scratch, make_site, sizes))
         print("\n" + table([replace(figure, target=None) for figure in figures]), flush=True)
         endings = attempted("faults", lambda: faults.measure(make_site, engine))
         for ending in endings:
@@ -121,7 +123,7 @@ def _versions(peers: Path) -> dict[str, str]:
         [str(peers / "bin" / "python"), "-m", "pip", "freeze"], check=True, capture_output=True, text=True
     )
     versions = dict(line.split("==") for line in listed.stdout.splitlines() if "==" in line)
-    crypt = subprocess.run(["git-crypt", "--version"], check=True, capture_output=True, text=True)
+    crypt = subprocess.run(["git-crypt", "version"], check=True, capture_output=True, text=True)
     return {
         "ansible-core": versions["ansible-core"],
         "harbormaster": versions["docker-harbormaster"],

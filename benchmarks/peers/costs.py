@@ -13,7 +13,7 @@ import os
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,7 +35,8 @@ from tests.support.waiting import eventually
 
 SIZES = (3, 50, 200)  # files
 ROUNDS = 5
-# A run of ansible-pull takes seconds for each ten files.
+# A run of ansible-pull takes seconds for each ten files. With 200, its first run finds all live files as they should be
+# and counts as the run with no change.
 FEWER_ROUNDS = {(AnsibleSite.tool, 50): 2, (AnsibleSite.tool, 200): 1}
 QUIET = 0.5  # seconds without CPU: the daemon has done everything
 UNITS = {"CPU": "s", "started": "s", "healthy": "s", "memory": "MB"}
@@ -61,10 +62,10 @@ class Samples:
             yield Figure(name, unit, tuple(samples), point=Point(tool, "files", self._files), group=measure)
 
 
-def measure(scratch: Path, make_site: MakeSite) -> Iterator[Figure]:
+def measure(scratch: Path, make_site: MakeSite, sizes: Sequence[int] = SIZES) -> Iterator[Figure]:
     """The figures for each number of files; ``make_site`` makes a site of this kind in a directory of this name."""
     key = make_age_key(scratch)
-    for files in SIZES:
+    for files in sizes:
         with ThreadPoolExecutor(2) as pool:
             plain = {name: content(name, "first") for name in names(files)}
             encrypted = dict(
@@ -79,8 +80,11 @@ def measure(scratch: Path, make_site: MakeSite) -> Iterator[Figure]:
                 stack.callback(site.remove)
                 shared = isinstance(site, ReconcilerSite | ScriptSite | AnsibleSite)
                 sources = encrypted if shared else {name: site.encrypt(name, data) for name, data in plain.items()}
+                only_round = FEWER_ROUNDS.get((site.tool, files)) == 1
+                if only_round:
+                    site.seed(plain)
                 first = site.start(sources)
-                samples.add(site.tool, "first run", CPU=first.cpu)
+                samples.add(site.tool, "no change" if only_round else "first run", CPU=first.cpu)
                 sites.append(site)
             _rounds(stack, sites, samples, files)
         yield from samples.figures()
@@ -95,7 +99,7 @@ def _rounds(stack: ExitStack, sites: list[Site], samples: Samples, files: int) -
                 continue
             if isinstance(site, ReconcilerSite):
                 samples.add(site.tool, "no change", CPU=daemon.announce("webhook")[0])
-            else:
+            elif FEWER_ROUNDS.get((site.tool, files)) != 1:
                 _unchanged(site, samples)
             changed = {"api.env": content("api.env", f"round{number}")}
             began = time.time()

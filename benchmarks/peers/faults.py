@@ -240,7 +240,7 @@ def scaled(site: Site) -> None:
 
 def kept_scale(site: Site, runs: list[Run], states: list[State]) -> str:
     count = len(labelled("container", project=site.project.name, service="worker"))
-    return f"{'3 kept' if count == 3 else f'back to {count}'}, {_voice(runs[0])}"
+    return "3 kept" if count == 3 else f"back to {count}"
 
 
 def missing_variable(site: Site) -> None:

@@ -430,5 +430,6 @@ def _done_reason(transaction: Transaction, *, services: bool) -> str:
     deleted = ", ".join(change.source for change in transaction.run.changes if change.digest is None)
     healthy = ", ".join(sorted({action.service for action in transaction.run.actions})) if services else ""
     parts = [f"wrote {files}" if files else "", f"deleted {deleted}" if deleted else ""]
+    parts += [f"redeployed {action.service} ({action.reason})" for action in transaction.run.actions if action.repairs]
     parts.append(f"{healthy} healthy on the new values" if healthy else "")
     return "; ".join(part for part in parts if part)

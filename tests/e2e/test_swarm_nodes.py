@@ -99,7 +99,8 @@ class SwarmStack:
         self.commit(mode)
         with ThreadPoolExecutor() as pool:
             outcome = pool.submit(self.sync)
-            eventually(self.some_replaced, timeout=60)
+            eventually(lambda: outcome.done() or self.some_replaced(), timeout=60)
+            assert not outcome.done(), outcome.result()["reason"]
             happens()
             return outcome.result()
 
