@@ -16,7 +16,7 @@ from tests.support.server import Server
 from tests.support.swarm import NAMESPACE, Swarm, single_node_swarm
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.root]
+pytestmark = [pytest.mark.swarm, pytest.mark.xdist_group("single-swarm")]
 
 DEPLOY = "deploy: {update_config: *update, restart_policy: {delay: 100ms}}"
 # MODE=bad makes the health check fail. Short times, so that a failed update is over soon.
@@ -226,11 +226,21 @@ def test_a_key_reaches_only_the_service_that_reads_it_and_an_unhealthy_one_is_ro
     assert swarm.environment(f"{name}_api")["A"] == "2"
     assert swarm.tasks(f"{name}_worker") == worker
 
-    server.commit({"api.env": b"MODE=bad\nA=3\n"})
+    server.commit({"api.env": b"MODE=good\nA=3\n"})
+    interrupted = server.start("sync")
+    eventually(lambda: swarm.environment(f"{name}_api")["A"] == "3", timeout=60)
+    interrupted.kill()
+    interrupted.wait()
+    resumed = server.sync()
+    assert resumed["result"] == "applied", resumed
+    previous = swarm.service(f"{name}_api")["PreviousSpec"]["TaskTemplate"]["ContainerSpec"]["Env"]
+    assert "A=2" in previous, "what Swarm itself would roll back to"
+
+    server.commit({"api.env": b"MODE=bad\nA=4\n"})
     failed = server.sync()
     assert failed["result"] == "rolled_back", failed
-    assert server.live("api.env") == b"MODE=good\nA=2\n"
-    assert swarm.environment(f"{name}_api") == {"MODE": "good", "A": "2"}
+    assert server.live("api.env") == b"MODE=good\nA=3\n"
+    assert swarm.environment(f"{name}_api") == {"MODE": "good", "A": "3"}
     assert "Reconciler-Rollback-Of" in server.remote.git("log", "-1", "main")
     assert swarm.tasks(f"{name}_worker") == worker
     assert server.sync()["result"] == "in_sync"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from reconciler.adapters import process
 from reconciler.adapters.swarm.contents import contents_of, with_contents
+from reconciler.adapters.swarm.errors import of_deploy
 from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import containers_of, references
 from reconciler.core.decide.health import Verdict, watch_health
-from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError
+from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError, SwarmUnavailableError
 from reconciler.core.model.compose import Project, Service
 from reconciler.core.model.targets import HealthPolicy, MountedTarget, Stack, StackKind
 from reconciler.core.secret import Digester, Secret
@@ -81,6 +84,24 @@ def test_a_place_is_as_its_task_is(facts: Any, tasks: Any, expected: tuple[str, 
     assert container.service == "api"
     if tasks:
         assert (container.node, container.name, container.image) == ("web-1", "app_api.1", "app:1")
+
+
+def test_a_node_that_has_just_come_back_is_no_failure_of_the_task() -> None:
+    error = {"Err": "cannot create a swarm scoped network when swarm is not active"}
+    tasks = [task("t1", "rejected", desired="shutdown", **error), task("t2", "running")]
+    (container,) = containers_of(service(), tasks, {})
+    assert (container.state, container.restarts) == ("running", 0)
+
+
+async def test_a_deploy_that_something_else_is_always_faster_than_blames_no_revision() -> None:
+    stderr = b"failed to update service app_api: Error response from daemon: rpc error: desc = update out of sequence"
+    completed = process.Completed("docker", 1, b"", stderr)
+    assert isinstance(of_deploy(Project("app", {}), completed, "api"), SwarmUnavailableError)
+    refused = of_deploy(
+        Project("app", {}), replace(completed, stderr=b"services.api.x must be a string: s3cr3t"), "api"
+    )
+    assert isinstance(refused, ModelRefusedError)
+    assert "s3cr3t" not in str(refused)
 
 
 def test_an_update_that_swarm_rolled_back_has_failed_only_if_it_was_ours() -> None:
