@@ -94,7 +94,6 @@ def test_every_field_is_read() -> None:
             on_failure=OnFailure.HOLD,
             on_drift=OnDrift.REPORT,
             one_shot=frozenset({"migrate"}),
-            on_drift=OnDrift.REPORT,
         ),
     )
     api, worker, nginx, motd, issue = manifest.targets
