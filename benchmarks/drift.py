@@ -24,13 +24,13 @@ def restores(server: Server, kind: str) -> list[Figure]:
     """`reconciler run`, idle: every live file is edited once, one after another."""
     server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "10m"
     with server.daemon():
-        took = tuple(_restore(server.app / source, source) for source in SOURCES)
+        took = tuple(restore(server.app / source, source) for source in SOURCES)
     slow = statistics.quantiles(took, n=20)[-1]
     name = f"hand edit to restored file, {kind}"
     return [Figure(name, "ms", took), Figure(f"{name}: 95th percentile", "ms", (slow,), RESTORE_TARGET)]
 
 
-def _restore(live: Path, source: str) -> float:
+def restore(live: Path, source: str) -> float:
     """Milliseconds until the file matches git again."""
     time.sleep(REST)
     desired = live.read_bytes()  # other measurements have changed some
@@ -48,11 +48,11 @@ def flood(server: Server) -> list[Figure]:
     server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "10m"
     with server.daemon() as daemon:
         pid = daemon.process.pid
-        before, began = _cpu(pid), time.perf_counter()
+        before, began = cpu_seconds(pid), time.perf_counter()
         for number in range(FLOOD):
             (server.app / f"log.{number % FLOOD_FILES}").write_bytes(b"%d" % number)
             time.sleep(max(0.0, began + number / 1000 - time.perf_counter()))
-        share = 100 * (_cpu(pid) - before) / (time.perf_counter() - began)
+        share = 100 * (cpu_seconds(pid) - before) / (time.perf_counter() - began)
         memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     name = f"a flood of {FLOOD:,} changes next to the live files"
     return [
@@ -61,7 +61,7 @@ def flood(server: Server) -> list[Figure]:
     ]
 
 
-def _cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Seconds of CPU that the process and its ended children have had."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

@@ -30,6 +30,7 @@ from benchmarks import (
     remote,
     scrape,
     services,
+    sizes,
 )
 from benchmarks.figures import Figure, skipped
 from benchmarks.scratch import TARGETS, make_server
@@ -123,11 +124,12 @@ def idle_daemon(bench: Bench) -> Iterator[Figure]:
 GROUPS = (
     Group("help", "start of the installed command", start_of_the_command),
     Group("client", "commands that ask the daemon", lambda bench: client.measure(bench.server, TARGETS)),
-    Group("scrape", "/metrics with 1,000 targets", lambda bench: scrape.measure(bench.room("scrape"))),
+    Group("scrape", "memory and /metrics with 3 and 1,000 targets", lambda bench: scrape.measure(bench.room("scrape"))),
     Group("checks", "check and diff of 200 files", lambda bench: checks.measure(bench.room("checks"))),
     Group("compare", "compare with 20 hosts", lambda bench: compare.measure(bench.room("compare"))),
     Group("pages", "the daemon's page of 200 targets", lambda _: pages.measure()),
     Group("files", "first, changed and idle reconciliation of 50 files", reconciliations_of_files),
+    Group("sizes", "a new server, a start, a hand edit, 1,000 files", lambda bench: sizes.measure(bench.room("sizes"))),
     Group("drift", "hand edit until the file is restored", lambda bench: drift.restores(bench.server, "no stack")),
     Group("flood", "10,000 changes next to the live files", lambda bench: drift.flood(bench.server)),
     Group("disks", "changes on full disks", lambda bench: failures.full_disks(bench.room("disks"))),

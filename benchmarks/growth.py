@@ -23,7 +23,6 @@ FILES = {3: 7.0, 50: 8.0, 200: 12.0, 1000: 30.0}  # with the target of an idle r
 HOSTS = (1, 5, 10, 20)
 FILES_OF_A_HOST = 10
 KEYS = (20, 200, 1000, 5000)
-WARM_UP = 3
 IDLE_RECONCILIATIONS = 15
 CHANGES = 5
 
@@ -55,8 +54,7 @@ async def _with_files(server: Server, files: int, target: float) -> list[Figure]
     names = [f"service-{number:04}.env" for number in range(files)]
     changes = await _changes(server, names, 20)
     async with reconciliations.built(server) as (_, reconciler):
-        for _ in range(WARM_UP):
-            await reconciler.reconcile(ReconcileRequest("poll"))
+        await reconciliations.settle(lambda: reconciler.reconcile(ReconcileRequest("poll")))
         idle = [
             (await reconciliations.cost_of(reconciler, "poll", Result.IN_SYNC)).cpu for _ in range(IDLE_RECONCILIATIONS)
         ]
@@ -101,7 +99,7 @@ async def _idle_rollouts(server: Server) -> list[float]:
     samples = []
     async with runtime(load_server_config(str(server.config))) as built:
         (rollout,) = built.rollouts
-        await rollout.reconcile(ReconcileRequest("drift"))
+        await reconciliations.settle(lambda: rollout.reconcile(ReconcileRequest("drift")))
         for _ in range(IDLE_RECONCILIATIONS):
             began = time.process_time()
             outcomes = await rollout.reconcile(ReconcileRequest("drift", poll=False))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import pytest
 
 from reconciler.core.errors import EngineUnavailableError
 from reconciler.demo import dockerd
+from tests.support import swarm_nodes
 from tests.support.age_key import AgeKey
 from tests.support.commands import CommandFailed, output, run
 from tests.support.compose import ComposeProject, left_behind
@@ -158,6 +162,25 @@ def test_compose_project_leaves_nothing_behind_even_with_a_broken_file(
     project.remove()
 
     assert left_behind(project.name) == []
+
+
+@pytest.mark.swarm
+def test_what_a_killed_run_left_of_its_swarm_is_removed_and_nothing_of_one_that_runs() -> None:
+    left, running = (swarm_nodes.DIRECTORY / f"{swarm_nodes.PREFIX}{secrets.token_hex(4)}" for _ in range(2))
+    with contextlib.ExitStack() as ending:
+        for directory in (left, running):
+            directory.mkdir()
+            output("ip", "netns", "add", directory.name)
+        held = ending.enter_context((running / "lock").open("w"))
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        swarm_nodes.remove_leftovers()
+
+        names = {path.name for path in swarm_nodes.NAMESPACES.iterdir()}
+        assert (left.exists(), left.name in names) == (False, False)
+        assert (running.exists(), running.name in names) == (True, True)
+    swarm_nodes.remove_leftovers()
+    assert not running.exists()
 
 
 # --- sshd and git ----------------------------------------------------------------------------------------------------

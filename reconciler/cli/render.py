@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SHOW_PROGRESS_AFTER = 1.0  # seconds
+_COUNT = re.compile(r"\((\d+) of (\d+)\)$")
 
 
 def answer(
@@ -45,21 +47,34 @@ def write_json(data: Any, *, one_line: bool = False) -> None:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Yields a function that takes what is being done; shown after the first second, on a terminal only."""
+    """Yields a function that takes what is being done; shown after the first second, on a terminal only. What ends with
+    "(3 of 20)" is shown as a bar."""
     console = _terminal(sys.stdout)
     if console is None:
         yield lambda _: None
         return
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    line = Progress(*columns, console=console, transient=True)
-    task = line.add_task("starting")
+    class Counted(TextColumn):
+        def render(self, task: Task) -> Any:
+            return ProgressBar(task.total, task.completed, width=40) if task.total else Text()
+
+    columns = (TextColumn("{task.description}", markup=False), Counted(""), TimeElapsedColumn())
+    line = Progress(SpinnerColumn(), *columns, console=console, transient=True)
+    task = line.add_task("starting", total=None)
+
+    def report(text: str) -> None:
+        count = _COUNT.search(text)
+        done, of = (int(count[1]), int(count[2])) if count else (0, None)
+        line.update(task, description=text, completed=done, total=of)
+
     # A timer: what takes long is often a single step, which reports nothing more.
     timer = threading.Timer(_SHOW_PROGRESS_AFTER, line.start)
     timer.start()
     try:
-        yield lambda text: line.update(task, description=text)
+        yield report
     finally:
         timer.cancel()
         timer.join()

@@ -393,7 +393,7 @@ def _excuse(run: Run, view: StackView, report: health.HealthReport, project: Pro
     broken = [name for name in report.failed if _service_id(view.stack, name) not in run.failing]
     if broken or (not report.failed and set(report.silent) - set(run.silent)):
         raise (StillStartingError if report.late.issuperset(broken) else UnhealthyError)(report.reason, where=where)
-    hint = f"See the service's own log: `{project.invocation.command('logs')}` in {view.stack.directory}"
+    hint = f"See the service's own log: `{project.invocation.show()}` in {view.stack.directory}"
     return ServiceFailedError(f"{report.reason}, as before the change", where=where, hint=hint)
 
 

@@ -85,6 +85,13 @@ class Claims:
             raise ManifestError(problem, where=f"environment {environment}: {taken[0]}", hint=hint)
 
 
+def unresolved(prepared: Prepared) -> bool:
+    """Whether something about containers or services is still to be done, which the next reconciliation must find."""
+    plan = prepared.plan
+    stale = any(Aspect.STALE in change.aspects for change in plan.changes)
+    return bool(stale or prepared.problems or plan.held_stacks or plan.drifts)
+
+
 @dataclass(slots=True)
 class Memory:
     """``claims`` are shared by all environments of the server; times are monotonic seconds.
@@ -156,10 +163,7 @@ class Memory:
     ) -> None:
         """Remember the containers, unless something about them is still to be done: the next reconciliation must find
         that again."""
-        plan = prepared.plan
-        stale = any(Aspect.STALE in change.aspects for change in plan.changes)
-        unresolved = stale or prepared.problems or plan.held_stacks or plan.drifts
-        if not unresolved:
+        if not unresolved(prepared):
             self.containers, self.files, self.stacks_observed_at = containers, files, now
 
     def with_notes(self, prepared: Prepared, stacks: Iterable[Stack]) -> Prepared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from reconciler.core.decide import health
-from reconciler.core.decide.suspension import restored_stacks, suspension_of
+from reconciler.core.decide.suspension import HOUR, restored_stacks, suspension_of
 from reconciler.core.errors import ModelRefusedError, OutsideError, ReconcilerError, ServiceFailedError, UnhealthyError
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import LEFT_GIT, Aspect, Change, Effect, KeyChange, Kind, Plan
@@ -183,7 +183,9 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     changes = transaction.run.changes
     by_hand = [change for change in changes if change.kind in (Kind.DRIFT, Kind.CONFLICT) and not change.restored_from]
     drifted = [change.source for change in by_hand]
-    restored = restored_stacks(ports.store.runs(plan.environment, _SEARCHED_RUNS), transaction.run, ports.clock.now())
+    now = ports.clock.now()
+    recent = ports.store.runs(plan.environment, _SEARCHED_RUNS, since=now - HOUR)
+    restored = restored_stacks(recent, transaction.run, now)
     renewed = [change.target for change in plan.changes if _is_renewed(plan, change)]
     stale = [target.id for target in renewed if target.stack not in restored]
     only_corrects = all(change.kind == Kind.DRIFT for change in changes)
@@ -214,7 +216,7 @@ async def _failed_revision(planned: _PlannedRun, error: ReconcilerError) -> Outc
     ports.metrics.failed(plan.environment, ports.clock.now())
     run, views = planned.transaction.run, planned.prepared.views
     projects = [planned.transaction.projects.get(name) or view.before for name, view in views.items()]
-    logs = [f"`{project.invocation.command('logs')}`" for project in projects if project]
+    logs = [f"`{project.invocation.show()}`" for project in projects if project]
     look = f"Look at the service ({', '.join(logs) or '`docker compose logs`'}), or fix it with a new commit"
     if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
         return _degraded(planned, f"{error}. on_failure is hold: the new files stay. {look}")
@@ -428,5 +430,6 @@ def _done_reason(transaction: Transaction, *, services: bool) -> str:
     deleted = ", ".join(change.source for change in transaction.run.changes if change.digest is None)
     healthy = ", ".join(sorted({action.service for action in transaction.run.actions})) if services else ""
     parts = [f"wrote {files}" if files else "", f"deleted {deleted}" if deleted else ""]
+    parts += [f"redeployed {action.service} ({action.reason})" for action in transaction.run.actions if action.repairs]
     parts.append(f"{healthy} healthy on the new values" if healthy else "")
     return "; ".join(part for part in parts if part)

@@ -10,11 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from reconciler.core.decide.suspension import CONFLICTING_WRITER, suspension_of
 from reconciler.core.errors import EngineUnavailableError, GuardError
-from reconciler.core.model.plans import Aspect
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Outcome, Phase, Result
 from reconciler.core.ports import Ports
-from reconciler.engine.memory import Memory, Settled
+from reconciler.engine.memory import Memory, Settled, unresolved
 from reconciler.engine.observe import Desired, Snapshot
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared
@@ -36,8 +35,7 @@ def settled(
     plan, before = prepared.plan, memory.settled
     pauses = suspension_of(ports.store.environment(plan.environment), ports.clock.now()).pauses
     backs_off = any(change.error_id == CONFLICTING_WRITER for change in plan.changes)
-    stale = any(Aspect.STALE in change.aspects for change in plan.changes)
-    if pauses or backs_off or stale or plan.held_stacks or prepared.away:
+    if pauses or backs_off or unresolved(prepared) or prepared.away:
         return None
     if outcome.result not in (Result.IN_SYNC, Result.HELD) or snapshot.stamps.keys() != snapshot.live.keys():
         return None

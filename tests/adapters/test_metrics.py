@@ -81,6 +81,8 @@ REQUIRED = {
     "backup_last_timestamp_seconds": "gauge",
     "service_recreate_total": "counter",
     "service_healthy": "gauge",
+    "service_containers": "gauge",
+    "service_containers_running": "gauge",
     "rollback_total": "counter",
     "quarantined": "gauge",
     "pinned": "gauge",
@@ -178,7 +180,10 @@ def busy() -> PrometheusMetrics:
         103.0,
     )
     metrics.recreated("production", "app", "api", "ok")
-    metrics.health("production", [stack_of("app", api=True)], 103.0)
+    scaled = ServiceHealth("shop", "web", "healthy", True, containers=3, running=3, nodes=("web-1", "web-2"))
+    metrics.health(
+        "production", [stack_of("app", api=True), StackHealth("shop", HealthStatus.HEALTHY, (scaled,))], 103.0
+    )
     metrics.engine("production", True)
     metrics.watch_disk(lambda: (5000, 7, 100))
     metrics.corrected("production", [API.id], 103.0)
@@ -654,7 +659,9 @@ def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics,
     [
         ("phase_duration_seconds_count", {(phase.value,): 1 for phase in Phase}),
         ("service_recreate_total", {("ok", "api", "app"): 1}),
-        ("service_healthy", {("api", "app", "running"): 1}),
+        ("service_healthy", {("api", "app", "running"): 1, ("web", "shop", "healthy"): 1}),
+        ("service_containers", {("web", "shop"): 3}),
+        ("service_containers_running", {("web", "shop"): 3}),
         ("webhook_requests_total", {("200",): 0, ("202",): 1, ("403",): 0, ("408",): 0, ("413",): 0, ("503",): 0}),
         ("commit_to_applied_seconds_sum", {(): 12.0}),
         ("quarantined", {(): 1}),

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.adapters.compose import staging
 from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.compose.project import DockerCompose
 from reconciler.core.decide import affected_services, health
@@ -690,6 +691,35 @@ async def test_nothing_of_a_staged_file_touches_the_disk(compose_project: MakePr
     assert set(report.read_text().split()) == {str(spy)}
     assert list(scratch.iterdir()) == []
     assert scratch.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("taken", ["", "open", "another user's", "link", "file"])
+async def test_staged_projects_are_laid_out_in_memory_unless_others_can_write_there(
+    compose_project: MakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    monkeypatch.setattr(staging, "_MEMORY", str(memory))
+    mine = memory / f"reconciler-{os.geteuid()}"
+    match taken:
+        case "open":
+            mine.mkdir()
+            mine.chmod(0o770)
+        case "another user's" if os.geteuid():
+            pytest.skip("only root can give it to another user")
+        case "another user's":
+            mine.mkdir(mode=0o700)
+            os.chown(mine, 65534, -1)
+        case "link":
+            (tmp_path / "elsewhere").mkdir(mode=0o700)
+            mine.symlink_to(tmp_path / "elsewhere")
+        case "file":
+            mine.touch(mode=0o600)
+    context = LocalComposeContext(str(tmp_path / "scratch"), os.environ, in_memory=True)
+    made = compose_project("services: {api: {image: x}}", {"api.env": "A=1\n"})
+    async with context.farm(str(made.directory), staged(made, {"api.env": "A=2\n"})) as root:
+        assert Path(root).parent == (tmp_path / "scratch" if taken else mine)
+        assert Path(root).parent.stat().st_mode & 0o777 == 0o700
 
 
 async def test_what_a_killed_run_left_is_removed_and_what_is_in_use_stays(

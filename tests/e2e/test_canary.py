@@ -377,7 +377,7 @@ def test_no_secret_leaks_by_adopting_it(server: Server, canary: Canary, strays: 
     ear.commands("sync")
     binary.write_bytes(f"-----BEGIN {word}".encode() + b"\xff\0")
 
-    def adopt_everything(started: Callable[[subprocess.Popen[bytes]], Watcher | None]) -> None:
+    def adopt_everything(started: Callable[[subprocess.Popen[bytes]], Watcher | None], *, installed: bool) -> None:
         for content, keys in (
             (f"A={word}\nB=2\n", ()),
             (f"A={word}\n\nB={word}.b\nNEW={word}.n\n", ("A", "NEW")),
@@ -391,7 +391,7 @@ def test_no_secret_leaks_by_adopting_it(server: Server, canary: Canary, strays: 
             more = [argument for key in keys for argument in ("--key", key)]
             for target in ("production/api.env", *(("production/blob",) if keys else ())):
                 pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-                with server.start("adopt", target, *more, installed=True, **pipes) as process:
+                with server.start("adopt", target, *more, installed=installed, **pipes) as process:
                     watcher = started(process)
                     said, _ = process.communicate(timeout=120)
                     if watcher:
@@ -407,9 +407,9 @@ def test_no_secret_leaks_by_adopting_it(server: Server, canary: Canary, strays: 
         threading.Thread(target=watchers[-1].look).start()
         return watchers[-1]
 
-    adopt_everything(watch)
+    adopt_everything(watch, installed=True)
     with server.daemon(installed=True) as daemon, watched(daemon) as watcher:
-        adopt_everything(lambda _: None)
+        adopt_everything(lambda _: None, installed=False)
         ear.commands("age", "status", arguments=BOTH)
     ear.hear("log", daemon.log.read_text())
 

@@ -32,7 +32,7 @@ CANARY = "invented-"  # every secret of the site begins so
 def short_limits(in_clone: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Less time for what never ends."""
     monkeypatch.setattr(time_limit, "_LIMIT", 0.5)
-    monkeypatch.setitem(client.LIMITS.resources, resource.RLIMIT_CPU, 2)
+    monkeypatch.setitem(client.LIMITS.resources, resource.RLIMIT_CPU, 1)
 
 
 def check(

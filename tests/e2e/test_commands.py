@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import yaml
 
 from reconciler.core.model.runs import Result
 from tests.support.compose import ComposeProject
+from tests.support.forks import reconciler
 from tests.support.git_remote import make_ssh_key
 from tests.support.json_answers import read_answer
 from tests.support.server import ENVIRONMENT, Server
@@ -63,7 +65,7 @@ def test_help_of_every_command_says_how_it_exits(run_cli: Callable[..., Any]) ->
     assert {"run", "sync", "plan", "version"} <= set(commands)
 
     for command in commands:
-        done = run_cli(command, "--help")
+        done = reconciler(command, "--help", env={"PATH": os.defpath, "HOME": "/nonexistent"})
         assert done.returncode == 0
         assert "Exits 0" in " ".join(done.stdout.split()), command
 

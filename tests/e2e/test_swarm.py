@@ -16,8 +16,9 @@ from tests.support.server import Server
 from tests.support.swarm import NAMESPACE, Swarm, single_node_swarm
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.docker, pytest.mark.root]
+pytestmark = [pytest.mark.swarm, pytest.mark.xdist_group("single-swarm")]
 
+DEPLOY = "deploy: {update_config: *update, restart_policy: {delay: 100ms}}"
 # MODE=bad makes the health check fail. Short times, so that a failed update is over soon.
 COMPOSE = f"""\
 x-update: &update
@@ -31,13 +32,13 @@ services:
     command: [sleep, infinity]
     stop_grace_period: 0s
     healthcheck: {{test: 'test "$$MODE" != bad', interval: 300ms, timeout: 5s, retries: 2}}
-    deploy: {{update_config: *update, restart_policy: {{delay: 100ms}}}}
+    {DEPLOY}
   worker:
     image: {IMAGE}
     env_file: [worker.env]
     command: [sleep, infinity]
     stop_grace_period: 0s
-    deploy: {{update_config: *update, restart_policy: {{delay: 100ms}}}}
+    {DEPLOY}
 """
 
 
@@ -109,8 +110,10 @@ def test_what_somebody_changes_in_a_service_by_hand_is_noticed_named_and_repaire
 ) -> None:
     server, name = swarm_server(COMPOSE, FILES)
     server.commit(FILES, server.manifest(["api.env", "worker.env"], kind="swarm", project=name))
+    assert server.sync()["result"] == "in_sync"
     server.commit({"api.env": b"MODE=good\nA=2\n", "worker.env": b"W=2\n"})
-    assert server.sync()["result"] == "applied"
+    first = server.sync()
+    assert first["result"] == "applied", first["reason"]
     api, worker = f"{name}_api", f"{name}_worker"
 
     with server.daemon() as daemon:
@@ -166,7 +169,7 @@ def test_files_come_as_configs_and_secrets_that_are_replaced_with_their_content(
     commit(2)
     second = server.sync("--accept-project", "production/app")
     assert second["result"] == "applied", (first, second)
-    eventually(lambda: mounted(swarm, f"{name}_web") == "conf-2\ntoken-2\nweb-2\n", timeout=60)
+    eventually(lambda: mounted(swarm, f"{name}_web") == "conf-2\ntoken-2\nweb-2\n", timeout=30)
     spec = swarm.service(f"{name}_web")["Spec"]["TaskTemplate"]["ContainerSpec"]
     assert "Mounts" not in spec
     commit(3)
@@ -175,6 +178,36 @@ def test_files_come_as_configs_and_secrets_that_are_replaced_with_their_content(
     commit(4)
     assert server.sync()["result"] == "applied"
     assert (len(names(swarm, "config", name)), len(names(swarm, "secret", name))) == (4, 2)
+
+
+def test_what_no_node_can_run_is_told_with_the_schedulers_reason_and_without_a_manager_nothing_is_written(
+    swarm: Swarm, swarm_server: Callable[..., tuple[Server, str]]
+) -> None:
+    needs = "      resources: {reservations: {memory: '${MEMORY:-8M}'}}\n"
+    server, name = swarm_server(COMPOSE.replace(DEPLOY, f"deploy:\n      update_config: *update\n{needs}"), FILES)
+    server.settings["stacks"] = {"app": {"git_may_change": ["resources"]}}
+    targets = {**dict.fromkeys(FILES), "memory.env": {"path": ".env"}}
+    manifest = server.manifest(targets, kind="swarm", project=name, health={"timeout": "4s", "stable_for": "1s"})
+    server.commit({**FILES, "memory.env": b"MEMORY=8M\n"}, manifest)
+    assert server.sync()["result"] == "applied"
+    before = {service: swarm.tasks(f"{name}_{service}") for service in ("api", "worker")}
+
+    server.commit({"memory.env": b"MEMORY=900G\n"})
+    stuck = server.sync()
+    assert stuck["result"] == "rolled_back", stuck
+    assert "no suitable node (insufficient resources on 1 node)" in stuck["reason"]
+    assert server.live(".env") == b"MEMORY=8M\n"
+    assert {service: swarm.tasks(f"{name}_{service}") for service in before} == before
+
+    (server.app / "api.env").write_bytes(b"MODE=good\nA=hand\n")
+    swarm.docker("swarm", "leave", "--force")
+    try:
+        lost = server.sync()
+    finally:
+        swarm.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
+    assert (lost["result"], lost["error_id"]) == ("failed", "swarm-unavailable"), lost
+    assert "not a Swarm manager" in lost["reason"]
+    assert server.live("api.env") == b"MODE=good\nA=hand\n", "a hand edit waits too"
 
 
 def test_a_key_reaches_only_the_service_that_reads_it_and_an_unhealthy_one_is_rolled_back(
@@ -193,11 +226,21 @@ def test_a_key_reaches_only_the_service_that_reads_it_and_an_unhealthy_one_is_ro
     assert swarm.environment(f"{name}_api")["A"] == "2"
     assert swarm.tasks(f"{name}_worker") == worker
 
-    server.commit({"api.env": b"MODE=bad\nA=3\n"})
+    server.commit({"api.env": b"MODE=good\nA=3\n"})
+    interrupted = server.start("sync")
+    eventually(lambda: swarm.environment(f"{name}_api")["A"] == "3", timeout=60)
+    interrupted.kill()
+    interrupted.wait()
+    resumed = server.sync()
+    assert resumed["result"] == "applied", resumed
+    previous = swarm.service(f"{name}_api")["PreviousSpec"]["TaskTemplate"]["ContainerSpec"]["Env"]
+    assert "A=2" in previous, "what Swarm itself would roll back to"
+
+    server.commit({"api.env": b"MODE=bad\nA=4\n"})
     failed = server.sync()
     assert failed["result"] == "rolled_back", failed
-    assert server.live("api.env") == b"MODE=good\nA=2\n"
-    assert swarm.environment(f"{name}_api") == {"MODE": "good", "A": "2"}
+    assert server.live("api.env") == b"MODE=good\nA=3\n"
+    assert swarm.environment(f"{name}_api") == {"MODE": "good", "A": "3"}
     assert "Reconciler-Rollback-Of" in server.remote.git("log", "-1", "main")
     assert swarm.tasks(f"{name}_worker") == worker
     assert server.sync()["result"] == "in_sync"

@@ -99,7 +99,8 @@ class SwarmStack:
         self.commit(mode)
         with ThreadPoolExecutor() as pool:
             outcome = pool.submit(self.sync)
-            eventually(self.some_replaced, timeout=60)
+            eventually(lambda: outcome.done() or self.some_replaced(), timeout=60)
+            assert not outcome.done(), outcome.result()
             happens()
             return outcome.result()
 
@@ -123,13 +124,16 @@ class SwarmStack:
                 yield {**variables, "namespace": facts["NetworkSettings"]["SandboxKey"]}
 
     def assert_settles(self) -> None:
-        """All replicas, and nothing else, come to run with the value of the live file."""
-        eventually(lambda: self._is_settled(), timeout=60)
+        """All replicas come to run with the value of the live file, and none with another.
+
+        Swarm may keep more of them than there should be where a node comes back in the middle of an update.
+        """
+        eventually(self._is_settled, timeout=60)
 
     def _is_settled(self) -> bool:
         running = self.running()
-        assert running == [self.mode] * self.replicas, f"{running}, and the live file has {self.mode}"
-        return True
+        assert set(running) == {self.mode}, f"{running}, and the live file has {self.mode}"
+        return len(running) >= self.replicas
 
     # --- what Swarm says ---
 
@@ -151,11 +155,13 @@ class SwarmStack:
 @pytest.fixture
 def swarm_stacks(
     swarm_nodes: SwarmNodes, tmp_path: Path, age_key: AgeKey, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., list[SwarmStack]]]:
+) -> Callable[..., list[SwarmStack]]:
     """``swarm_stacks(number, node)`` are servers at a manager, each in sync with a stack of its own that runs."""
+    swarm_nodes.repair()
+    swarm_nodes.remove_stacks()
     stacks: list[SwarmStack] = []
 
-    def make(number: int, node: Node, compose: str = COMPOSE) -> list[SwarmStack]:
+    def make(number: int, node: Node, compose: str = COMPOSE, timeout: str = "60s") -> list[SwarmStack]:
         monkeypatch.setenv("DOCKER_HOST", node.docker_host)
         for _ in range(number):
             name = f"rct{secrets.token_hex(3)}"
@@ -167,22 +173,18 @@ def swarm_stacks(
             (app / "web.env").chmod(0o600)
             server = Server(root, app, make_git_remote(root / "remote.git"), age_key, forked=True)
             server.settings["swarm_manager"] = True
-            stacks.append(SwarmStack(swarm_nodes, server, name, node, 2 if compose is COMPOSE else 3))
+            stacks.append(SwarmStack(swarm_nodes, server, name, node, 2 if "replicas: 2" in compose else 3))
         with ThreadPoolExecutor() as pool:
-            list(pool.map(_begin, stacks[-number:]))
+            list(pool.map(lambda stack: _begin(stack, timeout), stacks[-number:]))
         return stacks[-number:]
 
-    yield make
-    swarm_nodes.repair()
-    leader = swarm_nodes.leader
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda stack: leader.docker("stack", "rm", stack.name), stacks))
+    return make
 
 
-def _begin(stack: SwarmStack) -> None:
+def _begin(stack: SwarmStack, timeout: str) -> None:
     compose = str(stack.server.app / "compose.yaml")
     stack.node.docker("stack", "deploy", "--detach", "--resolve-image", "never", "--compose-file", compose, stack.name)
-    health = {"timeout": "60s", "stable_for": "1s"}
+    health = {"timeout": timeout, "stable_for": "1s"}
     manifest = stack.server.manifest(["web.env"], kind="swarm", project=stack.name, health=health)
     stack.server.commit({"web.env": b"MODE=0\n"}, manifest)
     stack.assert_settles()
@@ -266,44 +268,46 @@ def _killed_and_recovered(stack: SwarmStack, kill: str) -> str:
 # --- nodes are lost --------------------------------------------------------------------------------------------------
 
 
-def test_after_a_lost_worker_leader_or_quorum_all_tasks_run_with_the_live_file(
+def test_after_a_lost_node_leader_or_quorum_all_tasks_run_with_the_live_file(
     swarm_nodes: SwarmNodes, swarm_stacks: Callable[..., list[SwarmStack]]
 ) -> None:
+    """A lost node may hold an update up until the health timeout: Swarm waits for the task that it had given to it."""
     leader = swarm_nodes.leader
     here, worker = swarm_nodes.followers
-    (stack,) = swarm_stacks(1, here)
+    (stack,) = swarm_stacks(1, here, COMPOSE.replace("replicas: 2", "replicas: 3"), timeout="15s")
 
-    # A worker is killed in the middle of an update; it comes back.
-    assert stack.sync_while("1", worker.kill)["result"] in ("applied", "rolled_back")
-    stack.assert_settles()
-    worker.start()
-
-    # One is cut off: what runs there goes on with the old value until it is connected again.
-    eventually(swarm_nodes.all_ready, timeout=60)
-    assert stack.sync_while("2", worker.cut_off)["result"] in ("applied", "rolled_back")
-    worker.connect()
+    # A worker is killed in the middle of an update, and comes back.
+    stack.sync_while("1", worker.reboot)
     stack.assert_settles()
 
     # The leader is killed, with reconciler on another manager.
     eventually(swarm_nodes.all_ready, timeout=60)
-    stack.sync_while("3", leader.kill)
+    stack.sync_while("2", leader.kill)
     outcome = stack.sync()
     assert outcome["result"] in ("applied", "rolled_back", "in_sync"), outcome
     stack.assert_settles()
 
-    # A second one is killed: nobody can decide anything.
+    # Another one is killed: nobody can decide anything.
     worker.kill()
-    eventually(lambda: not here.leader(), timeout=60)
-    stack.commit("4")
+    eventually(here.has_no_leader, timeout=60)
+    stack.commit("3")
     (stack.server.app / "web.env").write_bytes(b"MODE=by hand\n")
     backups = sorted(stack.server.state.glob("backups/*/*"))
     outcome = stack.sync()
     assert (outcome["result"], outcome["error_id"]) == ("failed", "swarm-unavailable"), outcome
     assert stack.mode == "by hand"
     assert sorted(stack.server.state.glob("backups/*/*")) == backups
-
     swarm_nodes.repair()
     outcome = stack.sync()
-    assert outcome["result"] == "applied", outcome
-    assert stack.mode == "4"
+    assert (outcome["result"], stack.mode) == ("applied", "3"), outcome
+    stack.assert_settles()
+
+    # Cut off, a node goes on with the old value until it is connected again.
+    away = next(node for node in swarm_nodes.followers if node is not here)
+    away.cut_off()
+    eventually(lambda: swarm_nodes.state_of(away) == "down", timeout=60)
+    stack.commit("4")
+    outcome = stack.sync()
+    assert (outcome["result"], stack.mode) == ("applied", "4"), outcome
+    away.connect()
     stack.assert_settles()

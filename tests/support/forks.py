@@ -16,6 +16,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import select
 import signal
@@ -33,22 +34,10 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT = 300.0  # seconds; long, so that a busy machine fails no test
 LONGEST = 256 * 1024  # bytes of a request
 PRELOADED = (
-    "aiodocker",
-    "asyncssh",
-    "git",
-    "reconciler.adapters.json_schema.worker",
-    "reconciler.app.daemon.commands",
-    "reconciler.app.daemon.service",
-    "reconciler.app.daemon.without_daemon",
-    "reconciler.app.wiring.server",
-    "reconciler.cli.daemon_commands",
-    "reconciler.cli.main",
-    "reconciler.cli.operator_commands",
-    "reconciler.cli.render",
-    "tests.support.killer",
-    "tests.support.paper_engine",
+    *("aiodocker", "asyncssh", "concurrent.futures.thread", "encodings.ascii", "git", "pydantic.type_adapter"),
+    *("tests.support.killer", "tests.support.paper_engine"),
 )
-
+NOT_PRELOADED = ("reconciler.demo.", "reconciler.adapters.notify.worker")  # no forked command imports them
 FORKED_MODULES = ("reconciler.adapters.json_schema.worker",)
 
 Hook = tuple[str, Mapping[str, Any]]
@@ -233,8 +222,9 @@ def _become(command: list[str], env: Mapping[str, str], cwd: str, streams: list[
 def main() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
-    for commands in importlib.import_module("reconciler.cli.main").MODULES:
-        importlib.import_module(f"reconciler.cli.{commands}")
+    for info in pkgutil.walk_packages([str(ROOT / "reconciler")], "reconciler."):
+        if not info.name.startswith(NOT_PRELOADED):
+            importlib.import_module(info.name)
     gc.collect()
     gc.freeze()
     (command, env, cwd, hook), streams = _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -26,6 +26,7 @@ from tests.support.json_answers import read_answer
 from tests.support.waiting import eventually
 
 ENVIRONMENT = "production"
+_CIPHERTEXTS: dict[tuple[str, str, bytes], bytes] = {}  # by recipient, name and plaintext, for all tests
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class Server:
     started_by: tuple[str, ...] = ()  # a program that starts the command, with its arguments
     forked: bool = False  # its commands save the time that Python takes to begin: see tests/support/forks.py
     settings: dict[str, Any] = field(default_factory=dict)
+    _encrypted: set[tuple[str, bytes]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.settings = {
@@ -68,10 +70,18 @@ class Server:
         files: dict[str, bytes | None] = {}
         for name, data in sources.items():
             encrypted = data is not None and name.endswith(".env")
-            files[f"envs/{environment}/{name}"] = self.key.encrypt(name, data) if encrypted and data else data
+            files[f"envs/{environment}/{name}"] = self._ciphertext(name, data) if encrypted and data else data
         if manifest is not None:
             files[f"envs/{environment}/environment.yaml"] = yaml.safe_dump(dict(manifest)).encode()
         return self.remote.commit(files, message, author=author)
+
+    def _ciphertext(self, name: str, data: bytes) -> bytes:
+        """Encrypted once for all tests; but another time for each further commit of the same server."""
+        key = self.key.public, name, data
+        if key not in _CIPHERTEXTS or (name, data) in self._encrypted:
+            _CIPHERTEXTS[key] = self.key.encrypt(name, data)
+        self._encrypted.add((name, data))
+        return _CIPHERTEXTS[key]
 
     def manifest(self, targets: Mapping[str, Any] | list[str], **stack: Any) -> dict[str, Any]:
         """A manifest with the one stack ``app``; a short health policy, so that tests are quick."""

@@ -31,7 +31,7 @@ class Swarm:
         """What a docker command prints there. Raises CommandFailed."""
         argv = ("docker", "--host", self.host, *arguments)
         if stdin is None and check:
-            return output(*argv, timeout=TIMEOUT)
+            return output(*argv, timeout=TIMEOUT).decode()
         done = subprocess.run(argv, input=stdin, capture_output=True, timeout=TIMEOUT, check=check)
         return done.stdout.decode()
 

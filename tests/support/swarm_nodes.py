@@ -91,6 +91,10 @@ class Node:
         Path(self.socket).unlink(missing_ok=True)
         shutil.rmtree(self.directory / "exec", ignore_errors=True)
 
+    def reboot(self) -> None:
+        self.kill()
+        self.start()
+
     def cut_off(self) -> None:
         """Take its cable out."""
         ip("-n", self.swarm, "link", "set", f"port{self.number}", "down")
@@ -134,6 +138,13 @@ class Node:
                     return str(node["Description"]["Hostname"])
         return ""
 
+    def has_no_leader(self) -> bool:
+        """Whether this manager says so, rather than to wait for one."""
+        with contextlib.suppress(OSError):
+            _, answer = request("GET", "nodes", at=self.socket, timeout=STARTING)
+            return "does not have a leader" in str(answer)
+        return False
+
 
 @dataclass(slots=True)
 class SwarmNodes:
@@ -157,6 +168,11 @@ class SwarmNodes:
         leader = self.leader
         return tuple(node for node in self.nodes if node is not leader)
 
+    def state_of(self, node: Node) -> str:
+        """What the leader says of the node: ready, down, unknown."""
+        nodes = self.leader.ask("GET", "nodes") or ()
+        return next((each["Status"]["State"] for each in nodes if each["Description"]["Hostname"] == node.name), "")
+
     def repair(self) -> None:
         """Have all nodes run, connected and ready again."""
         for node in self.nodes:
@@ -164,6 +180,11 @@ class SwarmNodes:
             if not node.running:
                 node.start()
         eventually(self.all_ready, timeout=STARTING)
+
+    def remove_stacks(self) -> None:
+        """Remove whatever stacks a former test has left."""
+        if names := self.leader.docker("stack", "ls", "--format", "{{.Name}}").split():
+            self.leader.docker("stack", "rm", *names)
 
     def all_ready(self) -> bool:
         """Whether the leader sees every node as ready and reachable."""

@@ -13,7 +13,8 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 TIMEOUT = 10.0  # seconds
-INTERVAL = 0.05  # seconds
+INTERVAL = 0.05  # seconds between two looks at first; later a twentieth of the time that has passed
+LONGEST_INTERVAL = 0.25  # seconds
 PATIENCE = 4  # how many times as long a wait may take: a busy machine fails no test
 
 
@@ -23,14 +24,15 @@ def eventually(predicate: Callable[[], Result], timeout: float = TIMEOUT, interv
     An AssertionError inside it counts as "not yet". Raises AssertionError after
     ``timeout`` seconds, counted for a machine with nothing else to do.
     """
-    deadline = time.monotonic() + PATIENCE * timeout
+    began = time.monotonic()
     while True:
         result, failure = _ask(predicate)
         if result:
             return result
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - began
+        if waited >= PATIENCE * timeout:
             raise AssertionError(f"not within {PATIENCE * timeout:g} s: {failure}")
-        time.sleep(interval)
+        time.sleep(max(interval, min(waited / 20, LONGEST_INTERVAL)))
 
 
 def _ask(predicate: Callable[[], Result]) -> tuple[Result | None, str]:

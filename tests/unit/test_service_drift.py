@@ -51,6 +51,7 @@ async def test_a_hand_edit_is_taken_back_and_named(kept: World) -> None:
     plan = await Reconciler(kept.ports(), "production").reconcile(ReconcileRequest("plan", dry_run=True))
     outcome = await reconcile_once(kept)
     assert outcome.result is Result.CORRECTED
+    assert outcome.reason == "redeployed api (A, B, image were changed by hand); api healthy on the new values"
     (drift,) = drifts(outcome)
     assert (drift.keys.changed, drift.keys.removed, drift.fields) == (("A",), ("B",), ("image",))
     assert drift.details == ("image: the service has evil:9, the project now says app:1",)

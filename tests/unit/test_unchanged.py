@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from reconciler.core.errors import KeyUnavailableError
 from reconciler.core.model.requests import ReconcileRequest
 from reconciler.core.model.runs import Result
 from reconciler.core.model.targets import FileStamp, LiveFile, Ownership
@@ -196,3 +197,31 @@ async def test_a_hand_edit_that_is_only_reported_is_not_read_again_either(world:
     assert await site.look(10) == (Result.HELD, [])
     site.host.edit(API, b"A=1\n")
     assert (await site.look(10))[0] is Result.IN_SYNC
+
+
+async def test_what_is_decrypted_is_counted_and_none_of_it_twice(new_world: Callable[[], World]) -> None:
+    world = new_world()
+    world.commit("a", **{f"s{number}": f"A={number}" for number in range(60)})
+    progress: list[str] = []
+    ports = replace(world.ports(), progress=progress.append)
+    assert (await Reconciler(ports, "production").reconcile(ReconcileRequest("start"))).result is Result.APPLIED
+    assert [text for text in progress if "decrypting" in text] == [f"decrypting ({n} of 60)" for n in range(1, 61)]
+    world.steps.clear()
+    assert (await Reconciler(ports, "production").reconcile(ReconcileRequest("start"))).result is Result.IN_SYNC
+    assert [step for step in world.steps if step.startswith("decrypt")] == []
+
+
+async def test_every_source_that_cannot_be_decrypted_is_named_in_order(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=2")
+    world.decryptor.foreign = {b"A=2\n", b"W=2\n"}
+    outcome = await Reconciler(world.ports(), "production").reconcile(ReconcileRequest("poll"))
+    assert outcome.result is Result.STALLED
+    assert 0 < outcome.reason.index("api.env") < outcome.reason.index("worker.env")
+
+
+async def test_a_key_that_cannot_be_used_ends_the_decryption(world: World) -> None:
+    world.commit("b", api="A=2", worker="W=2")
+    world.decryptor.error = KeyUnavailableError("no key", where="/etc/age.key")
+    outcome = await Reconciler(world.ports(), "production").reconcile(ReconcileRequest("poll"))
+    assert (outcome.result, "no key" in outcome.reason) == (Result.FAILED, True)
+    assert world.live("api") == "A=1"

@@ -56,10 +56,12 @@ class ComposeContext(Protocol):
 
 
 class LocalComposeContext:
-    """This machine. ``scratch`` is where staged projects are laid out; ``environment`` is the process's own."""
+    """This machine. ``scratch`` is where staged projects are laid out, ``in_memory`` if that is possible;
+    ``environment`` is the process's own."""
 
-    def __init__(self, scratch: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, scratch: str, environment: Mapping[str, str], *, in_memory: bool = False) -> None:
         self._scratch = scratch
+        self._in_memory = in_memory
         self._environment = {
             name: value for name, value in environment.items() if name in ("PATH", "HOME") or name.startswith("DOCKER_")
         }
@@ -103,11 +105,12 @@ class LocalComposeContext:
 
     @contextlib.asynccontextmanager
     async def farm(self, directory: str, staged: Staged) -> AsyncIterator[str]:
+        scratch = (self._in_memory and staging.memory_directory()) or self._scratch
         try:
-            with staging.farm(self._scratch, directory, staged) as root:
+            with staging.farm(scratch, directory, staged) as root:
                 yield root
         except OSError as error:
-            raise cannot_stage(disk_reason(error, self._scratch), error.filename or self._scratch) from error
+            raise cannot_stage(disk_reason(error, scratch), error.filename or scratch) from error
 
     def _environment_in(self, directory: str) -> dict[str, str]:
         """What Compose is given. It takes the project's default name, and `${PWD}`, from how the directory is typed."""

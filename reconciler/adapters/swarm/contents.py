@@ -68,7 +68,7 @@ async def contents_of(service: Service, digest: Digester, read: Read) -> list[St
             if data is None:
                 problem = f"{service.name} needs it as {kind.removesuffix('s')} {key}, and it is not there"
                 raise ModelRefusedError(problem, where=path or f"service {service.name}", id="mounted-file-missing")
-            if not definition["name"].endswith(_suffix(data, digest)):
+            if definition["digest"] != digest(data)[:_DIGITS]:
                 raise ChangedMeanwhileError("somebody changed the file while it was being deployed", where=path)
             contents.append(StackContent(kind, definition["name"], Secret(data)))
     return contents
@@ -78,16 +78,12 @@ async def _named(project: str, key: str, definition: Json, digest: Digester, rea
     if _is_external(definition):
         return definition
     data = await _data(definition, read)
-    base, suffix = definition.get("name") or f"{project}_{key}", _suffix(data or b"", digest)
-    return {**definition, "name": f"{base[: _LONGEST - len(suffix)]}{suffix}"}
+    base, digits = definition.get("name") or f"{project}_{key}", digest(data or b"")[:_DIGITS]
+    return {**definition, "name": f"{base[: _LONGEST - _DIGITS - 1]}_{digits}", "digest": digits}
 
 
 def _is_external(definition: Json) -> bool:
     return bool(definition.get("external")) or bool(definition.get("driver"))
-
-
-def _suffix(data: bytes, digest: Digester) -> str:
-    return f"_{digest(data)[:_DIGITS]}"
 
 
 async def _data(definition: Json, read: Read) -> bytes | None:

@@ -7,7 +7,7 @@ import re
 from reconciler.adapters import process
 from reconciler.adapters.compose import errors
 from reconciler.adapters.swarm.api import swarm_error
-from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError
+from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, ReconcilerError, SwarmUnavailableError
 from reconciler.core.model.compose import Project
 
 _NAME = r"[A-Za-z0-9_.-]+"
@@ -52,6 +52,10 @@ def of_deploy(project: Project, completed: process.Completed, services: str) -> 
         return EngineUnavailableError(f"docker stack deploy took too long to deploy {services}", where=where)
     if unavailable := swarm_error(stderr, where):
         return unavailable
+    if updated_meanwhile(completed):
+        # Each try met a newer service: somebody updates it, or the managers are losing their quorum.
+        hint = "Look at `docker node ls`, and for whoever else deploys the stack"
+        return SwarmUnavailableError(f"{services} is updated by somebody else meanwhile", where=where, hint=hint)
     for pattern, words in _CAUSES:
         if match := re.search(pattern, stderr):
             problem = f"Swarm cannot deploy {services}: {words.format(**match.groupdict())}"

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import posixpath
+import shlex
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -116,7 +117,15 @@ class DockerSwarm:
         project = await with_contents(resolved, stack, self._digest, read)
         services = {name: self._as_deployed(project.name, service) for name, service in project.services.items()}
         project = replace(project, services=services)
-        return replace(project, kind=StackKind.SWARM)
+        return replace(project, kind=StackKind.SWARM, invocation=await self._by_hand(project))
+
+    async def _by_hand(self, project: Project) -> Invocation:
+        """How the project is run, with the commands that an operator types."""
+        invocation, name = project.invocation, project.name
+        paths = await self._context.main_files(invocation)
+        files = " ".join(f"-c {shlex.quote(posixpath.relpath(path, invocation.directory))}" for path in paths)
+        look = f"docker stack ps --no-trunc {name}"
+        return replace(invocation, deploy=f"docker stack deploy {files} {name}", look=look)
 
     async def is_current(self, stack: Stack, project: Project) -> bool:
         """Whether Compose would resolve the project so again, from the files as they are; False in doubt."""
@@ -229,20 +238,30 @@ class DockerSwarm:
                 )
                 if name in forced and again:
                     await self._engine.force_update(after[name])
-            deployed = {service.name for service in due}
-            self._deployed |= {service["ID"] for name, service in after.items() if name in deployed}
-            self._deployed -= {after[service.name]["ID"] for service in services if service.name not in deployed}
+            self._note_deployed(services, due, after)
             await self._remove_unused(project)
+
+    def _note_deployed(self, services: Sequence[Service], due: Sequence[Service], after: Mapping[str, Json]) -> None:
+        """From now on, an update of these that Swarm rolls back was ours; one that it has rolled back already, to what
+        we want, was another one."""
+        for service in services:
+            facts = after.get(service.name)
+            if facts is not None and service not in due and _rolled_back(facts):
+                self._deployed.discard(facts["ID"])
+            elif facts is not None:
+                self._deployed.add(facts["ID"])
 
     async def _deploy_file(
         self, project: Project, services: Sequence[Service], scale: Mapping[str, int], before: Mapping[str, Json]
     ) -> None:
         await self._provide(project, services)
-        labels = {service.name: {DEFINITION_LABEL: service.digest} for service in services}
-        resolve = "changed" if any(_has_new_image(service, before) for service in services) else "never"
-        completed = await self._run_deploy(project, stack_file(services, labels, scale), resolve)
-        if not completed.ok:
-            raise errors.of_deploy(project, completed, listed(sorted(labels)))
+        modes = {service.name: _resolution(project.name, service, before.get(service.name)) for service in services}
+        for mode in sorted(set(modes.values())):
+            group = [service for service in services if modes[service.name] == mode]
+            labels = {service.name: {DEFINITION_LABEL: service.digest} for service in group}
+            completed = await self._run_deploy(project, stack_file(group, labels, scale), mode)
+            if not completed.ok:
+                raise errors.of_deploy(project, completed, listed(sorted(labels)))
 
     async def _run_deploy(self, project: Project, file: bytes, resolve: str) -> process.Completed:
         argv = ["docker", "stack", "deploy", "--compose-file", "-", "--with-registry-auth", "--resolve-image", resolve]
@@ -304,11 +323,13 @@ def _rolled_back(service: Json) -> bool:
     return (service.get("UpdateStatus") or {}).get("State") in ROLLED_BACK
 
 
-def _has_new_image(service: Service, before: Mapping[str, Json]) -> bool:
-    """Whether the service gets another reference than it has: only then the registry says which image that is."""
-    known = before.get(service.name)
+def _resolution(stack: str, service: Service, facts: Json | None) -> str:
+    """How `docker stack deploy` resolves the service's image: a registry says which one a reference stands for only
+    where the project names another one. But for "always", it leaves an image there that somebody else has chosen."""
     image = json.loads(service.definition.reveal())["service"].get("image")
-    return known is not None and known["Spec"]["Labels"].get(IMAGE_LABEL) != image
+    if facts is None or facts["Spec"]["Labels"].get(IMAGE_LABEL) != image:
+        return "changed"
+    return "never" if deployed_service(stack, facts, {}).fields["image"] == service.deploys_as["image"] else "always"
 
 
 def _mounts_directory_of(service: Service, paths: Iterable[str]) -> bool:

@@ -111,7 +111,7 @@ def _container(
     status, spec = task["Status"], task["Spec"].get("ContainerSpec") or {}
     current = is_current(task, service)
     others = [other for other in history if other is not task and is_current(other, service)]
-    failed = [other for other in others if other["Status"]["State"] in _FAILED]
+    failed = [other for other in others if _has_failed(other)]
     state, health = _state(status["State"], failed, checked=_has_check(spec))
     error = status.get("Err", "") if status["State"] not in ("running", "complete") else ""
     if state == "pending" and not error:
@@ -156,6 +156,12 @@ def _state(state: str, failed: Collection[Json], *, checked: bool) -> tuple[str,
     return ("pending", "") if state in _WAITING else ("running", "starting")
 
 
+def _has_failed(task: Json) -> bool:
+    """Whether the task itself failed; not a node that had only just come back."""
+    status = task["Status"]
+    return status["State"] in _FAILED and "when swarm is not active" not in status.get("Err", "")
+
+
 def _has_check(spec: Json) -> bool:
     test = (spec.get("Healthcheck") or {}).get("Test") or []
     return bool(test) and test[0] != "NONE"
@@ -168,7 +174,7 @@ def _failure(service: Json, histories: Iterable[list[Json]]) -> str:
         (task["Status"].get("Timestamp", ""), _task_error(task))
         for history in histories
         for task in history
-        if task["Status"]["State"] in _FAILED
+        if _has_failed(task)
     ]
     return ": ".join(filter(None, [message, max(errors)[1] if errors else ""]))
 

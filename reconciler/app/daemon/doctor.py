@@ -363,7 +363,7 @@ async def _stacks(ports: Ports, manifest: Manifest) -> AsyncIterator[DoctorFindi
             yield _failed(component, error)
             continue
         text = f"project {project.name}: {len(project.services)} service(s), {len(containers)} container(s)"
-        up = project.invocation.command("up -d")
+        up = project.invocation.start()
         text += f", run as `{up}`" if containers else ""
         advice = "" if containers else f"`{up}` in {stack.directory}: services are only ever recreated"
         yield DoctorFinding(component, "ok" if containers else "warning", text, advice)

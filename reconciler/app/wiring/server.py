@@ -240,7 +240,7 @@ async def _built(
     interval = min(config.repository.poll_interval, config.drift.interval)
     metrics = PrometheusMetrics(version(DISTRIBUTION), tuple(units), interval, host=config.host)
     metrics.watch_disk(lambda: disk_state(config.state_dir))
-    context = LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ)
+    context = LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ, in_memory=True)
     compose = stack_engines(context, digest, swarm=config.swarm_manager)
     stack.push_async_callback(compose.close)
     mirror = _mirror(config)

@@ -39,7 +39,7 @@ def stack_notes(
     if orphans:
         sentences.append(
             f"{where}: {listed(orphans)} still runs, and the project has no such service any more. "
-            f"`{project.invocation.command('up -d --remove-orphans')}` in {stack.directory} removes it"
+            f"`{project.invocation.prune()}` in {stack.directory} removes it"
         )
     for name in sorted(project.services):
         mine = [container for container in containers if container.service == name]
@@ -47,7 +47,7 @@ def stack_notes(
         if keys:
             sentences.append(
                 f"{where}: {name} runs with other values of {listed([key_name(key) for key in keys])} than the project "
-                f"says, and no managed file explains that. `{project.invocation.command(f'up -d {name}')}` in "
+                f"says, and no managed file explains that. `{project.invocation.start(name)}` in "
                 f"{stack.directory} gives it those of the project"
             )
     for reason, names in sorted(by_reason.items()):

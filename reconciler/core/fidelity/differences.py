@@ -214,7 +214,7 @@ _GRANT = {
 }
 _OPENED = frozenset({"deploy", "deploy.resources", "deploy.resources.reservations"})
 # What a config or secret holds is the content of a file; a new file for it is not.
-_CONTENT = frozenset({"content", "value"})
+_CONTENT = frozenset({"content", "value", "digest"})
 _REFERENCES = ("configs", "secrets", "networks", "volumes")
 
 
@@ -235,6 +235,8 @@ def _flat(service: Service) -> dict[str, object]:
     for kind in _REFERENCES:
         for name, definition in (whole.get(kind) or {}).items():
             kept = {key: value for key, value in (definition or {}).items() if key not in _CONTENT}
+            if digest := (definition or {}).get("digest"):  # its name in a Swarm ends in that
+                kept["name"] = str(kept.get("name", "")).removesuffix(f"_{digest}")
             flat[f"{kind.removesuffix('s')} {name}"] = kept
     return flat
 

@@ -30,7 +30,7 @@ class Invocation:
     """How `docker compose` is run for a project: in ``directory``, with these options before its subcommand.
 
     Paths are absolute. What is empty is not given: Compose then does what it does by itself. ``deploy`` is the command
-    line that deploys the project by hand, where that is not `up -d`.
+    line that deploys the project by hand, where that is not `up -d`, ``look`` the one that shows what became of it.
     """
 
     directory: str
@@ -40,6 +40,7 @@ class Invocation:
     profiles: tuple[str, ...] = ()
     project_directory: str = ""
     deploy: str = ""
+    look: str = ""
 
     def options(self, profiles: Iterable[str] | None = None, root: str = "") -> list[str]:
         """Words for a command line; with other profiles, and with every path below ``root``, where those are given."""
@@ -61,6 +62,16 @@ class Invocation:
     def start(self, service: str = "") -> str:
         """The command line that starts the service, or the whole project, by hand."""
         return self.deploy or self.command(f"up -d {service}".rstrip())
+
+    def prune(self) -> str:
+        """The command line that removes services which have left the project."""
+        if self.deploy:
+            return self.deploy.replace(" deploy ", " deploy --prune ", 1)
+        return self.command("up -d --remove-orphans")
+
+    def show(self) -> str:
+        """The command line that shows how the project's services fare."""
+        return self.look or self.command("logs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +320,8 @@ class ServiceHealth:
     """A service as last seen: ``healthy`` is our verdict on it, ``state`` the engine's word.
 
     Of one that ran and runs no more the state is stopped, killed, missing, replaced or created; ``reason`` says more.
+    ``running`` of its ``containers`` run, those that it shall have included; ``nodes`` are the machines they are on,
+    none where that is the engine's own.
 
     ``acknowledged``: an operator knows that it does not run, as they paused it or took it down with its project.
     """
@@ -320,6 +333,9 @@ class ServiceHealth:
     restarts: int = 0
     reason: str = ""
     acknowledged: bool = False
+    containers: int = 0
+    running: int = 0
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,223 @@
+"""What is read from services and tasks of a Swarm, and what is given to `docker stack deploy`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from reconciler.adapters import process
+from reconciler.adapters.swarm.contents import contents_of, with_contents
+from reconciler.adapters.swarm.errors import of_deploy
+from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
+from reconciler.adapters.swarm.tasks import containers_of, references
+from reconciler.core.decide.health import Verdict, watch_health
+from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError, SwarmUnavailableError
+from reconciler.core.model.compose import Project, Service
+from reconciler.core.model.targets import HealthPolicy, MountedTarget, Stack, StackKind
+from reconciler.core.secret import Digester, Secret
+
+DIGEST = Digester(bytes(32))
+STACK = Stack("production", "app", "/opt/app", health=HealthPolicy(timeout=90, stable_for=1), kind=StackKind.SWARM)
+
+
+# --- tasks → containers ----------------------------------------------------------------------------------------------
+
+
+def service(replicas: int = 1, env: str = "A=1", update: str = "", **spec: Any) -> dict[str, Any]:
+    template = {"ContainerSpec": {"Image": "app:1@sha256:0", "Env": [env]}, "ForceUpdate": 0, "Runtime": "container"}
+    labels = {"com.docker.stack.namespace": "app", "com.docker.stack.image": "app:1"}
+    mode = {"Replicated": {"Replicas": replicas}}
+    status = {"UpdateStatus": {"State": update, "Message": "update paused due to task t9"}} if update else {}
+    full = {"Name": "app_api", "Labels": labels, "TaskTemplate": template, "Mode": mode, **spec}
+    return {"ID": "s1", "Version": {"Index": 9}, "Spec": full, **status}
+
+
+def task(identity: str, state: str, env: str = "A=1", slot: int = 1, desired: str = "running", **status: Any) -> Any:
+    return {
+        "ID": identity,
+        "Version": {"Index": 1},
+        "CreatedAt": f"2026-11-29T10:00:0{identity[-1]}Z",
+        "Spec": {"ContainerSpec": {"Image": "app:1@sha256:0", "Env": [env]}, "ForceUpdate": 0},
+        "ServiceID": "s1",
+        "Slot": slot,
+        "NodeID": "n1",
+        "Status": {"State": state, **status},
+        "DesiredState": desired,
+    }
+
+
+FAILED = {"Err": "task: non-zero exit (3)", "ContainerStatus": {"ExitCode": 3}, "Timestamp": "2026-11-29T10:00:09Z"}
+NO_NODE = {"Err": "no suitable node (insufficient resources on 3 nodes)"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "tasks", "expected"),
+    [
+        (service(), [task("t1", "running")], ("running", "", "")),
+        (service(), [task("t1", "starting")], ("running", "starting", "")),
+        (service(env="A=2"), [task("t1", "running")], ("running", "starting", "")),
+        (service(update="updating"), [task("t1", "running")], ("running", "starting", "")),
+        (service(), [task("t1", "pending", **NO_NODE)], ("pending", "", NO_NODE["Err"])),
+        (service(), [task("t1", "failed", desired="shutdown", **FAILED)], ("exited", "", FAILED["Err"])),
+        (
+            service(),
+            [task("t1", "failed", desired="shutdown", **FAILED), task("t2", "ready")],
+            ("restarting", "", FAILED["Err"]),
+        ),
+        (service(), [], ("pending", "", "no task is there")),
+        # The new task has failed, and the old one of its place was never stopped.
+        (service(), [task("t1", "running"), task("t2", "failed", "A=2", desired="shutdown")], ("running", "", "")),
+        (
+            service(update="paused"),
+            [task("t1", "running"), task("t2", "failed", desired="shutdown", **FAILED)],
+            ("exited", "", f"update paused due to task t9: {FAILED['Err']}"),
+        ),
+    ],
+    ids=["runs", "starts", "older", "updating", "pending", "failed", "restarting", "none", "start-first", "paused"],
+)
+def test_a_place_is_as_its_task_is(facts: Any, tasks: Any, expected: tuple[str, str, str]) -> None:
+    (container,) = containers_of(facts, tasks, {"n1": "web-1"})
+    assert (container.state, container.health, container.error) == expected
+    assert container.service == "api"
+    if tasks:
+        assert (container.node, container.name, container.image) == ("web-1", "app_api.1", "app:1")
+
+
+def test_a_node_that_has_just_come_back_is_no_failure_of_the_task() -> None:
+    error = {"Err": "cannot create a swarm scoped network when swarm is not active"}
+    tasks = [task("t1", "rejected", desired="shutdown", **error), task("t2", "running")]
+    (container,) = containers_of(service(), tasks, {})
+    assert (container.state, container.restarts) == ("running", 0)
+
+
+async def test_a_deploy_that_something_else_is_always_faster_than_blames_no_revision() -> None:
+    stderr = b"failed to update service app_api: Error response from daemon: rpc error: desc = update out of sequence"
+    completed = process.Completed("docker", 1, b"", stderr)
+    assert isinstance(of_deploy(Project("app", {}), completed, "api"), SwarmUnavailableError)
+    refused = of_deploy(
+        Project("app", {}), replace(completed, stderr=b"services.api.x must be a string: s3cr3t"), "api"
+    )
+    assert isinstance(refused, ModelRefusedError)
+    assert "s3cr3t" not in str(refused)
+
+
+def test_an_update_that_swarm_rolled_back_has_failed_only_if_it_was_ours() -> None:
+    facts, tasks = service(update="rollback_completed"), [task("t1", "running")]
+    assert containers_of(facts, tasks, {})[0].state == "running"
+    assert containers_of(facts, tasks, {}, ours=True)[0].state == "exited"
+
+
+def test_places_that_are_missing_or_given_up_are_counted() -> None:
+    tasks = [task("t1", "running"), task("t2", "shutdown", slot=2, desired="shutdown"), task("t3", "running", slot=4)]
+    containers = containers_of(service(replicas=3), tasks, {})
+    assert [(it.number, it.state) for it in containers] == [(1, "running"), (2, "running"), (3, "pending")]
+
+
+def test_a_stuck_service_fails_when_the_timeout_ends_and_a_crash_immediately() -> None:
+    watch = watch_health(STACK, ["api"], [], 0.0)
+    stuck = containers_of(service(), [task("t1", "pending", **NO_NODE)], {})
+    watch, report = watch.look(stuck, 0.0)
+    assert report.verdict is Verdict.WAIT
+    _, report = watch.look(stuck, 90.0)
+    assert report.reason == f"api is still pending after 90 s: {NO_NODE['Err']}"
+    crashed = containers_of(service(), [task("t1", "failed", desired="shutdown", **FAILED)], {"n1": "web-1"})
+    _, report = watch_health(STACK, ["api"], [], 0.0).look(crashed, 0.0)
+    assert (report.verdict, report.reason) == (Verdict.FAILED, "api failed on web-1: task: non-zero exit (3)")
+
+
+def test_the_definition_before_and_running_tasks_keep_their_secrets() -> None:
+    def using(secret: str) -> dict[str, Any]:
+        return {"ContainerSpec": {"Secrets": [{"SecretID": secret}], "Configs": [{"ConfigID": f"{secret}-c"}]}}
+
+    facts = {"Spec": {"TaskTemplate": using("now")}, "PreviousSpec": {"TaskTemplate": using("before")}}
+    tasks = [{"Spec": using("old"), "Status": {"State": state}} for state in ("running", "complete")]
+    tasks[1]["Spec"] = using("ended")
+    assert {*references(facts, tasks)} == {*("now", "before", "old"), *("now-c", "before-c", "old-c")}
+
+
+# --- services → what is deployed -------------------------------------------------------------------------------------
+
+
+def defined(own: dict[str, Any], **referred: Any) -> Service:
+    definition = json.dumps({"service": own, "configs": {}, "secrets": {}, "networks": {}, "volumes": {}, **referred})
+    return Service("api", Secret(definition.encode()), own.get("environment") or {})
+
+
+def test_the_stack_file_has_what_the_command_accepts() -> None:
+    own = {
+        "image": "app:1",
+        "command": None,
+        "environment": {"A": "a$b", "UNSET": None},
+        "ports": [{"mode": "ingress", "target": 80, "published": "8080", "protocol": "tcp", "host_ip": "127.0.0.1"}],
+        "deploy": {"resources": {"limits": {"cpus": 0.5, "pids": 9}}, "labels": {"x": "y"}},
+        "volumes": [{"type": "bind", "source": "/a", "target": "/b", "bind": {"create_host_path": True}}],
+        "configs": [{"source": "app", "mode": "0400"}],
+        "extra_hosts": ["db=10.0.0.1"],
+        "networks": {"default": {"aliases": ["a"], "priority": 3}},
+        "scale": 2,
+    }
+    config = {"app": {"name": "app_conf_0123", "file": "/opt/app/conf"}}
+    file = stack_file([defined(own, configs=config)], {"api": {"l": "1"}}, {"api": 5})
+    deployed = json.loads(file)
+    assert deployed == {
+        "version": "3.9",
+        "services": {
+            "api": {
+                "image": "app:1",
+                "environment": {"A": "a$$b"},
+                "ports": [{"mode": "ingress", "target": 80, "published": 8080, "protocol": "tcp"}],
+                "deploy": {
+                    "resources": {"limits": {"cpus": "0.5", "pids": 9}},
+                    "labels": {"x": "y", "l": "1"},
+                    "replicas": 5,
+                },
+                "volumes": [{"type": "bind", "source": "/a", "target": "/b"}],
+                "configs": [{"source": "app", "mode": 0o400}],
+                "extra_hosts": ["db:10.0.0.1"],
+                "networks": {"default": {"aliases": ["a"]}},
+            }
+        },
+        "configs": {"app": {"name": "app_conf_0123", "external": True}},
+    }
+    assert unknown_fields(defined({**own, "mem_limit": "1g", "cpus": None})) == ["mem_limit"]
+
+
+async def test_managed_files_are_configs_or_where_git_encrypts_them_secrets() -> None:
+    files = {"/opt/app/conf": b"c", "/opt/app/token": b"t", "/opt/app/web.conf": b"w"}
+
+    async def read(path: str) -> bytes | None:
+        return files.get(path)
+
+    stack = Stack(
+        *("production", "app", "/opt/app"),
+        managed={"/opt/app/web.conf": MountedTarget(False, 0o644), "/opt/app/token": MountedTarget(True, 0o600)},
+    )
+    own = {
+        "volumes": [
+            {"type": "bind", "source": "/opt/app/web.conf", "target": "/etc/web.conf"},
+            {"type": "bind", "source": "/opt/app/other", "target": "/o"},
+        ],
+        "configs": [{"source": "token"}, {"source": "conf"}],
+    }
+    configs = {"token": {"name": "app_token", "file": "/opt/app/token"}, "conf": {"file": "/opt/app/conf"}}
+    project = Project("app", {"api": defined(own, configs=configs)})
+    named = (await with_contents(project, stack, DIGEST, read)).services["api"]
+    whole = json.loads(named.definition.reveal())
+    assert [mount["source"] for mount in whole["service"]["volumes"]] == ["/opt/app/other"]
+    assert whole["service"]["secrets"] == [{"source": "token", "target": "/token"}]
+    assert whole["service"]["configs"][1] == {"source": "web.conf", "target": "/etc/web.conf", "mode": 0o644}
+    contents = {(it.kind, it.name): it.data.reveal() for it in await contents_of(named, DIGEST, read)}
+    assert contents == {
+        ("secrets", f"app_token_{DIGEST(b't')[:12]}"): b"t",
+        ("configs", f"app_conf_{DIGEST(b'c')[:12]}"): b"c",
+        ("configs", f"app_web.conf_{DIGEST(b'w')[:12]}"): b"w",
+    }
+    files["/opt/app/conf"] = b"changed"
+    with pytest.raises(ChangedMeanwhileError):
+        await contents_of(named, DIGEST, read)
+    del files["/opt/app/conf"]
+    with pytest.raises(ModelRefusedError, match="api needs it as config conf"):
+        await contents_of(named, DIGEST, read)
