@@ -208,6 +208,10 @@ def test_neither_a_start_first_update_nor_one_that_is_rolled_back_loses_a_reques
         outcomes = list(pool.map(SwarmStack.sync, stacks))
     still_asking = [client.process.poll() is None for client in clients]
     good, bad = (client.result() for client in clients)
+    for name, asked in (("applied", good), ("rolled back", bad)):
+        print(
+            f"{name}: {asked.number} requests, {len(asked.lost)} lost, the slowest {asked.slowest:.2f} s", asked.answers
+        )
 
     assert [outcome["result"] for outcome in outcomes] == ["applied", "rolled_back"], outcomes
     assert still_asking == [True, True], "the clients ended before the updates did"
