@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -255,8 +254,13 @@ def _killed_and_recovered(stack: SwarmStack, kill: str) -> str:
         if not ended.killed:
             return f"{kill}: it ended by itself after {ended.steps}"
     else:
-        process = stack.server.start("sync", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(lambda: stack.some_replaced() if moment == "some replaced" else stack.update() == moment, timeout=60)
+        printed = stack.server.root / "printed"
+        with printed.open("wb") as output:
+            process = stack.server.start("sync", stdout=output, stderr=output)
+        reached = stack.some_replaced if moment == "some replaced" else lambda: stack.update() == moment
+        eventually(lambda: reached() or process.poll() is not None, timeout=60)
+        if process.poll() is not None:
+            return f"{kill}: it ended by itself: {printed.read_text()}"
         process.kill()
         process.wait()
     if stack.mode not in ("0", mode):
