@@ -27,7 +27,7 @@ from benchmarks.figures import machine, table
 from benchmarks.peers import costs, faults
 from benchmarks.peers.sites import IMAGE, Site
 from reconciler.demo import dockerd
-from tests.support.age_key import make_age_key
+from tests.support.age_key import AgeKey
 from tests.support.engine import private_place
 
 NEEDED = ("docker", "dockerd", "git-crypt", "unshare", "mount")
@@ -81,10 +81,8 @@ def _measured(scratch: Path, peers: Path, only: str | None, sizes: Sequence[int]
     os.environ["DOCKER_HOST"] = engine.host
     failed: list[str] = []
 
-    def make_site(kind: type[Site], name: str, disk: int = 0) -> Site:
-        room = scratch / f"of-{name}"
-        room.mkdir()
-        return kind(room / "site", f"peers-{name}", make_age_key(room), engine.host, peers, disk)
+    def make_site(kind: type[Site], name: str, key: AgeKey, disk: int = 0) -> Site:
+        return kind(scratch / f"of-{name}", f"peers-{name}", key, engine.host, peers, disk)
 
     def attempted(name: str, parts: Callable[[], Iterable[Any]]) -> list[Any]:
         gathered: list[Any] = []
@@ -105,7 +103,7 @@ def _measured(scratch: Path, peers: Path, only: str | None, sizes: Sequence[int]
         print("\n".join(f"{name:>14}: {value}" for name, value in described.items()), flush=True)
         figures = attempted("costs", lambda: costs.measure(scratch, make_site, sizes))
         print("\n" + table([replace(figure, target=None) for figure in figures]), flush=True)
-        endings = attempted("faults", lambda: faults.measure(make_site, engine))
+        endings = attempted("faults", lambda: faults.measure(scratch, make_site, engine))
         for ending in endings:
             print(f"{ending.fault:45} {ending.tool:14} {ending.words}")
     finally:

@@ -29,7 +29,7 @@ from benchmarks.peers.sites import (
     content,
     names,
 )
-from tests.support.age_key import make_age_key
+from tests.support.age_key import AgeKey, make_age_key
 from tests.support.server import Daemon
 from tests.support.waiting import eventually
 
@@ -38,10 +38,11 @@ ROUNDS = 5
 # A run of ansible-pull takes seconds for each ten files. With 200, its first run finds all live files as they should be
 # and counts as the run with no change.
 FEWER_ROUNDS = {(AnsibleSite.tool, 50): 2, (AnsibleSite.tool, 200): 1}
+POLLS = 4  # for one sample: the clock of processes counts in hundredths of a second
 QUIET = 0.5  # seconds without CPU: the daemon has done everything
 UNITS = {"CPU": "s", "started": "s", "healthy": "s", "memory": "MB"}
 SECRET = b"the webhook's own secret"
-MakeSite = Callable[[type[Site], str], Site]
+MakeSite = Callable[[type[Site], str, AgeKey], Site]
 
 
 class Samples:
@@ -63,7 +64,7 @@ class Samples:
 
 
 def measure(scratch: Path, make_site: MakeSite, sizes: Sequence[int] = SIZES) -> Iterator[Figure]:
-    """The figures for each number of files; ``make_site`` makes a site of this kind in a directory of this name."""
+    """The figures for each number of files; ``make_site`` makes one of this kind, name and key."""
     key = make_age_key(scratch)
     for files in sizes:
         with ThreadPoolExecutor(2) as pool:
@@ -75,8 +76,7 @@ def measure(scratch: Path, make_site: MakeSite, sizes: Sequence[int] = SIZES) ->
         with ExitStack() as stack:
             sites = []
             for kind in SITES:
-                site = make_site(kind, f"{kind.__name__.lower()}-{files}")
-                site.key.path.write_bytes(key.path.read_bytes())
+                site = make_site(kind, f"{kind.__name__.lower()}-{files}", key)
                 stack.callback(site.remove)
                 shared = isinstance(site, ReconcilerSite | ScriptSite | AnsibleSite)
                 sources = encrypted if shared else {name: site.encrypt(name, data) for name, data in plain.items()}
@@ -98,7 +98,8 @@ def _rounds(stack: ExitStack, sites: list[Site], samples: Samples, files: int) -
             if number >= FEWER_ROUNDS.get((site.tool, files), ROUNDS):
                 continue
             if isinstance(site, ReconcilerSite):
-                samples.add(site.tool, "no change", CPU=daemon.announce("webhook")[0])
+                polls = [daemon.announce("in_sync")[0] for _ in range(POLLS)]
+                samples.add(site.tool, "no change", CPU=sum(polls) / POLLS)
             elif FEWER_ROUNDS.get((site.tool, files)) != 1:
                 _unchanged(site, samples)
             changed = {"api.env": content("api.env", f"round{number}")}
@@ -106,7 +107,7 @@ def _rounds(stack: ExitStack, sites: list[Site], samples: Samples, files: int) -
             site.commit(changed)
             pushed = time.time()
             if isinstance(site, ReconcilerSite):
-                cpu, memory = daemon.announce("webhook")
+                cpu, memory = daemon.announce("applied")
             else:
                 run = site.run()
                 cpu, memory = run.cpu, run.memory
@@ -162,8 +163,8 @@ class WatchedDaemon:
         )
         self._wait_until_quiet()
 
-    def announce(self, trigger: str) -> tuple[float, float]:
-        """Announce a push and wait for its end; return seconds of CPU, children included, and peak memory in MB."""
+    def announce(self, result: str) -> tuple[float, float]:
+        """Announce a push and wait until it has ended so; return seconds of CPU, children included, and peak MB."""
         seen, before = len(self._daemon.events()), self._cpu()
         body = json.dumps({"ref": "refs/heads/main"}).encode()
         signature = hmac.new(SECRET, body, hashlib.sha256).hexdigest()
@@ -172,8 +173,11 @@ class WatchedDaemon:
             raise RuntimeError(f"the webhook was answered with {status}")
 
         def done() -> bool:
-            events = self._daemon.events()[seen:]
-            return any(event["event"].startswith("reconciled") and event["trigger"] == trigger for event in events)
+            events = [event for event in self._daemon.events()[seen:] if event.get("trigger") == "webhook"]
+            ends = [event for event in events if event["event"].startswith("reconciled")]
+            if bad := [event for event in ends if event["result"] not in (result, "in_sync")]:
+                raise RuntimeError(f"the daemon did not end with {result}: {bad[0]}")
+            return any(event["result"] == result for event in ends)
 
         eventually(done, timeout=LONGEST_RUN)
         self._wait_until_quiet()

@@ -158,6 +158,10 @@ class PrometheusMetrics(ServiceDriftMetrics):
         self._service_healthy = self._gauge(
             "service_healthy", "1 where the service is healthy; one series a service.", *service, "state"
         )
+        self._containers = self._gauge(
+            "service_containers", "Containers of the service; of a Swarm's, those that it shall have.", *service
+        )
+        self._containers_running = self._gauge("service_containers_running", "Those of them that run.", *service)
         self._health = self._sparse_gauge(
             "health_status", "1 for the health of the stack's services.", "environment", "stack", "status"
         )
@@ -303,11 +307,14 @@ class PrometheusMetrics(ServiceDriftMetrics):
         self._forget_stacks(environment, {stack.stack for stack in stacks})
         for stack in stacks:
             self._health.set(environment, stack.stack, 1, stack.status)
-            self._service_healthy.remove_by_labels({"environment": environment, "stack": stack.stack})
+            self._forget_services(environment, stack.stack)
             for service in stack.services:
                 if not service.acknowledged:
-                    labels = (environment, stack.stack, service.service, service.state)
-                    self._service_healthy.labels(*labels).set(int(service.healthy))
+                    labels = (environment, stack.stack, service.service)
+                    self._service_healthy.labels(*labels, service.state).set(int(service.healthy))
+                    if service.containers > 1 or service.nodes:  # of a single one, service_healthy says it all
+                        self._containers.labels(*labels).set(service.containers)
+                        self._containers_running.labels(*labels).set(service.running)
         statuses = {stack.status for stack in stacks}
         if HealthStatus.UNHEALTHY in statuses:
             self.failed(environment, at)
@@ -320,10 +327,14 @@ class PrometheusMetrics(ServiceDriftMetrics):
     def _forget_stacks(self, environment: str, present: set[str]) -> None:
         """Otherwise a service that was unhealthy when its stack was removed would alert forever."""
         for gone in self._stacks.get(environment, set()) - present:
-            self._service_healthy.remove_by_labels({"environment": environment, "stack": gone})
+            self._forget_services(environment, gone)
         for series in (self._health, self._recreate):
             series.keep(environment, present)
         self._stacks[environment] = present
+
+    def _forget_services(self, environment: str, stack: str) -> None:
+        for gauge in (self._service_healthy, self._containers, self._containers_running):
+            gauge.remove_by_labels({"environment": environment, "stack": stack})
 
     def remembered(self, record: EnvironmentRecord, at: float) -> None:
         for state, revision in (("head", record.head), ("applied", record.applied), ("healthy", record.healthy)):

@@ -324,11 +324,14 @@ class SqliteStore:
         with self._guarded():
             return verify_entries(self._database.execute, heads)
 
-    def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
+    def runs(
+        self, environment: str | Collection[str] | None = None, limit: int = 20, *, since: float = 0.0
+    ) -> tuple[Run, ...]:
         names = [environment] if isinstance(environment, str) else environment
         marks = ", ".join("?" * len(names or ()))
-        among = f"WHERE environment IN ({marks})" if names is not None else ""
-        rows = self._all(f"{_SELECT_RUN} {among} ORDER BY number DESC LIMIT ?", *(names or ()), limit)
+        among = f"AND environment IN ({marks})" if names is not None else ""
+        statement = f"{_SELECT_RUN} WHERE started_at >= ? {among} ORDER BY number DESC LIMIT ?"
+        rows = self._all(statement, since, *(names or ()), limit)
         with self._decoding():
             return tuple(run_from_row(row) for row in rows)
 

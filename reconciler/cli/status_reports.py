@@ -9,6 +9,7 @@ from reconciler.cli.changes import change_item, count_sentence, drift_items, hea
 from reconciler.cli.layout import Item, Page, counted
 from reconciler.cli.plan_reports import closing_lines, note_lines, pause_sentence, separated, warning_lines
 from reconciler.core.change_words import Data, Said, Tense
+from reconciler.core.text import listed
 
 _NO_DAEMON = "The daemon is not running; this is how the live files are now."
 
@@ -121,8 +122,11 @@ def _service(page: Page, service: Data) -> Item:
     bad = "yellow" if service.get("acknowledged") else "red"
     state = page.style("green" if service["healthy"] else bad, service["state"])
     restarts = f", {counted(service['restarts'], 'restart')}" if service["restarts"] else ""
+    count, nodes = service["containers"], service["nodes"]
+    running = f", {service['running']} of {count} running" if count > 1 or (nodes and not service["running"]) else ""
+    where = f" on {listed(nodes)}" if nodes else ""
     reason = (service["reason"],) if service.get("reason") else ()
-    return Item((f"{service['stack']}/{service['service']}", f"{state}{restarts}", *reason))
+    return Item((f"{service['stack']}/{service['service']}", f"{state}{running}{where}{restarts}", *reason))
 
 
 def _next(environment: Data, page: Page, by_daemon: bool) -> Iterator[str]:

@@ -9,6 +9,7 @@ from reconciler.core.decide.classify import classify
 from reconciler.core.decide.service_drift import DRIFT_ID
 from reconciler.core.decide.suspension import (
     CONFLICTING_WRITER,
+    HOUR,
     RUNS_LOOKED_AT,
     Suspension,
     conflicting_writer,
@@ -205,7 +206,9 @@ class _Corrections:
             return ""
         if self._times is None:
             self._times = {}
-            for corrected, at in corrections(self._ports.store.runs(self._environment, RUNS_LOOKED_AT)):
+            since = self._ports.clock.now() - HOUR
+            runs = self._ports.store.runs(self._environment, RUNS_LOOKED_AT, since=since)
+            for corrected, at in corrections(runs):
                 self._times.setdefault(corrected.path, []).append(at)
         return conflicting_writer(change, self._times.get(change.target.path, ()), self._ports.clock.now())
 

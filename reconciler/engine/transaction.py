@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from reconciler.core.decide import health
-from reconciler.core.decide.suspension import restored_stacks, suspension_of
+from reconciler.core.decide.suspension import HOUR, restored_stacks, suspension_of
 from reconciler.core.errors import ModelRefusedError, OutsideError, ReconcilerError, ServiceFailedError, UnhealthyError
 from reconciler.core.model.compose import Action
 from reconciler.core.model.plans import LEFT_GIT, Aspect, Change, Effect, KeyChange, Kind, Plan
@@ -183,7 +183,9 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     changes = transaction.run.changes
     by_hand = [change for change in changes if change.kind in (Kind.DRIFT, Kind.CONFLICT) and not change.restored_from]
     drifted = [change.source for change in by_hand]
-    restored = restored_stacks(ports.store.runs(plan.environment, _SEARCHED_RUNS), transaction.run, ports.clock.now())
+    now = ports.clock.now()
+    recent = ports.store.runs(plan.environment, _SEARCHED_RUNS, since=now - HOUR)
+    restored = restored_stacks(recent, transaction.run, now)
     renewed = [change.target for change in plan.changes if _is_renewed(plan, change)]
     stale = [target.id for target in renewed if target.stack not in restored]
     only_corrects = all(change.kind == Kind.DRIFT for change in changes)

@@ -15,7 +15,7 @@ from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.adapters.promotion_metrics import PromotionMetrics
 from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import Action, ActionKind, HealthStatus, ServiceHealth, StackHealth
-from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
+from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan, ServiceDrift
 from reconciler.core.model.records import Applied, EnvironmentRecord, Orphan, Pause, Pin, Quarantine
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import ENDS_NO_RECONCILIATION, Backup, BackupEntry, Outcome, Phase, Result
@@ -37,6 +37,8 @@ REQUIRED = {
     "revision_info": "gauge",
     "drift": "gauge",
     "drift_keys": "gauge",
+    **dict.fromkeys(("service_drift", "service_drift_keys"), "gauge"),
+    **dict.fromkeys(("service_drift_detected_total", "service_drift_corrected_total"), "counter"),
     "drift_since_timestamp_seconds": "gauge",
     "drift_detected_total": "counter",
     "drift_corrected_total": "counter",
@@ -81,6 +83,8 @@ REQUIRED = {
     "backup_last_timestamp_seconds": "gauge",
     "service_recreate_total": "counter",
     "service_healthy": "gauge",
+    "service_containers": "gauge",
+    "service_containers_running": "gauge",
     "rollback_total": "counter",
     "quarantined": "gauge",
     "pinned": "gauge",
@@ -177,8 +181,14 @@ def busy() -> PrometheusMetrics:
         ),
         103.0,
     )
+    drift = ServiceDrift("app", "api", Effect.WRITE, "", KeyChange(added=("SECRET_NAME",)))
+    metrics.observe_drifts("production", [drift])
+    metrics.services_corrected("production", [("app", "api")])
     metrics.recreated("production", "app", "api", "ok")
-    metrics.health("production", [stack_of("app", api=True)], 103.0)
+    scaled = ServiceHealth("shop", "web", "healthy", True, containers=3, running=3, nodes=("web-1", "web-2"))
+    metrics.health(
+        "production", [stack_of("app", api=True), StackHealth("shop", HealthStatus.HEALTHY, (scaled,))], 103.0
+    )
     metrics.engine("production", True)
     metrics.watch_disk(lambda: (5000, 7, 100))
     metrics.corrected("production", [API.id], 103.0)
@@ -654,13 +664,25 @@ def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics,
     [
         ("phase_duration_seconds_count", {(phase.value,): 1 for phase in Phase}),
         ("service_recreate_total", {("ok", "api", "app"): 1}),
-        ("service_healthy", {("api", "app", "running"): 1}),
+        ("service_healthy", {("api", "app", "running"): 1, ("web", "shop", "healthy"): 1}),
+        ("service_containers", {("web", "shop"): 3}),
+        ("service_containers_running", {("web", "shop"): 3}),
         ("webhook_requests_total", {("200",): 0, ("202",): 1, ("403",): 0, ("408",): 0, ("413",): 0, ("503",): 0}),
         ("commit_to_applied_seconds_sum", {(): 12.0}),
         ("quarantined", {(): 1}),
         ("loop_last_tick_timestamp_seconds", {(): 105.0}),
     ],
-    ids=["phases", "services", "health", "webhook", "delivery", "quarantine", "tick"],
+    ids=[
+        "phases",
+        "services",
+        "health",
+        "containers",
+        "containers-running",
+        "webhook",
+        "delivery",
+        "quarantine",
+        "tick",
+    ],
 )
 def test_what_happened_is_reported(name: str, expected: dict[tuple[str, ...], float]) -> None:
     assert series(busy(), name) == expected

@@ -166,6 +166,14 @@ def test_runs_come_newest_first_by_environment_and_as_many_as_asked(store: Sqlit
     assert store.runs("elsewhere") == ()
 
 
+def test_runs_can_be_those_since_a_time(store: SqliteStore) -> None:
+    for number in range(3):
+        started = replace(run_of(f"r{number}"), started_at=100.0 * number)
+        finish(store, started, record=EnvironmentRecord("production"))
+    assert [run.id for run in store.runs("production", since=100.0)] == ["r2", "r1"]
+    assert [run.id for run in store.runs(since=150.0)] == ["r2"]
+
+
 # --- begin, owe, finish ----------------------------------------------------------------------------------------------
 
 

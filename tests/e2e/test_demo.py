@@ -106,8 +106,8 @@ class Demo:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         self.process.wait()
-        if self.kept and "docker compose up" in self.text:
-            self.project.remove()
+        if name := self.running_project:
+            ComposeProject(name, self.scratch).remove()
         shutil.rmtree(self.scratch)
 
 

@@ -116,6 +116,8 @@ def test_every_answer_is_as_the_description_says(guarded: Server) -> None:
         assert (headers["Content-Encoding"], json.loads(gzip.decompress(body))["runs"]) == ("gzip", known)
         assert headers["Cache-Control"] == "no-store"
         assert api.ask("/api/v1/history", If_None_Match=f'"x", {headers["ETag"]}')[::2] == (304, b"")
+        _, of_scrape, scrape = api.ask("/metrics", Accept_Encoding="gzip")
+        assert (of_scrape["Content-Encoding"], b"reconciler_build_info" in gzip.decompress(scrape)) == ("gzip", True)
         guarded.commit({"api.env": b"A=4\n"})
         guarded.sync()
         assert api.ask("/api/v1/history", If_None_Match=headers["ETag"])[0] == 200

@@ -139,7 +139,8 @@ def state(result: str, after: Any = None, environment: str = "production", **mor
 
 def service(name: str, state: str = "running (healthy)", healthy: bool = True, **more: Any) -> Any:
     stack, _, service = name.partition("/")
-    return {"stack": stack, "service": service, "state": state, "healthy": healthy, "restarts": 0, **more}
+    usual = {"restarts": 0, "containers": 1, "running": 1, "nodes": []}
+    return {"stack": stack, "service": service, "state": state, "healthy": healthy, **usual, **more}
 
 
 def status(*environments: Any, running: bool = True, **daemon: Any) -> Any:
@@ -330,6 +331,21 @@ SYNCS: Mapping[str, Any] = {
 }
 
 STATUSES: Mapping[str, Any] = {
+    "unplaced": status(
+        state(
+            "in_sync",
+            plan(change("production/api.env")),
+            services=[
+                service(
+                    "shop/search",
+                    "pending",
+                    False,
+                    running=0,
+                    reason="no suitable node (insufficient resources on 3 nodes)",
+                ),
+            ],
+        )
+    ),
     "in_sync": status(
         state(
             "in_sync",
@@ -338,7 +354,11 @@ STATUSES: Mapping[str, Any] = {
                 change("production/worker.env", since=at("22T05:00:00")),
                 notes=NOTES,
             ),
-            services=[service("app/api"), service("app/worker", restarts=3)],
+            services=[
+                service("app/api"),
+                service("app/worker", restarts=3),
+                service("shop/web", "healthy", containers=3, running=3, nodes=["web-1", "web-2"]),
+            ],
         )
     ),
     "drifted": status(
@@ -364,7 +384,7 @@ STATUSES: Mapping[str, Any] = {
                     False,
                     reason="stopped by hand 5 min ago; it stays stopped until somebody starts it",
                     acknowledged=True,
-                )
+                ),
             ],
         ),
         running=False,

@@ -6,6 +6,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from reconciler.demo import dockerd
@@ -26,8 +27,15 @@ def private_place(directory: str) -> dockerd.EnginePlace:
     return dockerd.EnginePlace(host, pid_file, ("unshare", "--net", "--mount", "dockerd", "--host", host, *files))
 
 
-# Every command of its runtime takes a fifth less without a garbage collection in its few milliseconds.
-SHARED_PLACE = dockerd.EnginePlace(None, dockerd.USUAL_PLACE.pid_file, ("env", "GOGC=400", "dockerd"))
+def quick_place(directory: Path) -> dockerd.EnginePlace:
+    """The machine's own place, for an engine whose containers start in a fifth less CPU time.
+
+    Its runtime collects no garbage in its few milliseconds, and compiles no seccomp filter for each.
+    """
+    filters = directory / "seccomp.json"
+    filters.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW"}))
+    command = ("env", "GOGC=400", "dockerd", "--seccomp-profile", str(filters))
+    return replace(dockerd.USUAL_PLACE, command=command)
 
 
 class SharedEngine:
@@ -36,8 +44,8 @@ class SharedEngine:
     A worker process starts it and the controlling process ends it, so what was started is noted in a file.
     """
 
-    def __init__(self, directory: Path, place: dockerd.EnginePlace = SHARED_PLACE) -> None:
-        self._place = place
+    def __init__(self, directory: Path, place: dockerd.EnginePlace | None = None) -> None:
+        self._place = place or quick_place(directory)
         self._note = directory / "engine.json"
         self._lock = directory / "engine.lock"
         self._log = directory / "dockerd.log"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,14 +129,24 @@ class Importer:
 
 def make_importer(root: Path, image: str = "none") -> Importer:
     """The project with its files, and a repository set up by `reconciler init`, committed."""
+    shutil.copytree(_template().name, root, symlinks=True, dirs_exist_ok=True)
     importer = Importer(root)
-    for directory in (importer.clone, importer.home, importer.stack):
-        directory.mkdir(parents=True)
-    importer.write({"compose.yaml": COMPOSE.replace("IMAGE", image), **FILES})
+    importer.write({"compose.yaml": COMPOSE.replace("IMAGE", image)})
+    return importer
+
+
+@functools.cache
+def _template() -> tempfile.TemporaryDirectory[str]:
+    """What every importer begins with; the directory goes when this process ends."""
+    directory = tempfile.TemporaryDirectory(prefix="rct-importer-")
+    importer = Importer(Path(directory.name))
+    for path in (importer.clone, importer.home, importer.stack):
+        path.mkdir()
+    importer.write(FILES)
     importer.git("config", "--global", "user.name", "Ada Example")
     importer.git("config", "--global", "user.email", "ada@example.org")
     importer.git("init", "--quiet", "--initial-branch=main")
     assert importer.reconciler("init").returncode == 0
     importer.git("add", "--all")
     importer.git("commit", "--quiet", "--message", "Begin")
-    return importer
+    return directory

@@ -341,9 +341,19 @@ def test_the_report_shows_the_state_of_each_service() -> None:
         services=("api", "worker"),
     )
     assert report.services == (
-        ServiceHealth("app", "api", "starting", healthy=False),
+        ServiceHealth("app", "api", "starting", healthy=False, containers=2, running=2),
         ServiceHealth("app", "worker", "missing", healthy=False),
     )
+
+
+def test_the_report_shows_how_many_run_on_which_nodes_and_why_the_rest_do_not() -> None:
+    running = replace(NEW, id="1", health="healthy", node="web-2")
+    waiting = replace(NEW, id="2", state="pending", error="no suitable node (insufficient resources on 3 nodes)")
+    report = look((1, [running, waiting]))
+    reason = "no suitable node (insufficient resources on 3 nodes)"
+    nodes = ("web-2",)
+    expected = ServiceHealth("app", "api", "pending", False, reason=reason, containers=2, running=1, nodes=nodes)
+    assert report.services == (expected,)
 
 
 @pytest.mark.parametrize(

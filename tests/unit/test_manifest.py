@@ -25,12 +25,14 @@ from reconciler.core.model.targets import (
     HealthPolicy,
     HttpCheck,
     Manifest,
+    MountedTarget,
     OnChange,
     OnDrift,
     OnFailure,
     OnFirstContact,
     Parser,
     Stack,
+    StackKind,
     Target,
     WriteMode,
 )
@@ -90,6 +92,7 @@ def test_every_field_is_read() -> None:
                 ),
             ),
             on_failure=OnFailure.HOLD,
+            on_drift=OnDrift.REPORT,
             one_shot=frozenset({"migrate"}),
         ),
     )
@@ -979,3 +982,14 @@ def test_the_schema_accepts_all_that_the_reader_accepts(data: Any) -> None:
     except ManifestError:
         return
     assert schema_accepts(text)
+
+
+def test_a_stack_of_kind_swarm_needs_a_manager_and_sends_no_signals() -> None:
+    text = app("api.env: {encrypted: false}", kind="swarm")
+    (stack,) = read(text).stacks
+    assert (stack.kind, stack.managed) == (StackKind.SWARM, {"/opt/app/api.env": MountedTarget(encrypted=False)})
+    (mistake,) = refusal(text, MINIMAL_SERVER)
+    assert "has kind: swarm, and the server configuration does not say that" in mistake
+    assert "swarm_manager: true there" in mistake
+    (mistake,) = refusal(app("api.env: {on_change: 'signal:HUP'}", kind="swarm"))
+    assert "asks for a signal, which Swarm cannot send to tasks" in mistake

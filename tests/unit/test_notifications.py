@@ -15,7 +15,7 @@ from reconciler.core.model.notifications import (
     NotificationPolicy,
     Origin,
 )
-from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
+from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan, ServiceDrift
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Outcome, Result
 from reconciler.core.model.targets import Target
@@ -262,6 +262,18 @@ def test_reported_drift_names_keys_and_is_no_hold(operator: Operator) -> None:
     assert operator.passes(MINUTE) == ["production on web-1: held. b.env: a different file is there"]
     operator.hears(IN_SYNC)
     assert len(operator.passes(MINUTE)) == 2
+
+
+def test_a_service_that_stays_as_somebody_changed_it_is_drift_too(operator: Operator) -> None:
+    drift = ServiceDrift(
+        "app", "api", Effect.REPORT, "A was changed by hand; on_drift is report", error_id="service-drift"
+    )
+    plan = replace(DRIFTED.after, changes=(), drifts=(drift,))
+    operator.hears(replace(DRIFTED, after=plan, error_id="service-drift"))
+    assert operator.passes(MINUTE) == ["production on web-1: drift. app/api: A was changed by hand; on_drift is report"]
+    paused = replace(plan, drifts=(replace(drift, effect=Effect.HOLD, error_id="paused"),))
+    operator.hears(replace(DRIFTED, after=paused, error_id="paused"))
+    assert not [line for line in operator.passes(MINUTE) if "held" in line]
 
 
 def test_drift_that_is_corrected_again_and_again_is_no_storm(operator: Operator) -> None:

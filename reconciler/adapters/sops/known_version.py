@@ -20,7 +20,7 @@ class KnownVersion:
         """The version; "" where it is not known."""
         with contextlib.suppress(OSError, ValueError, TypeError), open(self._path, encoding="utf-8") as file:
             mark, version = json.load(file)
-            if mark == _mark(binary) and isinstance(version, str):
+            if mark and mark == _mark(binary) and isinstance(version, str):
                 return version
         return ""
 

@@ -255,11 +255,13 @@ class DockerSwarm:
         self, project: Project, services: Sequence[Service], scale: Mapping[str, int], before: Mapping[str, Json]
     ) -> None:
         await self._provide(project, services)
-        labels = {service.name: {DEFINITION_LABEL: service.digest} for service in services}
-        resolve = "changed" if any(_has_new_image(service, before) for service in services) else "never"
-        completed = await self._run_deploy(project, stack_file(services, labels, scale), resolve)
-        if not completed.ok:
-            raise errors.of_deploy(project, completed, listed(sorted(labels)))
+        modes = {service.name: _resolution(project.name, service, before.get(service.name)) for service in services}
+        for mode in sorted(set(modes.values())):
+            group = [service for service in services if modes[service.name] == mode]
+            labels = {service.name: {DEFINITION_LABEL: service.digest} for service in group}
+            completed = await self._run_deploy(project, stack_file(group, labels, scale), mode)
+            if not completed.ok:
+                raise errors.of_deploy(project, completed, listed(sorted(labels)))
 
     async def _run_deploy(self, project: Project, file: bytes, resolve: str) -> process.Completed:
         argv = ["docker", "stack", "deploy", "--compose-file", "-", "--with-registry-auth", "--resolve-image", resolve]
@@ -321,12 +323,13 @@ def _rolled_back(service: Json) -> bool:
     return (service.get("UpdateStatus") or {}).get("State") in ROLLED_BACK
 
 
-def _has_new_image(service: Service, before: Mapping[str, Json]) -> bool:
-    """Whether the service gets another reference than it has, or is made: only then the registry says which image that
-    is."""
-    known = before.get(service.name)
+def _resolution(stack: str, service: Service, facts: Json | None) -> str:
+    """How `docker stack deploy` resolves the service's image: a registry says which one a reference stands for only
+    where the project names another one. But for "always", it leaves an image there that somebody else has chosen."""
     image = json.loads(service.definition.reveal())["service"].get("image")
-    return known is None or known["Spec"]["Labels"].get(IMAGE_LABEL) != image
+    if facts is None or facts["Spec"]["Labels"].get(IMAGE_LABEL) != image:
+        return "changed"
+    return "never" if deployed_service(stack, facts, {}).fields["image"] == service.deploys_as["image"] else "always"
 
 
 def _mounts_directory_of(service: Service, paths: Iterable[str]) -> bool:

@@ -114,10 +114,15 @@ def _services(environment: Data) -> Iterator[Attention]:
     services = [service for service in environment.get("services", ()) if not service["healthy"]]
     down = [service for service in services if not service.get("acknowledged")]
     if down:
-        silent = dict.fromkeys(service["service"] for service in down if "docker logs" not in service.get("reason", ""))
+        silent = dict.fromkeys(service["service"] for service in down if not _says_why(service))
         step = f"Read why: `docker compose logs --tail 50 {' '.join([*silent][:5])}` in the stack's directory."
         steps = (step,) if silent else ()
         yield Attention(BAD, "unhealthy", environment["environment"], next=steps, items=tuple(map(_service, down)))
+
+
+def _says_why(service: Data) -> bool:
+    """Whether its reason names the logs, or it has none, as no node runs it."""
+    return service["state"] == "pending" or " logs " in service.get("reason", "")
 
 
 def _service(service: Data) -> Data:

@@ -316,7 +316,19 @@ def _summary(stack: Stack, finding: HealthFinding, containers: Sequence[Containe
     if worst is not None and worst.name:  # the engine allows no odd names
         logs = f"`{worst.logs or f'docker logs --tail 50 {worst.name}'}` shows why"
         reason = f"{worst.error}. {logs}" if worst.error else logs
-    return ServiceHealth(stack.name, finding.service, state, finding.verdict is Verdict.HEALTHY, restarts, reason)
+    elif waiting := next((container.error for container in containers if container.state == "pending"), ""):
+        reason = waiting
+    return ServiceHealth(
+        stack.name,
+        finding.service,
+        state,
+        finding.verdict is Verdict.HEALTHY,
+        restarts,
+        reason,
+        containers=len(containers),
+        running=sum(container.state == "running" for container in containers),
+        nodes=tuple(sorted({container.node for container in containers if container.node})),
+    )
 
 
 def _answers(container: Container) -> bool:

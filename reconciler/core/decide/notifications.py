@@ -200,11 +200,20 @@ def _of_held(outcome: Outcome, plan: Plan) -> Iterator[_Failure]:
     for change in drifted:
         reason = f"{text.keys_of(change)}. Not corrected: on_drift is report"
         yield NotificationEvent.DRIFT, change.target.source, change.error_id, reason
+    services = [drift for drift in plan.waiting_drifts if drift.effect is Effect.REPORT]
+    for service in services:
+        subject = f"{service.stack}/{service.service}"
+        yield NotificationEvent.DRIFT, subject, service.error_id, f"{subject}: {service.reason}"
     paused = [change for change in plan.held if change.error_id == _PAUSED]
     rest = [change for change in (*plan.held, *plan.reported) if change not in (*drifted, *paused)]
-    if rest or plan.held_stacks or not (drifted or paused):
-        ids = [*(id for id in plan.held_ids if id != _PAUSED), *(change.error_id for change in rest)]
-        id = common_id([*filter(None, ids)]) if drifted or paused else outcome.error_id
+    left = [drift for drift in plan.waiting_drifts if drift not in services and drift.error_id != _PAUSED]
+    if rest or left or plan.held_stacks or not (drifted or paused or plan.waiting_drifts):
+        ids = [
+            *(id for id in plan.held_ids if id != _PAUSED),
+            *(it.error_id for it in rest),
+            *(it.error_id for it in left),
+        ]
+        id = common_id([*filter(None, ids)]) if drifted or paused or services else outcome.error_id
         yield NotificationEvent.HELD, "", id, outcome.reason
 
 

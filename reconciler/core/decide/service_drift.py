@@ -18,11 +18,11 @@ DRIFT_ID = "service-drift"
 
 @dataclass(frozen=True, slots=True)
 class DriftPolicy:
-    """What keeps a service from being deployed again: ``suspended`` says why nothing of the stack may be touched, and
+    """What keeps a service from being deployed again: ``paused`` says why nothing of the stack may be touched, and
     ``backing_off`` why one service waits; both "" where nothing does. ``ran`` are the services that ran when they were
     last healthy; ``hidden`` values are not shown."""
 
-    suspended: str = ""
+    paused: str = ""
     backing_off: Callable[[str], str] = lambda _: ""
     ran: Collection[str] = ()
     hidden: Collection[str] = field(default=(), repr=False)
@@ -88,9 +88,12 @@ def _edited(stack: Stack, sides: ProjectSides, after: Service, hidden: Collectio
 
 def _with_effect(drift: ServiceDrift, stack: Stack, policy: DriftPolicy) -> ServiceDrift:
     """The drift that is taken back, or why it is not."""
-    effect, waits = Effect.HOLD, policy.suspended or policy.backing_off(drift.service)
     if stack.on_drift is OnDrift.REPORT:
-        effect, waits = Effect.REPORT, "on_drift is report"
-    if not waits:
+        effect, waits, id = Effect.REPORT, "on_drift is report", DRIFT_ID
+    elif policy.paused:
+        effect, waits, id = Effect.HOLD, policy.paused, "paused"
+    elif waits := policy.backing_off(drift.service):
+        effect, id = Effect.HOLD, "conflicting-writer"
+    else:
         return drift
-    return replace(drift, effect=effect, reason=f"{drift.reason}; {waits}", error_id=DRIFT_ID)
+    return replace(drift, effect=effect, reason=f"{drift.reason}; {waits}", error_id=id)

@@ -240,9 +240,10 @@ def _update(config: Json | None) -> Json | None:
 
 
 def _port(port: Json) -> Json:
+    published = str(port.get("published") or "0")
     return {
         "Protocol": port.get("protocol"),
-        "TargetPort": int(port["target"]),
-        "PublishedPort": int(port.get("published") or 0),
+        "TargetPort": port["target"],
+        "PublishedPort": int(published) if published.isdecimal() else published,  # a range is refused by the deploy
         "PublishMode": port.get("mode"),
     }

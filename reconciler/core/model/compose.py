@@ -320,6 +320,8 @@ class ServiceHealth:
     """A service as last seen: ``healthy`` is our verdict on it, ``state`` the engine's word.
 
     Of one that ran and runs no more the state is stopped, killed, missing, replaced or created; ``reason`` says more.
+    ``running`` of its ``containers`` run, those that it shall have included; ``nodes`` are the machines they are on,
+    none where that is the engine's own.
 
     ``acknowledged``: an operator knows that it does not run, as they paused it or took it down with its project.
     """
@@ -331,6 +333,9 @@ class ServiceHealth:
     restarts: int = 0
     reason: str = ""
     acknowledged: bool = False
+    containers: int = 0
+    running: int = 0
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

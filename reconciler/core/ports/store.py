@@ -128,8 +128,11 @@ class Store(Protocol):
         """Add a sentence to a finished run's reason (``at``: epoch seconds), and store the environment's record in the
         same transaction."""
 
-    def runs(self, environment: str | Collection[str] | None = None, limit: int = 20) -> tuple[Run, ...]:
-        """The runs of one environment, of several, or of all; newest first. Decisions are none."""
+    def runs(
+        self, environment: str | Collection[str] | None = None, limit: int = 20, *, since: float = 0.0
+    ) -> tuple[Run, ...]:
+        """The runs of one environment, of several, or of all; newest first. Decisions are none. Only those that were
+        started ``since`` then (epoch seconds): one of 1,000 changes takes long to read."""
 
     def decide(self, decision: Run, record: EnvironmentRecord | None = None, *, forgotten: Sequence[str] = ()) -> None:
         """In one database transaction: append a decision that was no run to the history, store the record, and forget

@@ -188,7 +188,8 @@ class ActivityData(BaseModel):
 
 
 class ServiceData(BaseModel):
-    """``acknowledged``: an operator knows that it does not run."""
+    """``acknowledged``: an operator knows that it does not run. ``running`` of its ``containers`` run, those that it
+    shall have included, on these ``nodes`` (of a Swarm)."""
 
     stack: str
     service: str
@@ -197,6 +198,9 @@ class ServiceData(BaseModel):
     restarts: int
     reason: str
     acknowledged: bool
+    containers: int
+    running: int
+    nodes: list[str]
 
 
 class EnvironmentData(OutcomeData):
