@@ -267,11 +267,12 @@ def _killed_and_recovered(stack: SwarmStack, kill: str) -> str:
             eventually(lambda: stack.update() == "rollback_completed", timeout=60)
     if stack.mode not in ("0", mode):
         return f"{kill}: the live file holds {stack.mode}"
-    results = [stack.sync()["result"], stack.sync()["result"]]
+    outcomes = [stack.sync(), stack.sync()]
+    results = [outcome["result"] for outcome in outcomes]
     stack.assert_settles()
     expected = ("0", ("rolled_back", "in_sync")) if mode == "bad" else ("1", ("applied", "in_sync"))
     if (stack.mode, results[1]) != (expected[0], "in_sync") or results[0] not in expected[1]:
-        return f"{kill}: {results}, and {stack.mode} is live"
+        return f"{kill}: {stack.mode} is live, {[outcome['reason'] for outcome in outcomes]}"
     return ""
 
 
