@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -208,6 +207,10 @@ def test_neither_a_start_first_update_nor_one_that_is_rolled_back_loses_a_reques
         outcomes = list(pool.map(SwarmStack.sync, stacks))
     still_asking = [client.process.poll() is None for client in clients]
     good, bad = (client.result() for client in clients)
+    for name, asked in (("applied", good), ("rolled back", bad)):
+        print(
+            f"{name}: {asked.number} requests, {len(asked.lost)} lost, the slowest {asked.slowest:.2f} s", asked.answers
+        )
 
     assert [outcome["result"] for outcome in outcomes] == ["applied", "rolled_back"], outcomes
     assert still_asking == [True, True], "the clients ended before the updates did"
@@ -251,8 +254,13 @@ def _killed_and_recovered(stack: SwarmStack, kill: str) -> str:
         if not ended.killed:
             return f"{kill}: it ended by itself after {ended.steps}"
     else:
-        process = stack.server.start("sync", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(lambda: stack.some_replaced() if moment == "some replaced" else stack.update() == moment, timeout=60)
+        printed = stack.server.root / "printed"
+        with printed.open("wb") as output:
+            process = stack.server.start("sync", stdout=output, stderr=output)
+        reached = stack.some_replaced if moment == "some replaced" else lambda: stack.update() == moment
+        eventually(lambda: reached() or process.poll() is not None, timeout=60)
+        if process.poll() is not None:
+            return f"{kill}: it ended by itself: {printed.read_text()}"
         process.kill()
         process.wait()
     if stack.mode not in ("0", mode):

@@ -85,7 +85,10 @@ async def test_a_reported_hand_edit_stays_and_waits_for_an_operator(kept: World)
     assert environment_of(kept, "api") == EDITED
     kept.commit("b", api="A=2", worker="W=1")
     outcome = await reconciler.reconcile(ReconcileRequest("poll"))
-    assert "environment: A, B of the service and of the project differ" in outcome.reason
+    assert (outcome.result, outcome.error_id) == (Result.HELD, "service-drift")
+    assert "changed by hand, and git changes it too. api: environment: A, B of the service and of the" in outcome.reason
+    assert "`reconciler sync --accept-project production/app`" in outcome.reason
+    assert kept.live("api") == "A=1"
     assert environment_of(kept, "api") == EDITED
     request = ReconcileRequest("manual", accept_projects=frozenset({"production/app"}))
     assert (await reconciler.reconcile(request)).result is Result.APPLIED
@@ -93,11 +96,17 @@ async def test_a_reported_hand_edit_stays_and_waits_for_an_operator(kept: World)
 
 
 async def test_git_and_a_hand_at_the_same_time_end_as_git_says(kept: World) -> None:
-    kept.compose.change_by_hand("api", image={"": "evil:9"})
+    kept.compose.change_by_hand("api", environment={"A": "hunter2"}, image={"": "evil:9"})
     kept.commit("b", api="A=2", worker="W=1")
-    assert (await reconcile_once(kept)).result is Result.APPLIED
+    outcome = await reconcile_once(kept)
+    assert outcome.result is Result.APPLIED
     assert kept.compose.kept is not None
     assert kept.compose.kept["api"].fields["image"] == {"": "app:1"}
+    assert environment_of(kept, "api") == {"A": "2"}
+    (run, *_) = kept.store.runs("production", 1)
+    assert [action.repairs for action in run.actions] == [True]
+    assert "A, image were changed by hand" in run.actions[0].reason
+    assert "redeployed api (" in outcome.reason
 
 
 async def test_a_file_and_the_service_edited_by_hand_are_both_restored(kept: World) -> None:
