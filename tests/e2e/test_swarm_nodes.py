@@ -222,7 +222,7 @@ def test_neither_a_start_first_update_nor_one_that_is_rolled_back_loses_a_reques
 
 # --- reconciler is killed --------------------------------------------------------------------------------------------
 
-# By name: the mode that is committed, and what it is killed before (a step, the so many-th such) or at (see _moment).
+# By name: the mode that is committed, and what it is killed before (a step, the so many-th such) or at.
 KILLS: dict[str, tuple[str, tuple[str, int] | str]] = {
     "before the beginning": ("1", ("commit .*insert-run", 1)),
     "before the write": ("1", ("exchange .*/web.env", 1)),
@@ -230,7 +230,7 @@ KILLS: dict[str, tuple[str, tuple[str, int] | str]] = {
     "in the deploy": ("1", ("docker deploy, begun", 1)),
     "as the update begins": ("1", "updating"),
     "in the update": ("1", "some replaced"),
-    "as the rollback begins": ("bad", "rollback_started"),
+    "in the update that Swarm then rolls back by itself": ("bad", "some replaced"),
     "before files are restored": ("bad", ("exchange .*/web.env", 2)),
     "before the deploy of what was restored": ("bad", ("docker deploy$", 2)),
 }
@@ -263,6 +263,8 @@ def _killed_and_recovered(stack: SwarmStack, kill: str) -> str:
             return f"{kill}: it ended by itself: {printed.read_text()}"
         process.kill()
         process.wait()
+        if mode == "bad":
+            eventually(lambda: stack.update() == "rollback_completed", timeout=60)
     if stack.mode not in ("0", mode):
         return f"{kill}: the live file holds {stack.mode}"
     results = [stack.sync()["result"], stack.sync()["result"]]
