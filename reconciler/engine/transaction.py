@@ -220,10 +220,8 @@ async def _failed_revision(planned: _PlannedRun, error: ReconcilerError) -> Outc
     logs = [f"`{project.invocation.show()}`" for project in projects if project]
     look = f"Look at the service ({', '.join(logs) or '`docker compose logs`'}), or fix it with a new commit"
     if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
-        known = planned.transaction.projects
-        mixed = [
-            await mixed_state(ports, view.stack, known.get(name) or view.before, run) for name, view in views.items()
-        ]
+        sides = zip(views.values(), projects, strict=True)
+        mixed = [await mixed_state(ports, view.stack, project, run) for view, project in sides]
         stays = "on_failure is hold: the new files stay"
         return _degraded(planned, ". ".join(filter(None, [str(error), stays, *mixed, look])))
     known = (record.healthy, record.applied, record.whole)
