@@ -73,11 +73,12 @@ class SwarmEngine(Engine):
         """The tasks of the stack that the Swarm still knows."""
         return await self._listed("tasks", NAMESPACE_LABEL, namespace)
 
-    async def nodes(self) -> dict[str, str]:
-        """The names of the nodes by id."""
+    async def nodes(self) -> tuple[dict[str, str], frozenset[str]]:
+        """The names of the nodes by id, and the ids of those that are down."""
         async with self._connected() as docker:
             nodes = await docker._query_json("nodes")
-        return {node["ID"]: node["Description"].get("Hostname", "") for node in nodes}
+        names = {node["ID"]: node["Description"].get("Hostname", "") for node in nodes}
+        return names, frozenset(node["ID"] for node in nodes if node["Status"]["State"] == "down")
 
     async def networks(self, ids: Collection[str]) -> Mapping[str, str]:
         """The names of these networks by id, without those that are gone. A name never changes; no list has those that

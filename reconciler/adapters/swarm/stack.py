@@ -28,11 +28,12 @@ from reconciler.adapters.swarm.tasks import (
     PAUSED,
     ROLLED_BACK,
     containers_of,
+    lost_update,
     references,
     service_name,
 )
 from reconciler.core.decide.invocation import manifest_invocation
-from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, RefusedError
+from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, NodeLostError, RefusedError
 from reconciler.core.fidelity.deployed import deployed_differences
 from reconciler.core.fidelity.swarm_service import DEFINITION_LABEL, deployed_service, expected_fields, network_ids
 from reconciler.core.model.compose import Container, DeployedService, Invocation, Project, ProjectFiles, Service
@@ -138,9 +139,10 @@ class DockerSwarm:
     # --- what runs ---
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
-        """The places of the stack's services, by its namespace. Raises EngineUnavailableError."""
-        self._nodes = await self._engine.nodes()
-        return await self._places(project or await self._name(stack))
+        """The places of the stack's services, by its namespace. Raises EngineUnavailableError, and once NodeLostError
+        where a lost node has spoilt an update of ours: another deploy ends that."""
+        self._nodes, down = await self._engine.nodes()
+        return await self._places(project or await self._name(stack), down)
 
     async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
         """The stack's services as the Swarm keeps them, sorted. Raises EngineUnavailableError."""
@@ -162,8 +164,12 @@ class DockerSwarm:
         """The same without asking for the names of new nodes."""
         return await self._places(await self._name(stack))
 
-    async def _places(self, name: str) -> tuple[Container, ...]:
+    async def _places(self, name: str, down: Collection[str] = ()) -> tuple[Container, ...]:
         services, tasks = await self._engine.services(name), await self._engine.tasks(name)
+        for service in services:
+            if service["ID"] in self._deployed and (reason := self._lost(service, tasks, down)):
+                self._deployed.discard(service["ID"])
+                raise NodeLostError(reason, where=f"stack {name}")
         containers = [
             container
             for service in services
@@ -172,9 +178,21 @@ class DockerSwarm:
                 [task for task in tasks if task["ServiceID"] == service["ID"]],
                 self._nodes,
                 ours=service["ID"] in self._deployed,
+                down=down,
             )
         ]
         return tuple(sorted(containers, key=lambda container: (container.service, container.number)))
+
+    def _lost(self, service: Json, tasks: Iterable[Json], down: Collection[str]) -> str:
+        return lost_update(service, [task for task in tasks if task["ServiceID"] == service["ID"]], self._nodes, down)
+
+    async def _stuck(self, project: str, services: Iterable[Json]) -> frozenset[str]:
+        """The services whose update waits for a lost node: the same definition would not begin another one."""
+        updating = [service for service in services if (service.get("UpdateStatus") or {}).get("State") == "updating"]
+        if not updating:
+            return frozenset()
+        (self._nodes, down), tasks = await self._engine.nodes(), await self._engine.tasks(project)
+        return frozenset(service_name(service) for service in updating if self._lost(service, tasks, down))
 
     async def _name(self, stack: Stack) -> str:
         """The stack's name in the Swarm: the project's."""
@@ -223,6 +241,7 @@ class DockerSwarm:
         async with self._locks[project.name]:
             before = await self._by_name(project.name)
             networks = await self._engine.networks(network_ids(before.values()))
+            stuck = await self._stuck(project.name, before.values())
             due = [
                 service
                 for service in services
@@ -236,7 +255,7 @@ class DockerSwarm:
                 again = (
                     was is not None and _same_tasks(was, after[name]) and (forced.get(name) or not _rolled_back(was))
                 )
-                if name in forced and again:
+                if (name in forced and again) or (name in stuck and was and _same_tasks(was, after[name])):
                     await self._engine.force_update(after[name])
             self._note_deployed(services, due, after)
             await self._remove_unused(project)
