@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import posixpath
 import shlex
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.adapters import process
-from reconciler.adapters.compose.awaiting import finished
+from reconciler.adapters.compose.awaiting import finished, noticing
 from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.resolver import ProjectResolver
 from reconciler.adapters.swarm import errors
-from reconciler.adapters.swarm.api import STACK_LABEL, Json, SwarmEngine
+from reconciler.adapters.swarm.api import STACK_LABEL, Json, SwarmEngine, is_of_stack
 from reconciler.adapters.swarm.contents import KINDS, contents_of, with_contents
 from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import (
@@ -69,10 +70,11 @@ class DockerSwarm:
         when the Swarm answers (again), and when it is lost. Runs until it is cancelled."""
 
         async def reported(attributes: Mapping[str, str]) -> None:
-            names = self._names.values()
-            name = attributes.get("name", "")
-            mine = attributes.get(NAMESPACE_LABEL) in names or any(name.startswith(f"{known}_") for known in names)
-            if mine or "state.new" in attributes or "availability.new" in attributes:
+            if (
+                is_of_stack(attributes, self._names.values())
+                or "state.new" in attributes
+                or "availability.new" in attributes
+            ):
                 touched()
 
         await self._known.wait()
@@ -155,10 +157,9 @@ class DockerSwarm:
         digest = self._digest(service.definition.reveal())
         return replace(service, deploys_as=expected_fields(stack, service), digest=digest)
 
-    @contextlib.asynccontextmanager
-    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
-        """Swarm reports no events of tasks: the event is never set."""
-        yield asyncio.Event()
+    def noticing(self, project: Project) -> contextlib.AbstractAsyncContextManager[asyncio.Event]:
+        """Swarm reports no events of tasks: the event is set for services, and for containers here."""
+        return noticing(functools.partial(self._engine.listen_to, project.name))
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The same without asking for the names of new nodes."""
