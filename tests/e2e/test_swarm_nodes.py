@@ -101,7 +101,10 @@ class SwarmStack:
             eventually(lambda: outcome.done() or self.some_replaced(), timeout=60)
             assert not outcome.done(), outcome.result()
             happens()
-            return outcome.result()
+            result = outcome.result()
+        while result["error_id"] == "node-lost":  # the daemon would do that by itself
+            result = self.sync()
+        return result
 
     @property
     def mode(self) -> str:

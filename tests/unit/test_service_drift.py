@@ -14,9 +14,9 @@ from reconciler.cli.layout import Page
 from reconciler.cli.plan_reports import outcome_report, plan_report
 from reconciler.core.model.plans import Effect, ServiceDrift
 from reconciler.core.model.records import Pause
-from reconciler.core.model.requests import ReconcileRequest
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
 from reconciler.core.model.runs import Outcome, Result
-from reconciler.core.model.targets import OnDrift
+from reconciler.core.model.targets import OnDrift, OnFailure
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import API, World, reconcile_once
 
@@ -223,3 +223,36 @@ def test_metrics_say_what_was_changed_and_that_it_was_taken_back() -> None:
     metrics.observe_drifts("production", [])
     metrics.render()
     assert (value("service_drift", kind="definition"), value("service_drift_corrected_total")) == (None, 1)
+
+
+async def test_with_on_failure_hold_what_the_engine_rolled_back_is_said_and_not_deployed_again(kept: World) -> None:
+    kept.stack = replace(kept.stack, on_failure=OnFailure.HOLD)
+    assert kept.compose.kept is not None
+    before = kept.compose.kept["api"], kept.compose.running["api"]
+
+    def roll_back() -> None:
+        assert kept.compose.kept is not None
+        kept.compose.kept["api"] = before[0]
+        failed = replace(before[1], state="exited", health="", error="update rolled back due to task t9: exit (3)")
+        kept.compose.running["api"] = failed
+
+    kept.compose.after_recreate = roll_back
+    kept.commit("b", api="A=2", worker="W=1")
+    reconciler = Reconciler(kept.ports(), "production")
+    outcome = await reconciler.reconcile(ReconcileRequest("poll"))
+    assert outcome.result is Result.FAILED
+    mixed = "The engine rolled api back by itself: it runs with the old values of A. The files have the new ones"
+    assert mixed in outcome.reason
+    assert kept.live("api") == "A=2"
+    kept.compose.running["api"] = before[1]  # as another process sees it: a rollback that was not ours
+    for known in (reconciler, Reconciler(kept.ports(), "production")):
+        kept.steps.clear()
+        outcome = await known.reconcile(ReconcileRequest("engine"))
+        assert (outcome.result, outcome.error_id, drifts(outcome)) == (Result.FAILED, "degraded", ())
+        assert mixed in outcome.reason
+        assert not [step for step in kept.steps if step.startswith("recreate")]
+    kept.compose.after_recreate = lambda: None
+    retry = OperatorRequest(RequestKind.RETRY, requested_by="ada")
+    outcome = await reconciler.reconcile(ReconcileRequest("manual", operator=retry))
+    assert outcome.result is Result.CORRECTED, outcome
+    assert environment_of(kept, "api") == {"A": "2"}
