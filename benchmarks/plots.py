@@ -100,23 +100,25 @@ def beside_peers(peers: Mapping[str, Any]) -> Figure:
         for figure in peers["figures"]
     }
     figure, panels = plt.subplots(3, 1, figsize=(9, 9), layout="constrained")
+    sizes = [files for files in SIZES if any(x == files for _, _, x in medians)]
     width = 0.8 / len(TOOLS)
     for panel, (group, title) in zip(panels, BARS.items(), strict=True):
         for place, (tool, colour) in enumerate(zip(TOOLS, COLOURS, strict=True)):
-            heights = [medians.get((group, tool, files), 0) for files in SIZES]
+            heights = [medians.get((group, tool, files), 0) for files in sizes]
             bars = panel.bar(
-                [x + (place - 1.5) * width for x in range(len(SIZES))], heights, width * 0.92, color=colour
+                [x + (place - 1.5) * width for x in range(len(sizes))], heights, width * 0.92, color=colour
             )
             bars.set_label(tool)
             panel.bar_label(bars, [number(height) for height in heights], padding=2, fontsize=8, color=GREY)
         panel.set_yscale("log")
-        panel.set_xticks(range(len(SIZES)), [f"{files} files" for files in SIZES])
+        panel.set_xticks(range(len(sizes)), [f"{files} files" for files in sizes])
         panel.set_title(title)
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         panel.yaxis.set_minor_formatter(NullFormatter())
         panel.grid(visible=True, axis="y", which="major")
         panel.set_axisbelow(True)
-        low, high = panel.get_ylim()
-        panel.set_ylim(low, high * 2)
-    panels[0].legend(ncols=len(TOOLS), loc="upper left", fontsize=9, labelcolor=GREY)
+        seen = [median for (measure, tool, _), median in medians.items() if measure == group and tool in TOOLS]
+        panel.set_ylim(min(seen) / 5, max(seen) * 2)
+    labels = panels[0].get_legend_handles_labels()
+    figure.legend(*labels, ncols=len(TOOLS), loc="outside upper center", fontsize=9, labelcolor=GREY)
     return figure

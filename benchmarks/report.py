@@ -127,7 +127,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A table of Markdown."""
     head = list(head)
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+    return "\n".join(re.sub(r"\|  (?=\|)", "| ", f"| {' | '.join(line)} |") for line in lines)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

@@ -288,6 +288,12 @@ class SwarmUnavailableError(EngineUnavailableError):
     files_stay_ours = False
 
 
+class NodeLostError(EngineUnavailableError):
+    """A node of the Swarm was lost during an update: that is not the revision's fault, and another deploy may work."""
+
+    id = "node-lost"
+
+
 class HostUnreachableError(EngineUnavailableError):
     """A machine reached over SSH does not answer, does not let us in, or is not the one we know; its engine cannot be
     reached either."""

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.core.decide.affected_services import is_stopped_on_purpose, managed_keys
+from reconciler.core.decide.service_drift import DRIFT_ID
 from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.dotenv.interpolation import resolve_env_file
 from reconciler.core.errors import ReconcilerError
@@ -19,6 +20,7 @@ from reconciler.core.fidelity.guard import (
     ProjectSides,
     definitions,
     edits,
+    is_edited_by_hand,
     made_by_same_compose,
     unnamed_edits,
 )
@@ -102,7 +104,12 @@ async def judge_project(
     if accepted:
         return ProjectVerdict(accepted=". ".join(sentences))
     services = frozenset(name for name, reasons in blamed.items() if reasons)
-    return ProjectVerdict(_edited_since(sides, sentences), "project-edited", services=services)
+    by_hand = {name for name in services if is_edited_by_hand(project, name)}
+    conflicts = [sentence for name in sorted(by_hand) for sentence in blamed[name]]
+    edited = [sentence for name in sorted(services - by_hand) for sentence in blamed[name]]
+    holds = [_conflict(sides.stack, conflicts)] if conflicts else []
+    holds += [_edited_since(sides, edited)] if edited else []
+    return ProjectVerdict(". ".join(holds), "project-edited" if edited else DRIFT_ID, services=services)
 
 
 def project_sides(
@@ -162,6 +169,13 @@ def _git_may_not(stack: Stack, changed: Sequence[str], words: Sequence[str]) -> 
     if words:
         hint = f"Revert it in git, or add git_may_change: [{', '.join(words)}] for {name} to the server configuration"
     return f"git would change more of the project than it may. {'. '.join(changed)}. {hint}"
+
+
+def _conflict(stack: Stack, sentences: Sequence[str]) -> str:
+    return (
+        f"changed by hand, and git changes it too. {'. '.join(sentences)}. on_drift is report: an operator decides. "
+        f"Undo the change by hand, or deploy the project over it with `reconciler sync --accept-project {stack.id}`"
+    )
 
 
 def _edited_since(sides: StackSides, sentences: Sequence[str]) -> str:

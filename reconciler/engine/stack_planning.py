@@ -34,7 +34,7 @@ from reconciler.engine.observe import Plaintexts, Snapshot, last_written
 from reconciler.engine.orphans import sentence_of
 from reconciler.engine.project_files import ProjectFileGuard
 from reconciler.engine.project_guard import ProjectVerdict, StackSides, hidden_values, judge_project
-from reconciler.engine.service_drift import find_drifts
+from reconciler.engine.service_drift import find_drifts, services_put_back
 from reconciler.engine.stack_health import stopped_by_somebody
 
 
@@ -44,7 +44,7 @@ class StackView:
     files that git manages, by path. ``policies`` says of each live file what a change means for who mounts it,
     ``sights`` by service and live path what its containers have of one that they mount by itself. The services that are
     ``left`` keep what they run with; nothing starts those that somebody ``stopped``; ``deployed`` are those that the
-    engine itself keeps, ``drifts`` what somebody changed of these."""
+    engine itself keeps, ``drifts`` what somebody changed of these, ``put_back`` those that it rolled back itself."""
 
     stack: Stack
     before: Project | None
@@ -56,6 +56,7 @@ class StackView:
     stopped: frozenset[str] = frozenset()
     deployed: tuple[DeployedService, ...] | None = None
     drifts: tuple[ServiceDrift, ...] = ()
+    put_back: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ class Permissions:
     """What a reconciliation may do beyond the usual. ``take_over`` names targets whose unknown live file may be
     replaced, ``delete`` those that left git and whose live file goes, ``deleted_by`` says for whom; ``accepted`` names
     the stacks (ENVIRONMENT/NAME) whose project ``requested_by`` accepts as it stands; ``neighbours`` are the stacks of
-    the server's other environments on this host. ``taken_over`` are those of ``take_over`` that are requested now."""
+    the server's other environments on this host. ``taken_over`` are those of ``take_over`` that are requested now.
+    ``retry``: an operator wants it deployed again."""
 
     take_over: Collection[str] = ()
     delete: Collection[str] = ()
@@ -72,6 +74,7 @@ class Permissions:
     requested_by: str = ""
     taken_over: Collection[str] = ()
     neighbours: Sequence[Stack] = ()
+    retry: bool = False
 
 
 def permissions_of(request: ReconcileRequest, unfinished: Run | None, neighbours: Sequence[Stack]) -> Permissions:
@@ -89,6 +92,7 @@ def permissions_of(request: ReconcileRequest, unfinished: Run | None, neighbours
         requested_by=request.requested_by,
         taken_over=request.take_over,
         neighbours=neighbours,
+        retry=request.asks(RequestKind.RETRY),
     )
 
 
@@ -165,7 +169,9 @@ class StackPlanning:
             return frozenset()
         view, self.projects[stack.name] = replace(view, left=held), after
         drifts, scaled = find_drifts(self.ports, self._sides(view), self.suspension)
-        view = self.views[stack.name] = replace(view, drifts=drifts)
+        put_back = services_put_back(self.ports, stack, view.before, view.deployed)
+        put_back = frozenset() if self.permissions.retry else put_back
+        view = self.views[stack.name] = replace(view, drifts=drifts, put_back=put_back)
         due = affected(view, after, touched, self.pending_restarts, unsettled=self._unsettled(stack))
         env_files = await _env_files(self.ports, self.snapshot, stack)
         drifted = {drift.service for drift in drifts}
@@ -284,7 +290,8 @@ class StackPlanning:
         only_stale = [action for action in due if action in idle]
         left: list[Action] = []
         for action in only_stale:
-            if reason := self.suspension.of_stack(view.stack.name) or self._reported(action):
+            put_back = "the engine rolled it back, and on_failure is hold" if action.service in view.put_back else ""
+            if reason := self.suspension.of_stack(view.stack.name) or self._reported(action) or put_back:
                 left.append(action)
                 self._leave([action], reason)
         if left and not any(action.stale for action in only_stale if action not in left):

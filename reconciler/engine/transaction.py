@@ -22,6 +22,7 @@ from reconciler.engine.orphans import with_orphans
 from reconciler.engine.planning import Prepared
 from reconciler.engine.reasons import held_reason, orphans_reason
 from reconciler.engine.rollback import restore_files, roll_back
+from reconciler.engine.service_drift import mixed_state
 
 _SUCCEEDED = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
 _SEARCHED_RUNS = 50
@@ -151,7 +152,7 @@ def _advance_targets(ports: Ports, snapshot: Snapshot, plan: Plan) -> None:
 
 
 def _still_failing(prepared: Prepared) -> bool:
-    return any(health.failing(view.stack, view.containers) for view in prepared.views.values())
+    return any(health.failing(view.stack, view.containers) or view.put_back for view in prepared.views.values())
 
 
 async def transact(ports: Ports, snapshot: Snapshot, prepared: Prepared, origin: RunOrigin) -> Outcome:
@@ -219,7 +220,10 @@ async def _failed_revision(planned: _PlannedRun, error: ReconcilerError) -> Outc
     logs = [f"`{project.invocation.show()}`" for project in projects if project]
     look = f"Look at the service ({', '.join(logs) or '`docker compose logs`'}), or fix it with a new commit"
     if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
-        return _degraded(planned, f"{error}. on_failure is hold: the new files stay. {look}")
+        sides = zip(views.values(), projects, strict=True)
+        mixed = [await mixed_state(ports, view.stack, project, run) for view, project in sides]
+        stays = "on_failure is hold: the new files stay"
+        return _degraded(planned, ". ".join(filter(None, [str(error), stays, *mixed, look])))
     known = (record.healthy, record.applied, record.whole)
     good = all(revision and revision.subtree == plan.revision.subtree for revision in known)
     if good or not run.changes:

@@ -15,7 +15,7 @@ from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.adapters.promotion_metrics import PromotionMetrics
 from reconciler.core.history.chain import HistoryHead
 from reconciler.core.model.compose import Action, ActionKind, HealthStatus, ServiceHealth, StackHealth
-from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan
+from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, Plan, ServiceDrift
 from reconciler.core.model.records import Applied, EnvironmentRecord, Orphan, Pause, Pin, Quarantine
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import ENDS_NO_RECONCILIATION, Backup, BackupEntry, Outcome, Phase, Result
@@ -37,6 +37,8 @@ REQUIRED = {
     "revision_info": "gauge",
     "drift": "gauge",
     "drift_keys": "gauge",
+    **dict.fromkeys(("service_drift", "service_drift_keys"), "gauge"),
+    **dict.fromkeys(("service_drift_detected_total", "service_drift_corrected_total"), "counter"),
     "drift_since_timestamp_seconds": "gauge",
     "drift_detected_total": "counter",
     "drift_corrected_total": "counter",
@@ -179,6 +181,9 @@ def busy() -> PrometheusMetrics:
         ),
         103.0,
     )
+    drift = ServiceDrift("app", "api", Effect.WRITE, "", KeyChange(added=("SECRET_NAME",)))
+    metrics.observe_drifts("production", [drift])
+    metrics.services_corrected("production", [("app", "api")])
     metrics.recreated("production", "app", "api", "ok")
     scaled = ServiceHealth("shop", "web", "healthy", True, containers=3, running=3, nodes=("web-1", "web-2"))
     metrics.health(
@@ -667,7 +672,17 @@ def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics,
         ("quarantined", {(): 1}),
         ("loop_last_tick_timestamp_seconds", {(): 105.0}),
     ],
-    ids=["phases", "services", "health", "webhook", "delivery", "quarantine", "tick"],
+    ids=[
+        "phases",
+        "services",
+        "health",
+        "containers",
+        "containers-running",
+        "webhook",
+        "delivery",
+        "quarantine",
+        "tick",
+    ],
 )
 def test_what_happened_is_reported(name: str, expected: dict[tuple[str, ...], float]) -> None:
     assert series(busy(), name) == expected

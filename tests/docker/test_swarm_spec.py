@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from reconciler.adapters.compose.context import LocalComposeContext
+from reconciler.adapters.swarm.api import is_of_stack
 from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.core.fidelity.deployed import Standing, judge_deployed
 from reconciler.core.model.compose import Project
 from reconciler.core.model.targets import Stack, StackKind
 from reconciler.core.secret import Digester
 from tests.support.engine import IMAGE
-from tests.support.swarm import Swarm, single_node_swarm
+from tests.support.swarm import NAMESPACE, Swarm, single_node_swarm
 
 pytestmark = pytest.mark.docker
 
@@ -111,6 +113,27 @@ def stack(tmp_path: Path) -> Stack:
     for name, text in files.items():
         (tmp_path / name).write_text(text.replace("IMAGE", IMAGE).replace("NAME", NAME))
     return Stack("production", "app", str(tmp_path), project=NAME, kind=StackKind.SWARM)
+
+
+@pytest.mark.parametrize("kind", ["container", "service"])
+async def test_a_watch_notices_what_happens_to_a_stack(swarm: Swarm, engine: DockerSwarm, kind: str) -> None:
+    stack = f"{NAME}-{kind}"
+    label, name = f"{NAMESPACE}={stack}", f"{stack}_api"
+    commands = [["run", "--rm", "--label", label, IMAGE, "true"]]
+    if kind == "service":
+        commands = [
+            ["service", "create", "--detach", "--replicas", "0", "--name", name, IMAGE],
+            ["service", "rm", name],
+        ]
+    async with engine.noticing(Project(stack, {})) as noticed, asyncio.timeout(60):
+        while not noticed.is_set():  # the stream begins when the engine has time for it
+            for command in commands:
+                await asyncio.to_thread(swarm.docker, *command)
+
+
+def test_an_event_is_of_a_stack_by_the_label_of_a_container_or_the_name_of_a_service() -> None:
+    events = [{"name": "app_api"}, {NAMESPACE: "app"}, {"name": "apple_api"}, {NAMESPACE: "apple", "name": "x"}, {}]
+    assert [is_of_stack(event, ["app"]) for event in events] == [True, True, False, False, False]
 
 
 async def differences(engine: DockerSwarm, stack: Stack, project: Project) -> dict[str, list[str]]:

@@ -56,7 +56,8 @@ def test_in_a_pipe_what_has_changed_is_printed_once_and_each_run_when_it_ends(ap
         printed = text.read_text()
     assert printed.count("\nproduction") == 2, printed  # a block for each revision, none for looks in between
     assert "\x1b" not in printed
-    (first,), (second,) = (read_answer("history", line) for line in runs.read_text().splitlines())
+    # Ctrl-C ends the line on standard error, which goes to the same file.
+    (first,), (second,) = (read_answer("history", line) for line in runs.read_text().strip().splitlines())
     assert (first["started_at"] <= second["started_at"], second["result"]) == (True, "applied")
 
 

@@ -14,9 +14,9 @@ from reconciler.cli.layout import Page
 from reconciler.cli.plan_reports import outcome_report, plan_report
 from reconciler.core.model.plans import Effect, ServiceDrift
 from reconciler.core.model.records import Pause
-from reconciler.core.model.requests import ReconcileRequest
+from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
 from reconciler.core.model.runs import Outcome, Result
-from reconciler.core.model.targets import OnDrift
+from reconciler.core.model.targets import OnDrift, OnFailure
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import API, World, reconcile_once
 
@@ -85,7 +85,10 @@ async def test_a_reported_hand_edit_stays_and_waits_for_an_operator(kept: World)
     assert environment_of(kept, "api") == EDITED
     kept.commit("b", api="A=2", worker="W=1")
     outcome = await reconciler.reconcile(ReconcileRequest("poll"))
-    assert "environment: A, B of the service and of the project differ" in outcome.reason
+    assert (outcome.result, outcome.error_id) == (Result.HELD, "service-drift")
+    assert "changed by hand, and git changes it too. api: environment: A, B of the service and of the" in outcome.reason
+    assert "`reconciler sync --accept-project production/app`" in outcome.reason
+    assert kept.live("api") == "A=1"
     assert environment_of(kept, "api") == EDITED
     request = ReconcileRequest("manual", accept_projects=frozenset({"production/app"}))
     assert (await reconciler.reconcile(request)).result is Result.APPLIED
@@ -93,11 +96,17 @@ async def test_a_reported_hand_edit_stays_and_waits_for_an_operator(kept: World)
 
 
 async def test_git_and_a_hand_at_the_same_time_end_as_git_says(kept: World) -> None:
-    kept.compose.change_by_hand("api", image={"": "evil:9"})
+    kept.compose.change_by_hand("api", environment={"A": "hunter2"}, image={"": "evil:9"})
     kept.commit("b", api="A=2", worker="W=1")
-    assert (await reconcile_once(kept)).result is Result.APPLIED
+    outcome = await reconcile_once(kept)
+    assert outcome.result is Result.APPLIED
     assert kept.compose.kept is not None
     assert kept.compose.kept["api"].fields["image"] == {"": "app:1"}
+    assert environment_of(kept, "api") == {"A": "2"}
+    (run, *_) = kept.store.runs("production", 1)
+    assert [action.repairs for action in run.actions] == [True]
+    assert "A, image were changed by hand" in run.actions[0].reason
+    assert "redeployed api (" in outcome.reason
 
 
 async def test_a_file_and_the_service_edited_by_hand_are_both_restored(kept: World) -> None:
@@ -214,3 +223,36 @@ def test_metrics_say_what_was_changed_and_that_it_was_taken_back() -> None:
     metrics.observe_drifts("production", [])
     metrics.render()
     assert (value("service_drift", kind="definition"), value("service_drift_corrected_total")) == (None, 1)
+
+
+async def test_with_on_failure_hold_what_the_engine_rolled_back_is_said_and_not_deployed_again(kept: World) -> None:
+    kept.stack = replace(kept.stack, on_failure=OnFailure.HOLD)
+    assert kept.compose.kept is not None
+    before = kept.compose.kept["api"], kept.compose.running["api"]
+
+    def roll_back() -> None:
+        assert kept.compose.kept is not None
+        kept.compose.kept["api"] = before[0]
+        failed = replace(before[1], state="exited", health="", error="update rolled back due to task t9: exit (3)")
+        kept.compose.running["api"] = failed
+
+    kept.compose.after_recreate = roll_back
+    kept.commit("b", api="A=2", worker="W=1")
+    reconciler = Reconciler(kept.ports(), "production")
+    outcome = await reconciler.reconcile(ReconcileRequest("poll"))
+    assert outcome.result is Result.FAILED
+    mixed = "The engine rolled api back by itself: it runs with the old values of A. The files have the new ones"
+    assert mixed in outcome.reason
+    assert kept.live("api") == "A=2"
+    kept.compose.running["api"] = before[1]  # as another process sees it: a rollback that was not ours
+    for known in (reconciler, Reconciler(kept.ports(), "production")):
+        kept.steps.clear()
+        outcome = await known.reconcile(ReconcileRequest("engine"))
+        assert (outcome.result, outcome.error_id, drifts(outcome)) == (Result.FAILED, "degraded", ())
+        assert mixed in outcome.reason
+        assert not [step for step in kept.steps if step.startswith("recreate")]
+    kept.compose.after_recreate = lambda: None
+    retry = OperatorRequest(RequestKind.RETRY, requested_by="ada")
+    outcome = await reconciler.reconcile(ReconcileRequest("manual", operator=retry))
+    assert outcome.result is Result.CORRECTED, outcome
+    assert environment_of(kept, "api") == {"A": "2"}

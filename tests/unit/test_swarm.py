@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from reconciler.adapters import process
 from reconciler.adapters.swarm.contents import contents_of, with_contents
 from reconciler.adapters.swarm.errors import of_deploy
+from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import containers_of, references
 from reconciler.core.decide.health import Verdict, watch_health
-from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError, SwarmUnavailableError
+from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError, NodeLostError, SwarmUnavailableError
 from reconciler.core.model.compose import Project, Service
 from reconciler.core.model.targets import HealthPolicy, MountedTarget, Stack, StackKind
 from reconciler.core.secret import Digester, Secret
@@ -91,6 +93,53 @@ def test_a_node_that_has_just_come_back_is_no_failure_of_the_task() -> None:
     tasks = [task("t1", "rejected", desired="shutdown", **error), task("t2", "running")]
     (container,) = containers_of(service(), tasks, {})
     assert (container.state, container.restarts) == ("running", 0)
+
+
+def test_a_task_that_ended_with_its_node_has_not_failed() -> None:
+    back = {"Err": "task: non-zero exit (255)", "ContainerStatus": {"ExitCode": 255}}
+    late, soon = {**back, "Timestamp": "2026-11-29T10:00:08Z"}, {**back, "Timestamp": "2026-11-29T10:00:01Z"}
+    replaced = [task("t1", "failed", desired="shutdown", **late), task("t2", "running")]
+    assert containers_of(service(), replaced, {})[0].restarts == 0
+    crashed = [task("t1", "failed", desired="shutdown", **soon), task("t2", "running")]
+    assert containers_of(service(), crashed, {})[0].restarts == 1
+    (container,) = containers_of(service(), [task("t1", "running")], {"n1": "web-1"}, down={"n1"})
+    assert (container.state, container.error) == ("pending", "node web-1 is down")
+
+
+class _LostNode:
+    """A Swarm whose only other node is down, and what it is asked to update."""
+
+    def __init__(self, facts: Any, tasks: list[Any]) -> None:
+        self.facts, self.told, self.updated = facts, tasks, list[str]()
+
+    async def nodes(self) -> Any:
+        return {"n1": "web-1"}, frozenset({"n1"})
+
+    async def services(self, namespace: str) -> Any:
+        return [self.facts]
+
+    async def tasks(self, namespace: str) -> Any:
+        return self.told
+
+
+@pytest.mark.parametrize(
+    ("facts", "tasks"),
+    [
+        (service(update="updating"), [task("t1", "assigned", desired="shutdown"), task("t2", "running")]),
+        (service(update="paused"), [task("t9", "running", desired="shutdown")]),
+        (service(env="A=0", update="rollback_completed"), [task("t9", "running", desired="shutdown")]),
+    ],
+    ids=["stuck", "paused", "rolled-back"],
+)
+async def test_an_update_that_ends_with_a_node_is_deployed_again_and_blames_no_revision(facts: Any, tasks: Any) -> None:
+    swarm = DockerSwarm(SimpleNamespace(engine=None), DIGEST)  # type: ignore[arg-type]
+    swarm._engine = _LostNode(facts, tasks)  # type: ignore[assignment]
+    await swarm.containers(STACK, "app")
+    swarm._deployed.add("s1")
+    with pytest.raises(NodeLostError, match="node web-1 was lost during the update of api"):
+        await swarm.containers(STACK, "app")
+    await swarm.containers(STACK, "app")  # planning the next try is not kept from it
+    assert await swarm._stuck("app", [facts]) == ({"api"} if facts["UpdateStatus"]["State"] == "updating" else set())
 
 
 async def test_a_deploy_that_something_else_is_always_faster_than_blames_no_revision() -> None:

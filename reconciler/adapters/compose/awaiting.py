@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 
 from reconciler.adapters import process
-from reconciler.adapters.compose.docker_api import Engine
 
 _LAST_ORDERS = 60.0  # seconds that an `up` may continue after we are asked to stop
 
@@ -35,10 +34,10 @@ async def together(work: Iterable[Awaitable[None]]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def noticing(engine: Engine, label: str) -> AsyncIterator[asyncio.Event]:
-    """Inside, the event is set whenever the engine reports something of a container with that label."""
+async def noticing(listen: Callable[[Callable[[], None]], Awaitable[None]]) -> AsyncIterator[asyncio.Event]:
+    """Inside, the event is set whenever ``listen``, which runs until it is cancelled, calls what it is given."""
     noticed = asyncio.Event()
-    listening = asyncio.ensure_future(engine.listen(label, noticed.set))
+    listening = asyncio.ensure_future(listen(noticed.set))
     try:
         yield noticed
     finally:

@@ -146,13 +146,17 @@ class Engine:
         """Call ``report`` whenever a container with that label starts, ends, or turns healthy or unhealthy. Raises
         EngineUnavailableError where the connection is lost."""
         filters = {**_EVENTS, "event": [*_EVENTS["event"], "health_status"], "label": [label]}
+        await self._listen(filters, lambda _: report())
+
+    async def _listen(self, filters: Mapping[str, Sequence[str]], report: Callable[[Mapping[str, str]], None]) -> None:
+        """Call ``report`` with the attributes of each event, over a stream of its own."""
         async with (
             self._connected(None) as docker,
             docker._query("events", params={"filters": json.dumps(filters)}, timeout=None) as response,
         ):
             with contextlib.closing(response):
-                async for _ in response.content:
-                    report()
+                async for line in response.content:
+                    report(json.loads(line)["Actor"]["Attributes"])
 
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, sorted by name. What a container shares never

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 from collections import defaultdict
@@ -201,7 +202,7 @@ class DockerCompose:
 
     def noticing(self, project: Project) -> contextlib.AbstractAsyncContextManager[asyncio.Event]:
         """Sets the event inside whenever something happens to a container of the project."""
-        return noticing(self._engine, f"{PROJECT_LABEL}={project.name}")
+        return noticing(functools.partial(self._engine.listen, f"{PROJECT_LABEL}={project.name}"))
 
     async def guests(self) -> tuple[Guest, ...]:
         """The containers that share a namespace or volumes with another, in a manifest or not."""

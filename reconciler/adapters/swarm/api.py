@@ -43,6 +43,12 @@ def swarm_error(message: str, where: str) -> SwarmUnavailableError | None:
     return None
 
 
+def is_of_stack(attributes: Mapping[str, str], namespaces: Collection[str]) -> bool:
+    """Whether an event with these attributes is about something of one of the stacks: services have no labels there."""
+    name = attributes.get("name", "")
+    return attributes.get(NAMESPACE_LABEL) in namespaces or any(name.startswith(f"{known}_") for known in namespaces)
+
+
 class SwarmEngine(Engine):
     """Asks and commands the Swarm whose manager one engine is. Raises SwarmUnavailableError where that is no manager,
     or the managers have no quorum, EngineUnavailableError where the engine does not answer."""
@@ -73,11 +79,12 @@ class SwarmEngine(Engine):
         """The tasks of the stack that the Swarm still knows."""
         return await self._listed("tasks", NAMESPACE_LABEL, namespace)
 
-    async def nodes(self) -> dict[str, str]:
-        """The names of the nodes by id."""
+    async def nodes(self) -> tuple[dict[str, str], frozenset[str]]:
+        """The names of the nodes by id, and the ids of those that are down."""
         async with self._connected() as docker:
             nodes = await docker._query_json("nodes")
-        return {node["ID"]: node["Description"].get("Hostname", "") for node in nodes}
+        names = {node["ID"]: node["Description"].get("Hostname", "") for node in nodes}
+        return names, frozenset(node["ID"] for node in nodes if node["Status"]["State"] == "down")
 
     async def networks(self, ids: Collection[str]) -> Mapping[str, str]:
         """The names of these networks by id, without those that are gone. A name never changes; no list has those that
@@ -139,6 +146,18 @@ class SwarmEngine(Engine):
             except DockerError as error:
                 if error.status not in tolerated:
                     raise
+
+    async def listen_to(self, namespace: str, report: Callable[[], None]) -> None:
+        """Call ``report`` whenever a service of the stack changes, or an update of it comes further, and whenever a
+        container of it here starts, ends, or turns healthy or unhealthy. Raises EngineUnavailableError where the
+        connection is lost."""
+
+        def reported(attributes: Mapping[str, str]) -> None:
+            if is_of_stack(attributes, [namespace]):
+                report()
+
+        filters = {"type": ["service", "container"], "event": [*_EVENTS["event"], "health_status"]}
+        await self._listen(filters, reported)
 
     async def follow_swarm(self, report: Callable[[Mapping[str, str]], Awaitable[None]]) -> None:
         """Call ``report`` with the name and labels of each service, config or secret that changes, and with nothing

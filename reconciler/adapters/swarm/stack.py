@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import posixpath
 import shlex
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.adapters import process
-from reconciler.adapters.compose.awaiting import finished
+from reconciler.adapters.compose.awaiting import finished, noticing
 from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.resolver import ProjectResolver
 from reconciler.adapters.swarm import errors
-from reconciler.adapters.swarm.api import STACK_LABEL, Json, SwarmEngine
+from reconciler.adapters.swarm.api import STACK_LABEL, Json, SwarmEngine, is_of_stack
 from reconciler.adapters.swarm.contents import KINDS, contents_of, with_contents
 from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import (
@@ -28,11 +29,12 @@ from reconciler.adapters.swarm.tasks import (
     PAUSED,
     ROLLED_BACK,
     containers_of,
+    lost_update,
     references,
     service_name,
 )
 from reconciler.core.decide.invocation import manifest_invocation
-from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, RefusedError
+from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, NodeLostError, RefusedError
 from reconciler.core.fidelity.deployed import deployed_differences
 from reconciler.core.fidelity.swarm_service import DEFINITION_LABEL, deployed_service, expected_fields, network_ids
 from reconciler.core.model.compose import Container, DeployedService, Invocation, Project, ProjectFiles, Service
@@ -68,10 +70,11 @@ class DockerSwarm:
         when the Swarm answers (again), and when it is lost. Runs until it is cancelled."""
 
         async def reported(attributes: Mapping[str, str]) -> None:
-            names = self._names.values()
-            name = attributes.get("name", "")
-            mine = attributes.get(NAMESPACE_LABEL) in names or any(name.startswith(f"{known}_") for known in names)
-            if mine or "state.new" in attributes or "availability.new" in attributes:
+            if (
+                is_of_stack(attributes, self._names.values())
+                or "state.new" in attributes
+                or "availability.new" in attributes
+            ):
                 touched()
 
         await self._known.wait()
@@ -138,9 +141,10 @@ class DockerSwarm:
     # --- what runs ---
 
     async def containers(self, stack: Stack, project: str | None) -> tuple[Container, ...]:
-        """The places of the stack's services, by its namespace. Raises EngineUnavailableError."""
-        self._nodes = await self._engine.nodes()
-        return await self._places(project or await self._name(stack))
+        """The places of the stack's services, by its namespace. Raises EngineUnavailableError, and once NodeLostError
+        where a lost node has spoilt an update of ours: another deploy ends that."""
+        self._nodes, down = await self._engine.nodes()
+        return await self._places(project or await self._name(stack), down)
 
     async def deployed(self, stack: Stack, project: str | None) -> tuple[DeployedService, ...] | None:
         """The stack's services as the Swarm keeps them, sorted. Raises EngineUnavailableError."""
@@ -153,17 +157,20 @@ class DockerSwarm:
         digest = self._digest(service.definition.reveal())
         return replace(service, deploys_as=expected_fields(stack, service), digest=digest)
 
-    @contextlib.asynccontextmanager
-    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
-        """Swarm reports no events of tasks: the event is never set."""
-        yield asyncio.Event()
+    def noticing(self, project: Project) -> contextlib.AbstractAsyncContextManager[asyncio.Event]:
+        """Swarm reports no events of tasks: the event is set for services, and for containers here."""
+        return noticing(functools.partial(self._engine.listen_to, project.name))
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The same without asking for the names of new nodes."""
         return await self._places(await self._name(stack))
 
-    async def _places(self, name: str) -> tuple[Container, ...]:
+    async def _places(self, name: str, down: Collection[str] = ()) -> tuple[Container, ...]:
         services, tasks = await self._engine.services(name), await self._engine.tasks(name)
+        for service in services:
+            if service["ID"] in self._deployed and (reason := self._lost(service, tasks, down)):
+                self._deployed.discard(service["ID"])
+                raise NodeLostError(reason, where=f"stack {name}")
         containers = [
             container
             for service in services
@@ -172,9 +179,21 @@ class DockerSwarm:
                 [task for task in tasks if task["ServiceID"] == service["ID"]],
                 self._nodes,
                 ours=service["ID"] in self._deployed,
+                down=down,
             )
         ]
         return tuple(sorted(containers, key=lambda container: (container.service, container.number)))
+
+    def _lost(self, service: Json, tasks: Iterable[Json], down: Collection[str]) -> str:
+        return lost_update(service, [task for task in tasks if task["ServiceID"] == service["ID"]], self._nodes, down)
+
+    async def _stuck(self, project: str, services: Iterable[Json]) -> frozenset[str]:
+        """The services whose update waits for a lost node: the same definition would not begin another one."""
+        updating = [service for service in services if (service.get("UpdateStatus") or {}).get("State") == "updating"]
+        if not updating:
+            return frozenset()
+        (self._nodes, down), tasks = await self._engine.nodes(), await self._engine.tasks(project)
+        return frozenset(service_name(service) for service in updating if self._lost(service, tasks, down))
 
     async def _name(self, stack: Stack) -> str:
         """The stack's name in the Swarm: the project's."""
@@ -223,6 +242,7 @@ class DockerSwarm:
         async with self._locks[project.name]:
             before = await self._by_name(project.name)
             networks = await self._engine.networks(network_ids(before.values()))
+            stuck = await self._stuck(project.name, before.values())
             due = [
                 service
                 for service in services
@@ -236,7 +256,7 @@ class DockerSwarm:
                 again = (
                     was is not None and _same_tasks(was, after[name]) and (forced.get(name) or not _rolled_back(was))
                 )
-                if name in forced and again:
+                if (name in forced and again) or (name in stuck and was and _same_tasks(was, after[name])):
                     await self._engine.force_update(after[name])
             self._note_deployed(services, due, after)
             await self._remove_unused(project)

@@ -6,7 +6,7 @@ container here is the newest task of its place, and what it restarted are the fa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from reconciler.core.model.compose import Container
@@ -23,7 +23,10 @@ _UPDATING = frozenset({"updating", "rollback_started"})
 _FAILED = frozenset({"failed", "rejected"})
 _ENDED = frozenset({"failed", "rejected", "complete"})
 _WAITING = frozenset({"new", "pending", "assigned", "accepted"})
+_UNDER_WAY = _WAITING | {"preparing", "ready", "starting"}
 _GIVEN_UP = frozenset({"shutdown", "remove", "orphaned"})
+_ENDED_WITH_NODE = 255  # the exit code of a container whose engine was restarted without it
+_SECOND = len("2026-11-29T10:00:00")
 _NANOSECONDS = 1e9
 _MONITOR = 5.0  # seconds that Swarm watches each updated task where update_config does not say
 _INTERVAL, _TIMEOUT, _RETRIES = 30.0, 30.0, 3  # a health check's, where it does not say
@@ -36,12 +39,13 @@ def service_name(service: Json) -> str:
 
 
 def containers_of(
-    service: Json, tasks: Iterable[Json], nodes: Mapping[str, str], *, ours: bool = False
+    service: Json, tasks: Iterable[Json], nodes: Mapping[str, str], *, ours: bool = False, down: Collection[str] = ()
 ) -> list[Container]:
     """Given a service, its tasks and the names of nodes by id, return its places.
 
     A task of another definition than the service's counts as not there yet: it is being updated. ``ours``: we have
-    deployed the service, so an update of it that Swarm rolled back has failed.
+    deployed the service, so an update of it that Swarm rolled back has failed. ``down``: the ids of nodes that are; a
+    task runs there only by Swarm's last word of it.
     """
     by_place = _by_place(tasks)
     count = wanted(service)
@@ -52,7 +56,7 @@ def containers_of(
     for place, history in sorted(by_place.items()):
         if (task := _newest(history)) is not None:
             number = len(containers) + 1
-            containers.append(_container(service, place, number, task, history, nodes, update, failure, allowed))
+            containers.append(_container(service, place, number, task, history, nodes, update, failure, allowed, down))
     for number in range(len(containers) + 1, (count or 0) + 1):
         name = f"{service['Spec']['Name']}.{number}"
         missing = Container(name, service_name(service), "pending", number=number, name=name, error="no task is there")
@@ -66,6 +70,13 @@ def wanted(service: Json) -> int | None:
     if "Replicated" in mode:
         return int((mode["Replicated"] or {}).get("Replicas", 1))
     return None
+
+
+def _written(service: Json) -> str:
+    """When the service got its definition, RFC 3339; "" if it has always had it. Tasks that failed before, when it had
+    the same one for a time, say nothing about those that it gets now."""
+    started = (service.get("UpdateStatus") or {}).get("StartedAt")
+    return str(started or (service["UpdatedAt"] if service.get("PreviousSpec") else ""))
 
 
 def _by_place(tasks: Iterable[Json]) -> dict[str, list[Json]]:
@@ -107,11 +118,13 @@ def _container(
     update: str,
     failure: str,
     allowed: float,
+    down: Collection[str],
 ) -> Container:
     status, spec = task["Status"], task["Spec"].get("ContainerSpec") or {}
     current = is_current(task, service)
     others = [other for other in history if other is not task and is_current(other, service)]
-    failed = [other for other in others if _has_failed(other)]
+    since = _written(service)
+    failed = [other for other in others if _has_failed(other, history) and other["CreatedAt"] >= since]
     state, health = _state(status["State"], failed, checked=_has_check(spec))
     error = status.get("Err", "") if status["State"] not in ("running", "complete") else ""
     if state == "pending" and not error:
@@ -120,6 +133,8 @@ def _container(
     error = error or (last["Status"].get("Err", "") if last is not task else "")
     if failure:
         state, health, error = "exited", "", failure
+    elif task.get("NodeID") in down and status["State"] not in _ENDED:
+        state, health, error = "pending", "", f"node {nodes.get(task['NodeID'], task['NodeID'])} is down"
     elif state == "running" and (not current or update in _UPDATING):
         health = "starting"
     result = last["Status"].get("ContainerStatus") or {}
@@ -156,10 +171,34 @@ def _state(state: str, failed: Collection[Json], *, checked: bool) -> tuple[str,
     return ("pending", "") if state in _WAITING else ("running", "starting")
 
 
-def _has_failed(task: Json) -> bool:
-    """Whether the task itself failed; not a node that had only just come back."""
+def _has_failed(task: Json, history: Iterable[Json]) -> bool:
+    """Whether the task itself failed, given those of its place; not its node, or one that had only just come back."""
     status = task["Status"]
-    return status["State"] in _FAILED and "when swarm is not active" not in status.get("Err", "")
+    if status["State"] not in _FAILED or "when swarm is not active" in status.get("Err", ""):
+        return False
+    if (status.get("ContainerStatus") or {}).get("ExitCode") != _ENDED_WITH_NODE:
+        return True
+    # Of a node that was lost, Swarm hears how a task ended when the node is back: long after it has replaced that.
+    later = [other for other in history if other["CreatedAt"] > task["CreatedAt"]]
+    return not any(other["CreatedAt"][:_SECOND] < status.get("Timestamp", "")[:_SECOND] for other in later)
+
+
+def lost_update(service: Json, tasks: Iterable[Json], nodes: Mapping[str, str], down: Collection[str]) -> str:
+    """Which node's loss has ended an update, or holds it up for ever, as a sentence; "" where that is not so.
+
+    Swarm goes on waiting for the task that it had given to a node, and takes what ends with a node for a failed update.
+    """
+    tasks, update = list(tasks), service.get("UpdateStatus") or {}
+    message, state = update.get("Message", ""), update.get("State", "")
+    for history in _by_place(tasks).values():
+        for task in history:
+            blamed = state in PAUSED | ROLLED_BACK and task["ID"] in message
+            ended_with_node = task["Status"]["State"] in _FAILED and not _has_failed(task, history)
+            waits = state in _UPDATING and task["DesiredState"] == "shutdown" and task["Status"]["State"] in _UNDER_WAY
+            node = task.get("NodeID", "")
+            if (blamed and (node in down or ended_with_node)) or (waits and node in down and is_current(task, service)):
+                return f"node {nodes.get(node, node)} was lost during the update of {service_name(service)}"
+    return ""
 
 
 def _has_check(spec: Json) -> bool:
@@ -167,14 +206,14 @@ def _has_check(spec: Json) -> bool:
     return bool(test) and test[0] != "NONE"
 
 
-def _failure(service: Json, histories: Iterable[list[Json]]) -> str:
+def _failure(service: Json, histories: Iterable[Sequence[Json]]) -> str:
     """Why the update of a service has failed: Swarm's own sentence, and the error of the newest task that failed."""
     message = (service.get("UpdateStatus") or {}).get("Message", "")
     errors = [
         (task["Status"].get("Timestamp", ""), _task_error(task))
         for history in histories
         for task in history
-        if _has_failed(task)
+        if _has_failed(task, history)
     ]
     return ": ".join(filter(None, [message, max(errors)[1] if errors else ""]))
 

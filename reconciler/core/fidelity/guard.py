@@ -67,6 +67,15 @@ def edits(sides: ProjectSides, services: Collection[str], grants: Grants, hidden
     return sentences
 
 
+def is_edited_by_hand(sides: ProjectSides, name: str) -> bool:
+    """Whether somebody changed the service on the engine itself, and not its project."""
+    if name not in sides.deployed or name not in sides.after.services:
+        return False
+    now = sides.now.services.get(name) if sides.now else None
+    standing = judge_deployed(sides.deployed[name], now, sides.after.services[name]).standing
+    return standing is Standing.EDITED_BY_HAND
+
+
 def _edits(sides: ProjectSides, name: str, grants: Grants) -> Iterator[FieldDifference]:
     after = sides.after.services.get(name)
     now = sides.now.services.get(name) if sides.now else after
