@@ -20,7 +20,7 @@ from reconciler.adapters.comparison_metrics import ComparisonMetrics
 from reconciler.adapters.metrics import PrometheusMetrics
 from reconciler.core.decide.suspension import HOUR
 from reconciler.core.model.compose import HealthStatus, ServiceHealth, StackHealth
-from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan
+from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan, ServiceDrift
 from reconciler.core.model.records import EnvironmentRecord, Orphan, Pause, Quarantine
 from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Outcome, Result
@@ -141,6 +141,7 @@ def _in_trouble(metrics: PrometheusMetrics, now: float) -> None:
     failing = ServiceHealth("app", "worker", "exited", False)
     metrics.health(name, [StackHealth("app", HealthStatus.UNHEALTHY, (failing,))], now)
     metrics.engine(name, False)
+    metrics.observe_drifts(name, [ServiceDrift("app", "api", Effect.HOLD, "", fields=("image",))])
     metrics.observed(Plan("staging", REVISION, (Change(PAUSED, Kind.IN_SYNC, Effect.NONE, "in sync"),)), now)
     metrics.remembered(EnvironmentRecord("staging", pauses=(Pause("", now + DAY, "trying", now),)), now)
     metrics.finished(Outcome("canary", Result.IN_SYNC, "in sync"), 0.1, now)

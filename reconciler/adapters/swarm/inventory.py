@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from reconciler.adapters.compose.containers import Labelled, containers_of, instant
@@ -60,7 +61,8 @@ async def with_stacks(machine: Machine, inventory: Inventory, path: str | None) 
         return replace(inventory, unread=(*inventory.unread, f"{machine.name}: {error}"), engine=False)
     if not stacks.services:
         return inventory
-    projects = tuple(_of_swarm(project, stacks) for project in inventory.projects)
+    names = _names_of(inventory.projects, stacks)
+    projects = tuple(map(partial(_of_swarm, stacks), inventory.projects, names))
     unread = inventory.unread
     matched = {project.name for project in projects if project.kind is StackKind.SWARM}
     if path is None and (rest := sorted(stacks.services.keys() - matched)):
@@ -81,22 +83,35 @@ async def stack_containers(machine: Machine) -> tuple[Labelled, ...]:
     return tuple(container for containers in stacks.containers.values() for container in containers)
 
 
-def _of_swarm(project: FoundProject, stacks: _Stacks) -> FoundProject:
-    """The project as the stack that it is deployed as: the one of its name, else the only one with its services."""
-    if project.containers:
+def _names_of(projects: Sequence[FoundProject], stacks: _Stacks) -> list[str]:
+    """As which stack each project is deployed, "" for none: the one of its name, else the only one with its services.
+    Of several projects that look like one stack, none is it unless it has the name."""
+    names = []
+    for project in projects:
+        services = set(project.services)
+        alike = [name for name, deployed in stacks.services.items() if deployed == services]
+        if project.containers:
+            names.append("")
+        elif services & stacks.services.get(project.name, frozenset()):
+            names.append(project.name)
+        else:
+            names.append(alike[0] if len(alike) == 1 else "")
+    return [
+        name if names.count(name) == 1 or name == project.name else ""
+        for name, project in zip(names, projects, strict=True)
+    ]
+
+
+def _of_swarm(stacks: _Stacks, project: FoundProject, name: str) -> FoundProject:
+    if not name:
         return project
-    services = set(project.services)
-    names = [project.name] if services & stacks.services.get(project.name, frozenset()) else []
-    names = names or [name for name, deployed in stacks.services.items() if deployed == services]
-    if len(names) != 1:
-        return project
-    name = names[0]
     return replace(
         project,
         kind=StackKind.SWARM,
         name=name,
         named=project.named if name == project.name else name,
         containers=containers_of(stacks.containers[name]),
+        notes=(*project.notes, "a Swarm runs it: its manager needs swarm_manager: true in the server configuration"),
     )
 
 
