@@ -209,6 +209,7 @@ class ImportedStackData(BaseModel):
     env_files: list[str]
     project: str
     project_directory: str
+    kind: str
 
 
 class RewritingData(BaseModel):

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from reconciler.core.model.targets import StackKind
 from reconciler.core.secret import Secret
 
 
@@ -79,7 +80,7 @@ class FoundProject:
     ``project_directory`` and ``named`` (its name) are what it was started with (--env-file, --project-directory, -p),
     empty for Compose's defaults; ``options`` are the options of `docker compose` before its subcommand. ``problem``
     says why the inventory is incomplete (a file that is missing or cannot be read); "" otherwise. ``notes`` name what
-    is missing for a service that does not run, which hides nothing.
+    is missing for a service that does not run, which hides nothing. ``kind`` is what runs it.
     """
 
     name: str
@@ -97,6 +98,7 @@ class FoundProject:
     options: tuple[str, ...] = ()
     problem: str = ""
     notes: tuple[str, ...] = ()
+    kind: StackKind = StackKind.COMPOSE
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,8 +284,12 @@ def _in_order(actions: Sequence[Action]) -> list[tuple[ActionKind, str, bool]]:
 
 
 async def _project(ports: Ports, transaction: Transaction, view: StackView) -> Project:
-    """The stack's project after the change, or before it; asks Compose only if neither is known."""
-    return transaction.projects.get(view.stack.name) or view.before or await ports.compose.project(view.stack)
+    """The stack's project after the change, or before it; asks Compose only if neither is known.
+
+    What a resumed run has seen as the project before may be the change, which was written before it was interrupted.
+    """
+    before = None if transaction.resumed else view.before
+    return transaction.projects.get(view.stack.name) or before or await ports.compose.project(view.stack)
 
 
 async def _act(

@@ -21,7 +21,7 @@ _STORE_READS = (
 _HOST_READS = ("reach", "read", "stamps", "editor", "ownership", "resolve", "sight", "leftovers")
 _COMPOSE_READS = (
     *("project", "project_files", "other_project_files", "images", "own_hash", "containers", "deployed"),
-    *("guests", "glance", "require_names", "endings", "names_in_use"),
+    *("guests", "glance", "require_names", "endings", "names_in_use", "is_current", "noticing"),
 )
 
 

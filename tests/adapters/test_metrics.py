@@ -672,7 +672,17 @@ def test_the_latest_result_is_the_only_one_that_is_1(metrics: PrometheusMetrics,
         ("quarantined", {(): 1}),
         ("loop_last_tick_timestamp_seconds", {(): 105.0}),
     ],
-    ids=["phases", "services", "health", "containers", "containers-running", "webhook", "delivery", "quarantine", "tick"],
+    ids=[
+        "phases",
+        "services",
+        "health",
+        "containers",
+        "containers-running",
+        "webhook",
+        "delivery",
+        "quarantine",
+        "tick",
+    ],
 )
 def test_what_happened_is_reported(name: str, expected: dict[tuple[str, ...], float]) -> None:
     assert series(busy(), name) == expected

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import yaml
 from tests.support.age_key import AgeKey
 from tests.support.engine import IMAGE
 from tests.support.git_remote import GitRemote
+from tests.support.importer import make_importer
 from tests.support.server import Server
 from tests.support.swarm import NAMESPACE, Swarm, single_node_swarm
 from tests.support.waiting import eventually
@@ -244,3 +247,44 @@ def test_a_key_reaches_only_the_service_that_reads_it_and_an_unhealthy_one_is_ro
     assert "Reconciler-Rollback-Of" in server.remote.git("log", "-1", "main")
     assert swarm.tasks(f"{name}_worker") == worker
     assert server.sync()["result"] == "in_sync"
+
+
+def test_a_stack_is_imported_as_one_of_a_swarm_and_compared_with_its_replicas(
+    swarm: Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", swarm.host)
+    importer = make_importer(tmp_path / "importer")
+    for path in importer.stack.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    files = {"api.env": "MODE=good\nTOKEN=invented-s3cr3t\n", "worker.env": "W=1\n"}
+    importer.write({"compose.yaml": COMPOSE, **files})
+    name = f"rct{secrets.token_hex(4)}"  # not as the directory is called: its services tell
+    swarm.deploy(importer.stack, name)
+    try:
+        eventually(lambda: len(swarm.tasks(f"{name}_api")) == 1, timeout=30)
+        refused = importer.refused("here:", "--yes")
+        assert f"Swarm runs {name}, and does not keep where the compose files are" in refused
+        done = importer.imports()
+        assert (done["exit_code"], done["verification"]["problems"]) == (0, []), done
+        assert done["verification"]["planned"], "the real plan was made, of the Swarm"
+        assert done["verification"]["empty"] == done["verification"]["planned"], done["verification"]
+        ((_, stack),) = importer.manifest()["stacks"].items()
+        assert (stack["kind"], stack["project"], set(stack["targets"])) == ("swarm", name, set(files))
+        assert importer.decrypted("api.env") == files["api.env"].encode()
+
+        other = tmp_path / "other"
+        importer.write({"compose.yaml": COMPOSE, **files}, directory=other)
+        sides = f"container:{name}/api", f"file:{other}/api.env"
+        apart = importer.reconciler("compare", *sides, "--same-environment").stdout
+        assert "0 unexplained findings" in apart or "same" in apart.splitlines()[0], apart
+        swarm.docker("service", "update", "--detach", "--replicas", "2", "--env-add", "TOKEN=by-hand-9", f"{name}_api")
+        eventually(lambda: swarm.environment(f"{name}_api")["TOKEN"] == "by-hand-9", timeout=30)
+        apart = importer.reconciler("compare", *sides, "--same-environment").stdout
+        assert "TOKEN" in apart, apart
+        assert "by-hand-9" not in apart
+        both = importer.reconciler("compare", f"file:{importer.stack}", f"file:{other}", "--json").stdout
+        services = {service["service"]: service for service in json.loads(both)["services"]}
+        assert set(services) >= {"api", "worker"}, both
+        assert "s3cr3t" not in both
+    finally:
+        swarm.remove(name)

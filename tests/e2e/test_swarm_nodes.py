@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -226,7 +225,7 @@ def test_neither_a_start_first_update_nor_one_that_is_rolled_back_loses_a_reques
 
 # --- reconciler is killed --------------------------------------------------------------------------------------------
 
-# By name: the mode that is committed, and what it is killed before (a step, the so many-th such) or at (see _moment).
+# By name: the mode that is committed, and what it is killed before (a step, the so many-th such) or at.
 KILLS: dict[str, tuple[str, tuple[str, int] | str]] = {
     "before the beginning": ("1", ("commit .*insert-run", 1)),
     "before the write": ("1", ("exchange .*/web.env", 1)),
@@ -234,7 +233,7 @@ KILLS: dict[str, tuple[str, tuple[str, int] | str]] = {
     "in the deploy": ("1", ("docker deploy, begun", 1)),
     "as the update begins": ("1", "updating"),
     "in the update": ("1", "some replaced"),
-    "as the rollback begins": ("bad", "rollback_started"),
+    "in the update that Swarm then rolls back by itself": ("bad", "some replaced"),
     "before files are restored": ("bad", ("exchange .*/web.env", 2)),
     "before the deploy of what was restored": ("bad", ("docker deploy$", 2)),
 }
@@ -258,17 +257,25 @@ def _killed_and_recovered(stack: SwarmStack, kill: str) -> str:
         if not ended.killed:
             return f"{kill}: it ended by itself after {ended.steps}"
     else:
-        process = stack.server.start("sync", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(lambda: stack.some_replaced() if moment == "some replaced" else stack.update() == moment, timeout=60)
+        printed = stack.server.root / "printed"
+        with printed.open("wb") as output:
+            process = stack.server.start("sync", stdout=output, stderr=output)
+        reached = stack.some_replaced if moment == "some replaced" else lambda: stack.update() == moment
+        eventually(lambda: reached() or process.poll() is not None, timeout=60)
+        if process.poll() is not None:
+            return f"{kill}: it ended by itself: {printed.read_text()}"
         process.kill()
         process.wait()
+        if mode == "bad":
+            eventually(lambda: stack.update() == "rollback_completed", timeout=60)
     if stack.mode not in ("0", mode):
         return f"{kill}: the live file holds {stack.mode}"
-    results = [stack.sync()["result"], stack.sync()["result"]]
+    outcomes = [stack.sync(), stack.sync()]
+    results = [outcome["result"] for outcome in outcomes]
     stack.assert_settles()
     expected = ("0", ("rolled_back", "in_sync")) if mode == "bad" else ("1", ("applied", "in_sync"))
     if (stack.mode, results[1]) != (expected[0], "in_sync") or results[0] not in expected[1]:
-        return f"{kill}: {results}, and {stack.mode} is live"
+        return f"{kill}: {stack.mode} is live, {[outcome['reason'] for outcome in outcomes]}"
     return ""
 
 

@@ -58,6 +58,7 @@ NAMED: dict[str, tuple[str, ...]] = {
     "ReconcilerLoopStuck": (),
     "ReconcilerStale": PRODUCTION,
     "ReconcilerDrift": OF_TARGET,
+    "ReconcilerServiceDrift": ("api of production@web-9/app was changed by hand", *PRODUCTION),
     "ReconcilerConflictingWriter": OF_TARGET,
     "ReconcilerConflict": OF_TARGET,
     "ReconcilerPausedLong": ("staging", "staging/api.env"),

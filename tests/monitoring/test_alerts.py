@@ -36,7 +36,7 @@ EXPECTED = {
     "Down", "LoopStuck", "Drift", "ConflictingWriter", "Conflict", "Stalled", "Stale", "GitUnreachable",
     "DecryptFailed", "VerificationFailed", "RolledBack", "RollbackFailed", "Quarantined", "PausedLong", "Unhealthy",
     "BackupFailed", "SecretTooOld", "EngineDown", "StateDiskFull", "Orphan", "KeyMissing", "ComparisonFailed",
-    "NotificationsFailing",
+    "NotificationsFailing", "ServiceDrift",
 }  # fmt: skip
 
 

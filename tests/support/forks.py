@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ PRELOADED = (
 )
 NOT_PRELOADED = ("reconciler.demo.", "reconciler.adapters.notify.worker")  # no forked command imports them
 FORKED_MODULES = ("reconciler.adapters.json_schema.worker",)
+
+_STARTING = threading.Lock()
 
 Hook = tuple[str, Mapping[str, Any]]
 
@@ -62,8 +65,10 @@ class ForkedProcess(subprocess.Popen[bytes]):
         cwd, env, (stdin, _, _, stdout, _, stderr) = options[4], options[5], options[9:15]
         request = json.dumps([command, dict(env), str(Path(cwd or ".").absolute()), self._hook]).encode()
         streams = [number if given == -1 else given for number, given in enumerate((stdin, stdout, stderr))]
+        with _STARTING:  # by threads at the same time, one would be started for each, and all but one end
+            origin, _ = _origin()
         with self._theirs:
-            socket.send_fds(_origin()[0], [request], [*streams, self._theirs.fileno()])
+            socket.send_fds(origin, [request], [*streams, self._theirs.fileno()])
         self.pid = int(self._answer.recv(16))
         self._child_created = True
         self._close_pipe_fds(*options[9:15])  # type: ignore[attr-defined]

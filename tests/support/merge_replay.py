@@ -93,13 +93,13 @@ async def _running(server: Server) -> AsyncIterator[_World]:
 @contextlib.contextmanager
 def _replaced(engine: Path) -> Iterator[None]:
     """The wiring with an engine on paper, and a clock that does not wait."""
-    before = wiring.DockerCompose, wiring.SystemClock
+    before = wiring.stack_engines, wiring.SystemClock
     wiring.stack_engines = lambda *_, **__: PaperEngine(str(engine), lambda _: None)  # type: ignore[assignment,misc]
     wiring.SystemClock = QuickClock  # type: ignore[misc]
     try:
         yield
     finally:
-        wiring.DockerCompose, wiring.SystemClock = before  # type: ignore[misc]
+        wiring.stack_engines, wiring.SystemClock = before  # type: ignore[misc]
 
 
 @dataclass(slots=True)

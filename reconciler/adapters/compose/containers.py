@@ -107,7 +107,7 @@ def _labelled(facts: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]])
         ports=tuple(sorted(_ports(limits.get("PortBindings") or {}))),
         memory=int(limits.get("Memory") or 0),
         cpus=_cpus(limits),
-        since=_instant(state.get("FinishedAt" if status in ("exited", "dead") else "StartedAt")),
+        since=instant(state.get("FinishedAt" if status in ("exited", "dead") else "StartedAt")),
         exit_code=exit_code,
         ended=ended_by_itself(facts, status, exit_code),
         fields=dict(_fields(facts, image)),
@@ -156,7 +156,7 @@ def _seconds(time: Any) -> float:
         return 0.0
 
 
-def _instant(time: Any) -> str:
+def instant(time: Any) -> str:
     """Given an RFC 3339 time of the engine, return it in UTC to the second; "" for none."""
     seconds = _seconds(time)
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") if seconds > 0 else ""

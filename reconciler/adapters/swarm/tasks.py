@@ -72,6 +72,13 @@ def wanted(service: Json) -> int | None:
     return None
 
 
+def _written(service: Json) -> str:
+    """When the service got its definition, RFC 3339; "" if it has always had it. Tasks that failed before, when it had
+    the same one for a time, say nothing about those that it gets now."""
+    started = (service.get("UpdateStatus") or {}).get("StartedAt")
+    return str(started or (service["UpdatedAt"] if service.get("PreviousSpec") else ""))
+
+
 def _by_place(tasks: Iterable[Json]) -> dict[str, list[Json]]:
     """Tasks, oldest first, by slot; of a global service by node."""
     places: dict[str, list[Json]] = {}
@@ -116,7 +123,8 @@ def _container(
     status, spec = task["Status"], task["Spec"].get("ContainerSpec") or {}
     current = is_current(task, service)
     others = [other for other in history if other is not task and is_current(other, service)]
-    failed = [other for other in others if _has_failed(other, history)]
+    since = _written(service)
+    failed = [other for other in others if _has_failed(other, history) and other["CreatedAt"] >= since]
     state, health = _state(status["State"], failed, checked=_has_check(spec))
     error = status.get("Err", "") if status["State"] not in ("running", "complete") else ""
     if state == "pending" and not error:

@@ -81,6 +81,7 @@ def server_settings(commit: Committed, manifest: EarlierManifest, host: str, sta
         "repository": {"url": commit.top, "branch": commit.branch, "path": commit.directory},
         "allowed_paths": sorted(directories - {"/"}) or ["/nonexistent"],
         "state_dir": state_dir,
+        "swarm_manager": True,
         "rollback": {"git": "off"},
         "checks": {name: ["true", "{file}"] for name in manifest.checks},
         "health_hosts": sorted({host for host in addresses if host} - _LOOPBACK),

@@ -10,8 +10,6 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
-from reconciler.adapters.compose.containers import labelled as containers
-from reconciler.adapters.compose.inventory import take_inventory
 from reconciler.adapters.git.clone import Clone
 from reconciler.adapters.git.clone_writer import CloneWriter
 from reconciler.adapters.git.merge_file import merge_text_files
@@ -24,6 +22,7 @@ from reconciler.adapters.sops.age_keys import KeySources
 from reconciler.adapters.sops.program import Sops
 from reconciler.adapters.sops.yaml_reader import parse_yaml
 from reconciler.adapters.ssh.connection import SshConnection
+from reconciler.app.wiring.inventories import containers, take_inventory
 from reconciler.app.wiring.tools import CountProgress, Tools
 from reconciler.core.errors import (
     ChangedMeanwhileError,

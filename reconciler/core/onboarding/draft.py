@@ -146,7 +146,7 @@ def _alike(left: FoundProject, right: FoundProject) -> bool:
     def identity(project: FoundProject) -> object:
         files = [(_fields(used.file), used.file.data, used.use, used.raw, used.mounted) for used in project.files]
         started = (project.main_files, project.env_files, project.project_directory)
-        return project.name, project.directory, started, files
+        return project.kind, project.name, project.directory, started, files
 
     return identity(left) == identity(right)
 
@@ -186,6 +186,7 @@ def _stack(group: _Group, name: str, machines: int, notes: list[str]) -> DraftSt
         files=() if usual else files,
         env_files=tuple(map(relative, project.env_files)),
         project=project.named,
+        kind=project.kind,
         project_directory=relative(project.project_directory) if project.project_directory else "",
     )
 
