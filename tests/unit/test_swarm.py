@@ -15,7 +15,7 @@ from reconciler.adapters.swarm.contents import contents_of, with_contents
 from reconciler.adapters.swarm.errors import of_deploy
 from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
-from reconciler.adapters.swarm.tasks import containers_of, references
+from reconciler.adapters.swarm.tasks import allowed_time, containers_of, references
 from reconciler.core.decide.health import Verdict, watch_health
 from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError, NodeLostError, SwarmUnavailableError
 from reconciler.core.fidelity.swarm_service import expected_fields
@@ -178,6 +178,30 @@ def test_a_stuck_service_fails_when_the_timeout_ends_and_a_crash_immediately() -
     crashed = containers_of(service(), [task("t1", "failed", desired="shutdown", **FAILED)], {"n1": "web-1"})
     _, report = watch_health(STACK, ["api"], [], 0.0).look(crashed, 0.0)
     assert (report.verdict, report.reason) == (Verdict.FAILED, "api failed on web-1: task: non-zero exit (3)")
+
+
+SECOND = 1_000_000_000  # the engine counts nanoseconds
+
+
+@pytest.mark.parametrize(
+    ("grace", "update", "expected"),
+    [
+        # In every batch a task is stopped (10 s unless it says otherwise), started, and watched by Swarm for 5 s.
+        (None, "", 3 * (10 + 5 + 5) + 5),
+        (40 * SECOND, "", 3 * (40 + 5 + 5) + 5),
+        (0, "updating", 3 * (0 + 5 + 5) + 5),
+        (None, "rollback_started", 1 * (10 + 5 + 2 + 7) + 5),
+        (None, "rollback_paused", 1 * (10 + 5 + 2 + 7) + 5),
+    ],
+)
+def test_an_update_may_take_as_long_as_its_tasks_take_to_stop_and_start(
+    grace: int | None, update: str, expected: float
+) -> None:
+    rollback = {"Parallelism": 0, "Monitor": 2 * SECOND, "Delay": 7 * SECOND}
+    facts = service(replicas=3, update=update, UpdateConfig={"Parallelism": 1}, RollbackConfig=rollback)
+    if grace is not None:
+        facts["Spec"]["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"] = grace
+    assert allowed_time(facts) == expected
 
 
 def test_the_definition_before_and_running_tasks_keep_their_secrets() -> None:

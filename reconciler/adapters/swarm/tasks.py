@@ -29,6 +29,9 @@ _ENDED_WITH_NODE = 255  # the exit code of a container whose engine was restarte
 _SECOND = len("2026-11-29T10:00:00")
 _NANOSECONDS = 1e9
 _MONITOR = 5.0  # seconds that Swarm watches each updated task where update_config does not say
+_GRACE = 10.0  # seconds that a task may take to stop where it does not say
+_START = 5.0  # seconds until a task has been given to a node and started there, and the one before has left the DNS
+_RESTART_DELAY = 5.0  # seconds until an ended task is replaced where restart_policy does not say
 _INTERVAL, _TIMEOUT, _RETRIES = 30.0, 30.0, 3  # a health check's, where it does not say
 
 
@@ -235,14 +238,23 @@ def _variables(entries: Iterable[str]) -> dict[str, str]:
 
 def allowed_time(service: Json) -> float:
     """Seconds that Swarm itself may need until an update of the service is over, if every task becomes healthy."""
-    spec = service["Spec"]
-    update, check = spec.get("UpdateConfig") or {}, (spec["TaskTemplate"].get("ContainerSpec") or {}).get("Healthcheck")
+    template, state = service["Spec"]["TaskTemplate"], (service.get("UpdateStatus") or {}).get("State")
+    container = template.get("ContainerSpec") or {}
+    update = service["Spec"].get("RollbackConfig" if state in ROLLED_BACK else "UpdateConfig") or {}
     count = wanted(service) or 1
     parallel = int(update.get("Parallelism", 1)) or count
-    batches = -(-count // parallel) if count else 1
+    batches = -(-count // parallel)
     monitor = (update.get("Monitor") or 0) / _NANOSECONDS or _MONITOR
     delay = (update.get("Delay") or 0) / _NANOSECONDS
-    return batches * (_check_time(check or {}) + monitor + delay)
+    stop = _seconds(container.get("StopGracePeriod"), _GRACE) + _START
+    # Swarm does not wait for it in an update, but a task that ends with its node comes back after it.
+    restart = _seconds((template.get("RestartPolicy") or {}).get("Delay"), _RESTART_DELAY)
+    return batches * (stop + _check_time(container.get("Healthcheck") or {}) + monitor + delay) + restart
+
+
+def _seconds(duration: int | None, default: float) -> float:
+    """A duration of the API, where 0 is a value of its own."""
+    return default if duration is None else duration / _NANOSECONDS
 
 
 def _check_time(check: Json) -> float:
