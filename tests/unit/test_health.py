@@ -301,6 +301,36 @@ def test_first_failure_ends_the_watch_though_others_are_still_waited_for() -> No
     assert (report.verdict, report.reason, report.failed) == (Verdict.FAILED, "worker restarted 2 times", {"worker"})
 
 
+NO_NODE = "no suitable node (insufficient resources on 3 nodes)"
+STARTING = replace(NEW, id="1", health="starting")
+PENDING = replace(NEW, id="2", number=2, name="app_api.2", state="pending", error=NO_NODE)
+
+
+@pytest.mark.parametrize(
+    ("moments", "verdict", "reason"),
+    [
+        pytest.param([0], Verdict.WAIT, f"api is pending: {NO_NODE}", id="waits"),
+        pytest.param([0, 90], Verdict.FAILED, f"api is still pending after 90 s: {NO_NODE}", id="at-the-timeout"),
+        pytest.param([90], Verdict.FAILED, f"api is still pending after 90 s: {NO_NODE}", id="seen-late"),
+    ],
+)
+def test_the_reason_of_the_scheduler_is_not_lost_among_other_replicas(
+    moments: list[float], verdict: Verdict, reason: str
+) -> None:
+    report = look(*((moment, [STARTING, PENDING]) for moment in moments))
+    assert (report.verdict, report.reason, report.late) == (verdict, reason, set())
+
+
+def test_a_crash_is_said_before_what_only_takes_long() -> None:
+    crashed = replace(NEW, id="3", restarts=2)
+    assert look((90, [STARTING, PENDING, crashed])).reason == "api restarted 2 times"
+
+
+def test_a_place_that_turns_pending_late_in_an_update_has_its_own_time() -> None:
+    slow = replace(STARTING, allowed=300)
+    assert look((0, [slow]), (100, [slow, PENDING])).verdict is Verdict.WAIT
+
+
 def test_services_that_were_not_touched_do_not_matter() -> None:
     containers = [replace(NEW, health="healthy"), replace(NEW, id="x", service="broken", state="dead")]
     assert look((1, containers)).verdict is Verdict.HEALTHY

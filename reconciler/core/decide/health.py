@@ -28,6 +28,9 @@ class Verdict(StrEnum):
     FAILED = "failed"
 
 
+_GRAVEST_FIRST = (Verdict.FAILED, Verdict.WAIT, Verdict.HEALTHY)
+
+
 @dataclass(frozen=True, slots=True)
 class HealthFinding:
     """What was decided for one service; ``reason`` is a sentence without a full stop. ``late``: it fails only because
@@ -129,12 +132,13 @@ class HealthWatch:
             return HealthFinding(service, Verdict.HEALTHY, f"{service} is scaled to zero")
         if not containers:
             return self._pending(service, "has no container", now, self.stack.health.timeout)
-        findings = [self._judge(container, now) for container in containers]
-        for verdict in (Verdict.FAILED, Verdict.WAIT):
-            for finding in findings:
-                if finding.verdict is verdict:
-                    return finding
-        return findings[0]
+        findings = [(self._judge(container, now), container) for container in containers]
+        finding, _ = min(findings, key=_most_telling)
+        stuck = next((it.error for it in containers if it.state == "pending" and it.error), "")
+        if finding.late and stuck:
+            # Those that are there wait for the one that no node can run.
+            return self._pending(service, "is pending", now, self._patience(service, containers), stuck)
+        return finding
 
     def _judge(self, container: Container, now: float) -> HealthFinding:
         """Given one container, return what it means for its service."""
@@ -201,6 +205,13 @@ class HealthWatch:
         if waiting:
             return Verdict.WAIT, "; ".join(waiting)
         return Verdict.HEALTHY, f"{', '.join(self.services)} healthy"
+
+
+def _most_telling(judged: tuple[HealthFinding, Container]) -> tuple[int, bool, bool, bool]:
+    """Sorts first what says most about a service: what has failed, before what only takes long; what has a reason."""
+    finding, container = judged
+    waits = finding.verdict is Verdict.FAILED and container.state == "pending"
+    return _GRAVEST_FIRST.index(finding.verdict), finding.late, waits, not container.error
 
 
 def watch_health(
