@@ -46,7 +46,18 @@ def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
 
 # Fields of a run that have no column.
 _FACTS = (
-    *("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back"),
+    *(
+        "trigger",
+        "revision",
+        "from_commit",
+        "backup",
+        "changes",
+        "actions",
+        "failing",
+        "silent",
+        "unplaced",
+        "rolling_back",
+    ),
     *("accepted", "restored_at", "error_id", "requested_by", "request_reason"),
 )
 
@@ -71,6 +82,7 @@ def run_from_row(row: tuple[Any, ...]) -> Run:
         actions=tuple(action_from_json(action) for action in data["actions"]),
         failing=tuple(data["failing"]),
         silent=tuple(data["silent"]),
+        unplaced=tuple(data.get("unplaced", ())),
         rolling_back=data["rolling_back"],
         accepted=tuple(data.get("accepted", ())),  # an earlier version's has none
         restored_at=data.get("restored_at", 0.0),

@@ -123,10 +123,13 @@ async def _begin(ports: Ports, transaction: Transaction, prepared: Prepared) -> 
         return
     failing: list[str] = []
     silent: list[str] = []
+    unplaced: list[str] = []
     for view in prepared.views.values():
         failing += [_service_id(view.stack, name) for name in health.failing(view.stack, view.containers)]
         silent += [url for url, answers in (await ask_http(ports, view.stack)).items() if not answers]
-    transaction.run = replace(transaction.run, failing=tuple(sorted(failing)), silent=tuple(sorted(silent)))
+        unplaced += [_service_id(view.stack, name) for name in health.unplaced(view.containers)]
+    run = replace(transaction.run, failing=tuple(sorted(failing)), silent=tuple(sorted(silent)))
+    transaction.run = replace(run, unplaced=tuple(sorted(unplaced)))
     ports.store.begin(transaction.run)
 
 
@@ -394,11 +397,18 @@ async def ask_http(ports: Ports, stack: Stack) -> dict[str, bool]:
 def _excuse(run: Run, view: StackView, report: health.HealthReport, project: Project) -> ServiceFailedError:
     """Why the revision is not to blame: what fails now failed before too. Raises UnhealthyError if it is."""
     where = f"stack {view.stack.name}"
-    broken = [name for name in report.failed if _service_id(view.stack, name) not in run.failing]
+    failed = [finding for finding in report.findings if finding.verdict is health.Verdict.FAILED]
+    broken = [finding.service for finding in failed if not _was_so_before(run, view.stack, finding)]
     if broken or (not report.failed and set(report.silent) - set(run.silent)):
         raise (StillStartingError if report.late.issuperset(broken) else UnhealthyError)(report.reason, where=where)
     hint = f"See the service's own log: `{project.invocation.show()}` in {view.stack.directory}"
     return ServiceFailedError(f"{report.reason}, as before the change", where=where, hint=hint)
+
+
+def _was_so_before(run: Run, stack: Stack, finding: health.HealthFinding) -> bool:
+    """Whether the service had failed before the change, or as many of its tasks ran on no node."""
+    service = _service_id(stack, finding.service)
+    return service in run.failing or 0 < finding.unplaced <= run.unplaced.count(service)
 
 
 def _run_change(ports: Ports, prepared: Prepared, change: Change) -> RunChange:

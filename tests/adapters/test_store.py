@@ -190,7 +190,7 @@ def test_a_runs_actions_are_pending_from_its_beginning_to_its_end(opened: Callab
 
 
 def test_an_unfinished_run_comes_back_as_it_was_last_stored_until_its_end(opened: Callable[[], SqliteStore]) -> None:
-    run = run_of(failing=("app/api",), silent=("http://127.0.0.1/",))
+    run = run_of(failing=("app/api",), silent=("http://127.0.0.1/",), unplaced=("app/api", "app/api"))
     assert opened().unfinished("production") is None
     opened().begin(run)
     assert opened().unfinished("production") == run

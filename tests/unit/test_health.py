@@ -318,12 +318,27 @@ def test_the_reason_of_the_scheduler_is_not_lost_among_other_replicas(
     moments: list[float], verdict: Verdict, reason: str
 ) -> None:
     report = look(*((moment, [STARTING, PENDING]) for moment in moments))
-    assert (report.verdict, report.reason, report.late) == (verdict, reason, set())
+    assert (report.verdict, report.reason) == (verdict, reason)
+    assert report.late == report.failed
 
 
 def test_a_crash_is_said_before_what_only_takes_long() -> None:
     crashed = replace(NEW, id="3", restarts=2)
     assert look((90, [STARTING, PENDING, crashed])).reason == "api restarted 2 times"
+
+
+@pytest.mark.parametrize(
+    ("containers", "unplaced"),
+    [
+        pytest.param([replace(NEW, id="1", health="healthy"), PENDING], 1, id="one-of-two"),
+        pytest.param([PENDING], 1, id="all"),
+        pytest.param([STARTING, PENDING], 0, id="another-one-is-not-healthy"),
+        pytest.param([replace(NEW, id="1", health="unhealthy"), PENDING], 0, id="another-one-fails"),
+    ],
+)
+def test_what_fails_only_because_no_node_runs_it_is_counted(containers: list[Container], unplaced: int) -> None:
+    (finding,) = look((0, containers), (90, containers)).findings
+    assert (finding.verdict, finding.unplaced) == (Verdict.FAILED, unplaced)
 
 
 def test_a_place_that_turns_pending_late_in_an_update_has_its_own_time() -> None:

@@ -372,6 +372,25 @@ async def test_a_service_that_failed_before_does_not_hide_what_the_change_does_t
     assert "api" in outcome.reason
 
 
+@pytest.mark.parametrize(("before", "result"), [(1, Result.ROLLED_BACK), (0, Result.ROLLBACK_FAILED)])
+async def test_a_rollback_does_not_ask_for_a_task_that_no_node_ran_before_the_change(
+    world: World, before: int, result: Result
+) -> None:
+    world.compose.sick = {"A=bad": "unhealthy"}
+    pending = Container("api.2", "api", "pending", error="no suitable node", number=2, name="app-api-2")
+
+    def turn_pending() -> None:
+        world.compose.running["api.2"] = pending
+
+    world.compose.after_recreate = turn_pending
+    if before:
+        turn_pending()
+    world.commit("b", api="A=bad", worker="W=1")
+    outcome = await reconcile_once(world)
+    assert outcome.result is result, outcome.reason
+    assert world.live("api") == "A=1"
+
+
 def _healthy_then_unhealthy(world: World, service: str) -> Callable[[], None]:
     """After a recreate the service is starting; only a later look shows what its file says."""
     states: dict[str, Container] = {}

@@ -168,6 +168,16 @@ def test_places_that_are_missing_or_given_up_are_counted() -> None:
     assert [(it.number, it.state) for it in containers] == [(1, "running"), (2, "running"), (3, "pending")]
 
 
+@pytest.mark.parametrize("update", ["updating", "rollback_started"])
+@pytest.mark.parametrize(("env", "health"), [("A=1", ""), ("A=0", "starting")])
+def test_an_update_that_only_waits_for_a_node_has_reached_the_tasks_that_run(
+    update: str, env: str, health: str
+) -> None:
+    tasks = [task("t1", "running", env), task("t2", "pending", slot=2, **NO_NODE)]
+    containers = containers_of(service(replicas=2, update=update), tasks, {})
+    assert [(it.state, it.health) for it in containers] == [("running", health), ("pending", "")]
+
+
 def test_a_stuck_service_fails_when_the_timeout_ends_and_a_crash_immediately() -> None:
     watch = watch_health(STACK, ["api"], [], 0.0)
     stuck = containers_of(service(), [task("t1", "pending", **NO_NODE)], {})

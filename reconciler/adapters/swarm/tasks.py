@@ -55,6 +55,8 @@ def containers_of(
     update = (service.get("UpdateStatus") or {}).get("State", "")
     failure = _failure(service, by_place.values()) if update in PAUSED or (ours and update in ROLLED_BACK) else ""
     allowed = allowed_time(service)
+    if update in _UPDATING and _waits_for_a_node(service, by_place.values()):
+        update = ""  # what it has still to replace runs on no node: the others are as they will be
     containers: list[Container] = []
     for place, history in sorted(by_place.items()):
         if (task := _newest(history)) is not None:
@@ -65,6 +67,14 @@ def containers_of(
         missing = Container(name, service_name(service), "pending", number=number, name=name, error="no task is there")
         containers.append(missing)
     return containers
+
+
+def _waits_for_a_node(service: Json, histories: Iterable[list[Json]]) -> bool:
+    """Whether all that an update has still to do is to run tasks that no node can take."""
+    newest = [task for history in histories if (task := _newest(history)) is not None]
+    stuck = [task for task in newest if task["Status"]["State"] == "pending" and task["Status"].get("Err")]
+    rest = [task for task in newest if task not in stuck]
+    return bool(stuck) and all(task["Status"]["State"] == "running" and is_current(task, service) for task in rest)
 
 
 def wanted(service: Json) -> int | None:

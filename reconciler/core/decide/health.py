@@ -34,12 +34,13 @@ _GRAVEST_FIRST = (Verdict.FAILED, Verdict.WAIT, Verdict.HEALTHY)
 @dataclass(frozen=True, slots=True)
 class HealthFinding:
     """What was decided for one service; ``reason`` is a sentence without a full stop. ``late``: it fails only because
-    it still starts."""
+    it still starts; ``unplaced``: because this many of its tasks run on no node, while the others are healthy."""
 
     service: str
     verdict: Verdict
     reason: str = ""
     late: bool = False
+    unplaced: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +134,18 @@ class HealthWatch:
         if not containers:
             return self._pending(service, "has no container", now, self.stack.health.timeout)
         findings = [(self._judge(container, now), container) for container in containers]
-        finding, _ = min(findings, key=_most_telling)
+        finding, worst = min(findings, key=_most_telling)
+        late = any(it.late for it, _ in findings)
+        if finding.verdict is Verdict.FAILED and worst.state == "pending":
+            rest = [it.verdict for it, container in findings if container.state != "pending"]
+            return replace(
+                finding, late=late, unplaced=len(findings) - len(rest) if {*rest} <= {Verdict.HEALTHY} else 0
+            )
         stuck = next((it.error for it in containers if it.state == "pending" and it.error), "")
         if finding.late and stuck:
             # Those that are there wait for the one that no node can run.
-            return self._pending(service, "is pending", now, self._patience(service, containers), stuck)
+            finding = self._pending(service, "is pending", now, self._patience(service, containers), stuck)
+            return replace(finding, late=True)
         return finding
 
     def _judge(self, container: Container, now: float) -> HealthFinding:
@@ -259,6 +267,11 @@ def summarise_health(stack: Stack, containers: Sequence[Container]) -> StackHeal
         well = all(service.healthy for service in services)
         status = HealthStatus.HEALTHY if well else HealthStatus.STARTING
     return StackHealth(stack.name, status, services)
+
+
+def unplaced(containers: Iterable[Container]) -> tuple[str, ...]:
+    """The services with tasks that no node runs at this moment, sorted, each once for every such task."""
+    return tuple(sorted(container.service for container in containers if container.state == "pending"))
 
 
 def failing(stack: Stack, containers: Iterable[Container]) -> frozenset[str]:

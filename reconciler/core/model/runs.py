@@ -143,7 +143,8 @@ class Run:
     only in the history.
 
     Another process can resume it from this. ``failing`` names the services (stack/service) that were unhealthy before
-    it, ``silent`` the URLs of health checks that did not answer then: it is not to blame for those. ``rolling_back``
+    it, ``silent`` the URLs of health checks that did not answer then, ``unplaced`` the services with tasks that no node
+    ran, once for every such task: it is not to blame for those. ``rolling_back``
     is why it is being rolled back; "" if it is not; ``restored_at`` when its services were recreated on the restored
     files (epoch seconds), 0 if they were not. ``accepted`` says who has accepted which project as it stood, or
     had a live file deleted. ``error_id`` is the id of the ``reason``, or of why it is being rolled back. The rest is as
@@ -161,6 +162,7 @@ class Run:
     actions: tuple[Action, ...] = ()
     failing: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
+    unplaced: tuple[str, ...] = ()
     rolling_back: str = ""
     restored_at: float = 0.0
     accepted: tuple[str, ...] = ()
