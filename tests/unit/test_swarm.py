@@ -115,6 +115,16 @@ class _LostNode:
     def __init__(self, facts: Any, tasks: list[Any]) -> None:
         self.facts, self.told, self.updated = facts, tasks, list[str]()
 
+    async def force_update(self, service: Any) -> Any:
+        self.updated.append(service["ID"])
+        return {**service["Spec"]["TaskTemplate"], "ForceUpdate": 1}
+
+    async def networks(self, ids: Any) -> Any:
+        return {}
+
+    async def objects_of(self, kind: str, stack: str) -> Any:
+        return {}
+
     async def nodes(self) -> Any:
         return {"n1": "web-1"}, frozenset({"n1"})
 
@@ -138,7 +148,7 @@ async def test_an_update_that_ends_with_a_node_is_deployed_again_and_blames_no_r
     swarm = DockerSwarm(SimpleNamespace(engine=None), DIGEST)  # type: ignore[arg-type]
     swarm._engine = _LostNode(facts, tasks)  # type: ignore[assignment]
     await swarm.containers(STACK, "app")
-    swarm._deployed.add("s1")
+    swarm._deployed["s1"] = None
     with pytest.raises(NodeLostError, match="node web-1 was lost during the update of api"):
         await swarm.containers(STACK, "app")
     await swarm.containers(STACK, "app")  # planning the next try is not kept from it
@@ -160,6 +170,72 @@ def test_an_update_that_swarm_rolled_back_has_failed_only_if_it_was_ours() -> No
     facts, tasks = service(update="rollback_completed"), [task("t1", "running")]
     assert containers_of(facts, tasks, {})[0].state == "running"
     assert containers_of(facts, tasks, {}, ours=True)[0].state == "exited"
+
+
+def template(env: str, forced: int = 0) -> dict[str, Any]:
+    return {**service(env=env)["Spec"]["TaskTemplate"], "ForceUpdate": forced}
+
+
+async def glances(deployed: Any, *moments: tuple[dict[str, Any], str]) -> list[str]:
+    """The states of a service that we have deployed with this template, by its templates and update states since."""
+    swarm = DockerSwarm(SimpleNamespace(engine=None), DIGEST)  # type: ignore[arg-type]
+    swarm._deployed["s1"] = deployed
+    states = []
+    for now, update in moments:
+        running = {**task("t1", "running"), "Spec": now}
+        swarm._engine = _LostNode(service(update=update, TaskTemplate=now), [running])  # type: ignore[assignment]
+        (container,) = await swarm.glance(replace(STACK, project="app"))
+        states.append(container.state)
+    return states
+
+
+@pytest.mark.parametrize(
+    ("now", "state"),
+    [
+        pytest.param(template("A=1", 1), "exited", id="our-definition"),
+        pytest.param(template("A=2", 0), "exited", id="our-restart"),
+        pytest.param(template("A=2", 1), "running", id="an-update-by-hand"),
+    ],
+)
+async def test_an_update_that_swarm_rolled_back_was_ours_only_if_what_we_deployed_is_gone(now: Any, state: str) -> None:
+    assert await glances(template("A=2", 1), (now, "rollback_completed")) == [state]
+    assert await glances(None, (now, "rollback_completed")) == ["exited"]
+
+
+@pytest.mark.parametrize("update", ["completed", ""])
+async def test_what_is_rolled_back_after_our_deploy_went_well_was_not_ours(update: str) -> None:
+    moments = (template("A=2"), update), (template("A=1"), "rollback_completed")
+    assert await glances(template("A=2"), *moments) == ["running", "running"]
+
+
+@pytest.mark.parametrize(
+    ("due", "before", "after", "updated", "deployed"),
+    [
+        pytest.param(False, "", "", ["s1"], template("A=1", 1), id="restart"),
+        pytest.param(False, "completed", "completed", ["s1"], template("A=1", 1), id="restart-after-an-update"),
+        pytest.param(
+            *(False, "rollback_completed", "rollback_completed", ["s1"], template("A=1", 1)),
+            id="restart-after-an-earlier-rollback",
+        ),
+        pytest.param(True, "", "", ["s1"], template("A=1", 1), id="nothing-of-the-tasks-differed"),
+        pytest.param(True, "", "rollback_started", [], None, id="rolled-back-already"),
+    ],
+)
+async def test_a_restart_replaces_the_tasks_unless_swarm_has_just_rolled_it_back(
+    due: bool, before: str, after: str, updated: list[str], deployed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarm = DockerSwarm(SimpleNamespace(engine=None), DIGEST)  # type: ignore[arg-type]
+    engine = _LostNode(service(update=before), [task("t1", "running")])
+    swarm._engine = engine  # type: ignore[assignment]
+
+    async def deploy(*_: Any) -> None:
+        engine.facts = service(update=after)
+
+    monkeypatch.setattr(swarm, "_deploy_file", deploy)
+    monkeypatch.setattr("reconciler.adapters.swarm.stack._is_deployed", lambda *_: not due)
+    swarm._stacks["app"] = STACK
+    await swarm.restart(Project("app", {"api": defined({"image": "app:1"})}), ["api"])
+    assert (engine.updated, swarm._deployed) == (updated, {"s1": deployed})
 
 
 def test_places_that_are_missing_or_given_up_are_counted() -> None:

@@ -96,11 +96,13 @@ class SwarmEngine(Engine):
                 self._networks[identity] = facts["Name"]
         return self._networks
 
-    async def force_update(self, service: Json) -> None:
-        """Have every task of the service replaced, by its own update_config."""
+    async def force_update(self, service: Json) -> Json:
+        """Have every task of the service replaced, by its own update_config. Returns the template of the new ones."""
         spec = json.loads(json.dumps(service["Spec"]))
         spec["TaskTemplate"]["ForceUpdate"] = int(spec["TaskTemplate"].get("ForceUpdate") or 0) + 1
         await self._post(f"services/{service['ID']}/update", spec, version=service["Version"]["Index"])
+        template: Json = spec["TaskTemplate"]
+        return template
 
     async def objects(self, kind: str, names: Sequence[str]) -> dict[str, str]:
         """The ids of the configs or secrets (``kind``) with one of these names, by name."""

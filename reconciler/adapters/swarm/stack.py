@@ -59,7 +59,9 @@ class DockerSwarm:
         self._names: dict[str, str] = {}
         self._nodes: dict[str, str] = {}
         self._known = asyncio.Event()
-        self._deployed: set[str] = set()
+        # By service id, until it is known to run: the template of the tasks that we have deployed; None where Swarm has
+        # rolled it back already. Where Swarm rolls back to that, the update was somebody else's.
+        self._deployed: dict[str, Json | None] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def close(self) -> None:
@@ -169,19 +171,17 @@ class DockerSwarm:
         services, tasks = await self._engine.services(name), await self._engine.tasks(name)
         for service in services:
             if service["ID"] in self._deployed and (reason := self._lost(service, tasks, down)):
-                self._deployed.discard(service["ID"])
+                self._deployed.pop(service["ID"], None)
                 raise NodeLostError(reason, where=f"stack {name}")
-        containers = [
-            container
-            for service in services
-            for container in containers_of(
-                service,
-                [task for task in tasks if task["ServiceID"] == service["ID"]],
-                self._nodes,
-                ours=service["ID"] in self._deployed,
-                down=down,
-            )
-        ]
+        containers: list[Container] = []
+        for service in services:
+            own = [task for task in tasks if task["ServiceID"] == service["ID"]]
+            kept = self._deployed.get(service["ID"]) == service["Spec"]["TaskTemplate"]
+            lost = service["ID"] in self._deployed and not kept
+            places = containers_of(service, own, self._nodes, ours=lost, down=down)
+            if kept and _runs(service, places):
+                del self._deployed[service["ID"]]  # what Swarm rolls back from now on is somebody else's update
+            containers += places
         return tuple(sorted(containers, key=lambda container: (container.service, container.number)))
 
     def _lost(self, service: Json, tasks: Iterable[Json], down: Collection[str]) -> str:
@@ -216,13 +216,12 @@ class DockerSwarm:
         """
         chosen = [project.services[name] for name in services]
         managed = self._stacks[project.name].managed
-        forced = {service.name: True for service in chosen if force and _mounts_directory_of(service, managed)}
+        forced = [service.name for service in chosen if force and _mounts_directory_of(service, managed)]
         await self._deploy(project, chosen, scale or {}, forced)
 
     async def restart(self, project: Project, services: Sequence[str]) -> None:
-        """Replace the tasks of these services, one batch after the other; not where Swarm has just done so by itself,
-        to roll back an update. They get what the project says now."""
-        await self._deploy(project, [project.services[name] for name in services], {}, dict.fromkeys(services, False))
+        """Replace the tasks of these services, one batch after the other. They get what the project says now."""
+        await self._deploy(project, [project.services[name] for name in services], {}, services)
 
     async def signal(self, project: Project, service: str, signal: str) -> None:
         """Raises RefusedError: the manifest cannot ask for it."""
@@ -233,10 +232,9 @@ class DockerSwarm:
         project: Project,
         services: Sequence[Service],
         scale: Mapping[str, int],
-        forced: Mapping[str, bool],
+        forced: Collection[str],
     ) -> None:
-        """``forced`` are services whose tasks are to be replaced even if nothing differs, and whether also those that
-        Swarm itself has rolled back."""
+        """``forced`` are services whose tasks are to be replaced even if nothing differs."""
         if not services:
             return
         async with self._locks[project.name]:
@@ -251,25 +249,17 @@ class DockerSwarm:
             if due:
                 await self._deploy_file(project, due, scale, before)
             after = await self._by_name(project.name)
-            for name in sorted({service.name for service in services} & after.keys()):
-                was = before.get(name)
-                again = (
-                    was is not None and _same_tasks(was, after[name]) and (forced.get(name) or not _rolled_back(was))
-                )
-                if (name in forced and again) or (name in stuck and was and _same_tasks(was, after[name])):
-                    await self._engine.force_update(after[name])
-            self._note_deployed(services, due, after)
+            for service in services:
+                facts, was = after.get(service.name), before.get(service.name)
+                if facts is None:
+                    continue
+                if service in due and _rolled_back(facts):
+                    self._deployed[facts["ID"]] = None
+                elif service.name in {*forced, *stuck} and was is not None and _same_tasks(was, facts):
+                    self._deployed[facts["ID"]] = await self._engine.force_update(facts)
+                else:
+                    self._deployed[facts["ID"]] = facts["Spec"]["TaskTemplate"]
             await self._remove_unused(project)
-
-    def _note_deployed(self, services: Sequence[Service], due: Sequence[Service], after: Mapping[str, Json]) -> None:
-        """From now on, an update of these that Swarm rolls back was ours; one that it has rolled back already, to what
-        we want, was another one."""
-        for service in services:
-            facts = after.get(service.name)
-            if facts is not None and service not in due and _rolled_back(facts):
-                self._deployed.discard(facts["ID"])
-            elif facts is not None:
-                self._deployed.add(facts["ID"])
 
     async def _deploy_file(
         self, project: Project, services: Sequence[Service], scale: Mapping[str, int], before: Mapping[str, Json]
@@ -341,6 +331,12 @@ def _same_tasks(before: Json, after: Json) -> bool:
 
 def _rolled_back(service: Json) -> bool:
     return (service.get("UpdateStatus") or {}).get("State") in ROLLED_BACK
+
+
+def _runs(service: Json, places: Iterable[Container]) -> bool:
+    """Whether the last update of the service has ended well, or nothing of it was to be updated."""
+    ended = (service.get("UpdateStatus") or {}).get("State", "") in ("", "completed")
+    return ended and all(place.state == "running" and place.health != "starting" for place in places)
 
 
 def _resolution(stack: str, service: Service, facts: Json | None) -> str:

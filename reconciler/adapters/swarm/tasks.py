@@ -46,9 +46,9 @@ def containers_of(
 ) -> list[Container]:
     """Given a service, its tasks and the names of nodes by id, return its places.
 
-    A task of another definition than the service's counts as not there yet: it is being updated. ``ours``: we have
-    deployed the service, so an update of it that Swarm rolled back has failed. ``down``: the ids of nodes that are; a
-    task runs there only by Swarm's last word of it.
+    A task of another definition than the service's counts as not there yet: it is being updated. ``ours``: the service
+    is not as we have deployed it, so an update that Swarm rolled back was ours, and has failed. ``down``: the ids of
+    nodes that are; a task runs there only by Swarm's last word of it.
     """
     by_place = _by_place(tasks)
     count = wanted(service)
