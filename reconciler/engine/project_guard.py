@@ -18,6 +18,7 @@ from reconciler.core.fidelity.compose_hash import compose_hashes
 from reconciler.core.fidelity.guard import (
     Grants,
     ProjectSides,
+    bound_files,
     definitions,
     edits,
     is_edited_by_hand,
@@ -37,6 +38,7 @@ from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import OnDrift, Parser, Stack, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
+from reconciler.core.text import listed
 from reconciler.engine.observe import Snapshot
 
 _UNNAMED = "the project now defines it otherwise than its container, in a field that reconciler cannot name"
@@ -108,7 +110,8 @@ async def judge_project(
     conflicts = [sentence for name in sorted(by_hand) for sentence in blamed[name]]
     edited = [sentence for name in sorted(services - by_hand) for sentence in blamed[name]]
     holds = [_conflict(sides.stack, conflicts)] if conflicts else []
-    holds += [_edited_since(sides, edited)] if edited else []
+    bound = {name: bound_files(project, name, sides.stack.managed) for name in sorted(services - by_hand)}
+    holds += [_edited_since(sides, edited, bound)] if edited else []
     return ProjectVerdict(". ".join(holds), "project-edited" if edited else DRIFT_ID, services=services)
 
 
@@ -178,10 +181,16 @@ def _conflict(stack: Stack, sentences: Sequence[str]) -> str:
     )
 
 
-def _edited_since(sides: StackSides, sentences: Sequence[str]) -> str:
+def _edited_since(sides: StackSides, sentences: Sequence[str], bound: Mapping[str, Sequence[str]]) -> str:
     stack, accept = sides.stack, f"reconciler sync --accept-project {sides.stack.id}"
     project = sides.before or sides.after
     compose = project.invocation if project else Invocation(stack.directory)
+    if binds := [f"{name} binds {listed(paths)}" for name, paths in bound.items() if paths]:
+        return (
+            f"{stack.name} was deployed otherwise. {'; '.join(binds)}, which git manages: a bind exists on one node "
+            "only, so it is deployed as a config, or where git encrypts it as a secret, at the same place. "
+            f"{'. '.join(sentences)}. A deploy by hand cannot do that: accept it with `{accept}`"
+        )
     return (
         f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(sentences)}. "
         f"Read `{compose.command('config')}`, then run `{compose.start()}` in {stack.directory} yourself, "

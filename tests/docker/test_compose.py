@@ -601,6 +601,8 @@ async def test_what_was_resolved_with_staged_files_holds_until_another_file_chan
         pytest.param("services: {api: {image: x, env_file: link}}", "api.env", id="link-to-file"),
         pytest.param("include: [HERE/included.yaml]", "", id="absolute-include"),
         pytest.param("services: {api: {extends: {file: HERE/included.yaml, service: api}}}", "", id="absolute-base"),
+        pytest.param("COMPOSE_FILE=HERE/included.yaml", "", id="absolute-compose-file"),
+        pytest.param("COMPOSE_FILE=${HERE}/included.yaml", "", id="compose-file-by-a-variable"),
     ],
 )
 async def test_what_compose_may_have_read_past_the_staged_files_is_resolved_again(
@@ -609,8 +611,10 @@ async def test_what_compose_may_have_read_past_the_staged_files_is_resolved_agai
     included = "services: {api: {image: x, env_file: api.env}}"
     files = {"included.yaml": included, "api.env": "A=1\n"}
     made = compose_project(text, files)
-    made.write("compose.yaml", text.replace("HERE", str(made.directory)) if "$" not in text else text)
-    made.write(".env", f"HERE={made.directory}\n")
+    written = text.replace("HERE", str(made.directory)) if "$" not in text else text
+    by_name = text.startswith("COMPOSE_FILE")
+    made.write("compose.yaml", included if by_name else written)
+    made.write(".env", f"HERE={made.directory}\n{written if by_name else ''}\n")
     if link:
         (made.directory / "link").symlink_to(link)
     trial = await docker.project(stack_of(made), staged(made, {"api.env": "A=2\n"}))

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -17,9 +18,11 @@ from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import containers_of, references
 from reconciler.core.decide.health import Verdict, watch_health
 from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError, NodeLostError, SwarmUnavailableError
-from reconciler.core.model.compose import Project, Service
+from reconciler.core.fidelity.swarm_service import expected_fields
+from reconciler.core.model.compose import Action, ActionKind, DeployedService, Project, Service
 from reconciler.core.model.targets import HealthPolicy, MountedTarget, Stack, StackKind
 from reconciler.core.secret import Digester, Secret
+from reconciler.engine.project_guard import StackSides, judge_project
 
 DIGEST = Digester(bytes(32))
 STACK = Stack("production", "app", "/opt/app", health=HealthPolicy(timeout=90, stable_for=1), kind=StackKind.SWARM)
@@ -232,6 +235,31 @@ def test_the_stack_file_has_what_the_command_accepts() -> None:
         "configs": {"app": {"name": "app_conf_0123", "external": True}},
     }
     assert unknown_fields(defined({**own, "mem_limit": "1g", "cpus": None})) == ["mem_limit"]
+
+
+async def test_a_stack_with_a_bind_of_a_managed_file_is_held_until_an_operator_accepts_a_config() -> None:
+    async def read(path: str) -> bytes:
+        return b"w"
+
+    stack = replace(STACK, managed={"/opt/app/web.conf": MountedTarget(False, 0o644)})
+    bind = {"type": "bind", "source": "/opt/app/web.conf", "target": "/etc/web.conf", "read_only": True}
+    by_hand = defined({"image": "app:1", "volumes": [bind]})
+    runs = DeployedService("api", expected_fields("app", by_hand))
+    (api,) = (await with_contents(Project("app", {"api": by_hand}), stack, DIGEST, read)).services.values()
+    project = Project("app", {"api": replace(api, deploys_as=expected_fields("app", api), digest="d")})
+    sides = StackSides(stack, project, project, [], {}, deployed=[runs])
+    ports = SimpleNamespace(
+        compose=SimpleNamespace(images=AsyncMock(return_value={})),
+        settings=SimpleNamespace(git_may_change={}, allow_compose_files=False),
+    )
+    due = [Action("app", "api", ActionKind.RECREATE, "")]
+    verdict = await judge_project(ports, sides, due)  # type: ignore[arg-type]
+    assert (verdict.services, verdict.id) == ({"api"}, "project-edited")
+    assert "api binds /opt/app/web.conf, which git manages: a bind exists on one node only" in verdict.hold
+    assert "accept it with `reconciler sync --accept-project production/app`" in verdict.hold
+    assert "run `docker" not in verdict.hold
+    accepted = await judge_project(ports, sides, due, accepted=True)  # type: ignore[arg-type]
+    assert (accepted.hold, "mounts" in accepted.accepted) == ("", True)
 
 
 async def test_managed_files_are_configs_or_where_git_encrypts_them_secrets() -> None:

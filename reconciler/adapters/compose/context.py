@@ -105,12 +105,20 @@ class LocalComposeContext:
 
     @contextlib.asynccontextmanager
     async def farm(self, directory: str, staged: Staged) -> AsyncIterator[str]:
-        scratch = (self._in_memory and staging.memory_directory()) or self._scratch
-        try:
-            with staging.farm(scratch, directory, staged) as root:
-                yield root
-        except OSError as error:
-            raise cannot_stage(disk_reason(error, scratch), error.filename or scratch) from error
+        memory = staging.memory_directory() if self._in_memory else ""
+        with contextlib.ExitStack() as stack:
+            try:
+                root = self._laid_out(stack, memory, directory, staged)
+            except OSError as error:
+                raise cannot_stage(disk_reason(error, self._scratch), error.filename or self._scratch) from error
+            yield root
+
+    def _laid_out(self, stack: contextlib.ExitStack, memory: str, directory: str, staged: Staged) -> str:
+        """The farm in memory; on disk where that has no room, which anybody may have used up. Raises OSError."""
+        if memory:
+            with contextlib.suppress(OSError):
+                return stack.enter_context(staging.farm(memory, directory, staged))
+        return stack.enter_context(staging.farm(self._scratch, directory, staged))
 
     def _environment_in(self, directory: str) -> dict[str, str]:
         """What Compose is given. It takes the project's default name, and `${PWD}`, from how the directory is typed."""

@@ -23,7 +23,8 @@ async def inputs_digest(
     """The digest of how Compose is run and of the files that it reads, with the staged ones in place."""
     env_files = uses.env_files(configuration.written).values()
     paths = sorted(configuration.project.union(configuration.environments, *env_files))
-    if not all(map(_is_inside, _names(configuration.written))):
+    chosen = not invocation.files and configuration.variables.get("COMPOSE_FILE")  # may lead out of the farm
+    if chosen or not all(map(_is_inside, _names(configuration.written))):
         return ""
     contents = await asyncio.gather(*(_content(context, path, staged) for path in paths))
     digest = hashlib.blake2b(repr(invocation).encode())

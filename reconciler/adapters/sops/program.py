@@ -50,8 +50,9 @@ LIMITS = Limits(
 )
 _NOT_CHANGED = 200  # the exit code of `sops edit` for the same content
 _RECIPIENT = re.compile(r"age1[0-9a-z]+|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]+={0,2}(?: [ -+\--~]*)?")  # no comma
-# sops is all start-up and CPU: more processes than cores do not help.
-_AT_ONCE = len(os.sched_getaffinity(0))
+# sops is all start-up and CPU: more processes than cores do not help. How many cores a quota allows is not seen, and
+# each process takes about 35 MB.
+_AT_ONCE = min(8, len(os.sched_getaffinity(0)))
 
 
 class Sops:

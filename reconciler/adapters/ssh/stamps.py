@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+import string
 from collections.abc import Callable, Collection, Mapping
 
 from reconciler.adapters import process
@@ -47,7 +48,11 @@ async def _stat(connection: SshConnection, names: Collection[str]) -> dict[str, 
         return {}
     lines = (line.split("/", len(_FIELDS) - 1) for line in os.fsdecode(done.stdout).split("\n"))
     answers = [fields for fields in lines if len(fields) == len(_FIELDS) and fields[-1] in names]
-    return {fields[-1]: tuple(fields[:-1]) for fields in answers}
+    return {fields[-1]: tuple(fields[:-1]) for fields in answers if _is_hexadecimal(fields[_FIELDS.index("%f")])}
+
+
+def _is_hexadecimal(text: str) -> bool:
+    return bool(text) and set(text) <= set(string.hexdigits)
 
 
 def _directories(path: str, root: str) -> tuple[str, ...]:

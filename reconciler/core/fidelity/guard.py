@@ -76,6 +76,15 @@ def is_edited_by_hand(sides: ProjectSides, name: str) -> bool:
     return standing is Standing.EDITED_BY_HAND
 
 
+def bound_files(sides: ProjectSides, name: str, managed: Collection[str]) -> list[str]:
+    """The ``managed`` live files that the engine's service binds, and that the project gives it in another way."""
+    if name not in sides.deployed or name not in sides.after.services:
+        return []
+    runs, says = sides.deployed[name].fields.get("mounts", {}), sides.after.services[name].deploys_as.get("mounts", {})
+    bound = {text.removesuffix(" read-only") for place, text in runs.items() if place not in says}
+    return sorted(path for path in managed if f"bind {path}" in bound)
+
+
 def _edits(sides: ProjectSides, name: str, grants: Grants) -> Iterator[FieldDifference]:
     after = sides.after.services.get(name)
     now = sides.now.services.get(name) if sides.now else after
