@@ -46,19 +46,8 @@ def _quarantine_from_json(data: dict[str, Any]) -> Quarantine:
 
 # Fields of a run that have no column.
 _FACTS = (
-    *(
-        "trigger",
-        "revision",
-        "from_commit",
-        "backup",
-        "changes",
-        "actions",
-        "failing",
-        "silent",
-        "unplaced",
-        "rolling_back",
-    ),
-    *("accepted", "restored_at", "error_id", "requested_by", "request_reason"),
+    *("trigger", "revision", "from_commit", "backup", "changes", "actions", "failing", "silent", "rolling_back"),
+    *("unplaced", "accepted", "restored_at", "error_id", "requested_by", "request_reason"),
 )
 
 
