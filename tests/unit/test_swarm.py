@@ -9,10 +9,12 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
+import yaml
 
 from reconciler.adapters import process
 from reconciler.adapters.swarm.contents import contents_of, with_contents
 from reconciler.adapters.swarm.errors import of_deploy
+from reconciler.adapters.swarm.refusals import require_deployable
 from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import containers_of, references
@@ -235,6 +237,18 @@ def test_the_stack_file_has_what_the_command_accepts() -> None:
         "configs": {"app": {"name": "app_conf_0123", "external": True}},
     }
     assert unknown_fields(defined({**own, "mem_limit": "1g", "cpus": None})) == ["mem_limit"]
+
+
+def test_every_character_reaches_the_service_and_what_is_none_is_refused() -> None:
+    text = '\U0001f600 \\ud83d\\ude00 \x7f\x85\u2028 é $ \t"'
+    file = stack_file([defined({"image": "app:1", "environment": {"A": text}})], {})
+    assert yaml.safe_load(file)["services"]["api"]["environment"] == {"A": text.replace("$", "$$")}
+    assert file.isascii()
+    values = {"GOOD": text, "LONE": "a\ud83d", "REPLACED": "a\ufffd"}
+    damaged = defined({"image": "app:1", "environment": values, "command": ["x\udcff"]})
+    with pytest.raises(ModelRefusedError) as raised:
+        require_deployable(Project("app", {"api": damaged}), STACK)
+    assert "api has LONE, REPLACED, command" in str(raised.value)
 
 
 async def test_a_stack_with_a_bind_of_a_managed_file_is_held_until_an_operator_accepts_a_config() -> None:

@@ -22,7 +22,8 @@ from reconciler.adapters.compose.resolver import ProjectResolver
 from reconciler.adapters.swarm import errors
 from reconciler.adapters.swarm.api import STACK_LABEL, Json, SwarmEngine, is_of_stack
 from reconciler.adapters.swarm.contents import KINDS, contents_of, with_contents
-from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
+from reconciler.adapters.swarm.refusals import require_deployable
+from reconciler.adapters.swarm.stack_file import stack_file
 from reconciler.adapters.swarm.tasks import (
     IMAGE_LABEL,
     NAMESPACE_LABEL,
@@ -34,7 +35,7 @@ from reconciler.adapters.swarm.tasks import (
     service_name,
 )
 from reconciler.core.decide.invocation import manifest_invocation
-from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, NodeLostError, RefusedError
+from reconciler.core.errors import EngineUnavailableError, NodeLostError, RefusedError
 from reconciler.core.fidelity.deployed import deployed_differences
 from reconciler.core.fidelity.swarm_service import DEFINITION_LABEL, deployed_service, expected_fields, network_ids
 from reconciler.core.model.compose import Container, DeployedService, Invocation, Project, ProjectFiles, Service
@@ -104,12 +105,7 @@ class DockerSwarm:
         self._stacks[resolved.name] = stack
         self._names[stack.id] = resolved.name
         self._known.set()
-        unknown = {name: unknown_fields(service) for name, service in sorted(resolved.services.items())}
-        problems = [f"{name} has {listed(fields)}" for name, fields in unknown.items() if fields]
-        if problems:
-            problem = f"`docker stack deploy` does not know fields of it: {'; '.join(problems)}"
-            hint = "Use what is below `deploy` instead, or take them out of the compose file"
-            raise ModelRefusedError(problem, where=f"stack {stack.name}", hint=hint, id="swarm-refused")
+        require_deployable(resolved, stack)
 
         async def read(path: str) -> bytes | None:
             if staged and path in staged:

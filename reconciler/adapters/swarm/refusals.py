@@ -1,0 +1,30 @@
+"""What of a project `docker stack deploy` cannot run, said before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reconciler.adapters.swarm.stack_file import keys_without_text, unknown_fields
+from reconciler.core.errors import ModelRefusedError
+from reconciler.core.model.compose import Project, Service
+from reconciler.core.model.targets import Stack
+from reconciler.core.text import listed
+
+
+def require_deployable(project: Project, stack: Stack) -> None:
+    """Raises ModelRefusedError where a service has fields or values that the command refuses or would change."""
+    _refuse(
+        *(project, stack, unknown_fields, "`docker stack deploy` does not know fields of it"),
+        "Use what is below `deploy` instead, or take them out of the compose file",
+    )
+    _refuse(
+        *(project, stack, keys_without_text, "the Swarm keeps text only, and values are not UTF-8"),
+        "Encode such a value (base64), or give it to the service as a file",
+    )
+
+
+def _refuse(project: Project, stack: Stack, names: Callable[[Service], list[str]], problem: str, hint: str) -> None:
+    by_service = {name: names(service) for name, service in sorted(project.services.items())}
+    details = "; ".join(f"{name} has {listed(fields)}" for name, fields in by_service.items() if fields)
+    if details:
+        raise ModelRefusedError(f"{problem}: {details}", where=f"stack {stack.name}", hint=hint, id="swarm-refused")
