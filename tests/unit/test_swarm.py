@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from reconciler.adapters import process
-from reconciler.adapters.swarm.contents import contents_of, with_contents
+from reconciler.adapters.swarm.contents import contents_of, owner_of, with_contents
 from reconciler.adapters.swarm.errors import of_deploy
 from reconciler.adapters.swarm.refusals import require_deployable
 from reconciler.adapters.swarm.stack import DockerSwarm
@@ -22,7 +22,7 @@ from reconciler.core.decide.health import Verdict, watch_health
 from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError, NodeLostError, SwarmUnavailableError
 from reconciler.core.fidelity.swarm_service import expected_fields
 from reconciler.core.model.compose import Action, ActionKind, DeployedService, Project, Service
-from reconciler.core.model.targets import HealthPolicy, MountedTarget, Stack, StackKind
+from reconciler.core.model.targets import HealthPolicy, LiveFile, MountedTarget, Ownership, Stack, StackKind
 from reconciler.core.secret import Digester, Secret
 from reconciler.engine.project_guard import StackSides, judge_project
 
@@ -137,7 +137,7 @@ class _LostNode:
     ids=["stuck", "paused", "rolled-back"],
 )
 async def test_an_update_that_ends_with_a_node_is_deployed_again_and_blames_no_revision(facts: Any, tasks: Any) -> None:
-    swarm = DockerSwarm(SimpleNamespace(engine=None), DIGEST)  # type: ignore[arg-type]
+    swarm = DockerSwarm(SimpleNamespace(engine=None), SimpleNamespace(), DIGEST)  # type: ignore[arg-type]
     swarm._engine = _LostNode(facts, tasks)  # type: ignore[assignment]
     await swarm.containers(STACK, "app")
     swarm._deployed.add("s1")
@@ -251,6 +251,30 @@ def test_every_character_reaches_the_service_and_what_is_none_is_refused() -> No
     assert "api has LONE, REPLACED, command" in str(raised.value)
 
 
+async def owned(path: str, target: MountedTarget) -> tuple[int, int]:
+    return (1000 if target.owner == "web" else 0), 50
+
+
+@pytest.mark.parametrize(
+    ("target", "live", "expected"),
+    [
+        (MountedTarget(owner="web"), LiveFile(Secret(b"x"), 0o600, 7, 8), (1000, 8)),
+        (MountedTarget(owner="web", group="web"), None, (1000, 1001)),
+        (MountedTarget(), LiveFile(Secret(b"x"), 0o600, 7, 8), (7, 8)),
+        (MountedTarget(), None, (0, 0)),
+    ],
+    ids=["owner", "new", "as-it-is", "nobody"],
+)
+async def test_a_bound_file_keeps_its_owner(
+    target: MountedTarget, live: LiveFile | None, expected: tuple[int, int]
+) -> None:
+    async def ownership(owner: str | None, group: str | None) -> Ownership:
+        return Ownership(1000 if owner else None, 1001 if group else None)
+
+    host = SimpleNamespace(ownership=ownership, read=AsyncMock(return_value=live))
+    assert await owner_of(host, "/opt/app/web.conf", target) == expected  # type: ignore[arg-type]
+
+
 async def test_a_stack_with_a_bind_of_a_managed_file_is_held_until_an_operator_accepts_a_config() -> None:
     async def read(path: str) -> bytes:
         return b"w"
@@ -259,7 +283,7 @@ async def test_a_stack_with_a_bind_of_a_managed_file_is_held_until_an_operator_a
     bind = {"type": "bind", "source": "/opt/app/web.conf", "target": "/etc/web.conf", "read_only": True}
     by_hand = defined({"image": "app:1", "volumes": [bind]})
     runs = DeployedService("api", expected_fields("app", by_hand))
-    (api,) = (await with_contents(Project("app", {"api": by_hand}), stack, DIGEST, read)).services.values()
+    (api,) = (await with_contents(Project("app", {"api": by_hand}), stack, DIGEST, read, owned)).services.values()
     project = Project("app", {"api": replace(api, deploys_as=expected_fields("app", api), digest="d")})
     sides = StackSides(stack, project, project, [], {}, deployed=[runs])
     ports = SimpleNamespace(
@@ -282,10 +306,8 @@ async def test_managed_files_are_configs_or_where_git_encrypts_them_secrets() ->
     async def read(path: str) -> bytes | None:
         return files.get(path)
 
-    stack = Stack(
-        *("production", "app", "/opt/app"),
-        managed={"/opt/app/web.conf": MountedTarget(False, 0o644), "/opt/app/token": MountedTarget(True, 0o600)},
-    )
+    web = MountedTarget(False, 0o600, owner="web")
+    stack = replace(STACK, managed={"/opt/app/web.conf": web, "/opt/app/token": MountedTarget(True, 0o600)})
     own = {
         "volumes": [
             {"type": "bind", "source": "/opt/app/web.conf", "target": "/etc/web.conf"},
@@ -295,11 +317,15 @@ async def test_managed_files_are_configs_or_where_git_encrypts_them_secrets() ->
     }
     configs = {"token": {"name": "app_token", "file": "/opt/app/token"}, "conf": {"file": "/opt/app/conf"}}
     project = Project("app", {"api": defined(own, configs=configs)})
-    named = (await with_contents(project, stack, DIGEST, read)).services["api"]
+    named = (await with_contents(project, stack, DIGEST, read, owned)).services["api"]
     whole = json.loads(named.definition.reveal())
     assert [mount["source"] for mount in whole["service"]["volumes"]] == ["/opt/app/other"]
     assert whole["service"]["secrets"] == [{"source": "token", "target": "/token"}]
-    assert whole["service"]["configs"][1] == {"source": "web.conf", "target": "/etc/web.conf", "mode": 0o644}
+    owner = {"uid": "1000", "gid": "50"}
+    assert whole["service"]["configs"][1] == {"source": "web.conf", "target": "/etc/web.conf", "mode": 0o600, **owner}
+    assert expected_fields("app", named)["configs"]["/etc/web.conf"] == "app_web.conf 1000:50 0600"
+    deployed = json.loads(stack_file([named], {}))["services"]["api"]["configs"]
+    assert {**deployed[1], **owner} == deployed[1]
     contents = {(it.kind, it.name): it.data.reveal() for it in await contents_of(named, DIGEST, read)}
     assert contents == {
         ("secrets", f"app_token_{DIGEST(b't')[:12]}"): b"t",

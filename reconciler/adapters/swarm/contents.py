@@ -7,20 +7,24 @@ secret, at the same path.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError
+from reconciler.core.errors import ChangedMeanwhileError, LiveFileError, ModelRefusedError
 from reconciler.core.model.compose import Project, Service
 from reconciler.core.model.targets import MountedTarget, Stack
+from reconciler.core.ports.host import Host
 from reconciler.core.secret import Digester, Secret
 
 Json = dict[str, Any]
 Read = Callable[[str], Awaitable[bytes | None]]
 """The bytes of a file; None where there is none that we may read."""
+OwnerOf = Callable[[str, MountedTarget], Awaitable[tuple[int, int]]]
+"""The numbers of a managed file's owner and group, by its path."""
 
 KINDS = ("configs", "secrets")
 _DIGITS = 12
@@ -36,13 +40,26 @@ class StackContent:
     data: Secret
 
 
-async def with_contents(project: Project, stack: Stack, digest: Digester, read: Read) -> Project:
+async def owner_of(host: Host, path: str, target: MountedTarget) -> tuple[int, int]:
+    """The uid and gid of a managed file: as the manifest names them, else the live file's own, else root's.
+
+    Raises GuardError where the host has no such user or group.
+    """
+    ownership, live = await host.ownership(target.owner, target.group), None
+    if None in (ownership.uid, ownership.gid):
+        with contextlib.suppress(LiveFileError):  # the plan reports it
+            live = await host.read(path)
+    uid, gid = (live.uid, live.gid) if live else (0, 0)
+    return uid if ownership.uid is None else ownership.uid, gid if ownership.gid is None else ownership.gid
+
+
+async def with_contents(project: Project, stack: Stack, digest: Digester, read: Read, owner: OwnerOf) -> Project:
     """Given a resolved project, return it with the names of its configs and secrets, and with those that take the place
-    of binds."""
+    of binds: these keep the file's mode and owner."""
     services = {}
     for name, service in project.services.items():
         whole = json.loads(service.definition.reveal())
-        _replace_binds(whole, stack.managed)
+        await _replace_binds(whole, stack.managed, owner)
         _hide_encrypted(whole, stack.managed)
         for kind in KINDS:
             for key, definition in (whole.get(kind) or {}).items():
@@ -93,7 +110,7 @@ async def _data(definition: Json, read: Read) -> bytes | None:
     return None if text is None else str(text).encode("utf-8", "surrogatepass")
 
 
-def _replace_binds(whole: Json, managed: Mapping[str, MountedTarget]) -> None:
+async def _replace_binds(whole: Json, managed: Mapping[str, MountedTarget], owner: OwnerOf) -> None:
     own, kept = whole["service"], []
     for mount in own.get("volumes") or ():
         target = managed.get(posixpath.normpath(mount.get("source") or "/")) if mount.get("type") == "bind" else None
@@ -103,8 +120,9 @@ def _replace_binds(whole: Json, managed: Mapping[str, MountedTarget]) -> None:
         kind, path = "secrets" if target.encrypted else "configs", posixpath.normpath(mount["source"])
         key = _free(whole.get(kind) or {}, posixpath.basename(path))
         whole.setdefault(kind, {})[key] = {"file": path}
-        entries = list(own.get(kind) or ())
-        own[kind] = [*entries, {"source": key, "target": mount["target"], "mode": target.mode}]
+        uid, gid = await owner(path, target)
+        entry = {"source": key, "target": mount["target"], "mode": target.mode, "uid": str(uid), "gid": str(gid)}
+        own[kind] = [*(own.get(kind) or ()), entry]
     if "volumes" in own:
         own["volumes"] = kept
 

@@ -21,7 +21,7 @@ from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.resolver import ProjectResolver
 from reconciler.adapters.swarm import errors
 from reconciler.adapters.swarm.api import STACK_LABEL, Json, SwarmEngine, is_of_stack
-from reconciler.adapters.swarm.contents import KINDS, contents_of, with_contents
+from reconciler.adapters.swarm.contents import KINDS, contents_of, owner_of, with_contents
 from reconciler.adapters.swarm.refusals import require_deployable
 from reconciler.adapters.swarm.stack_file import stack_file
 from reconciler.adapters.swarm.tasks import (
@@ -40,6 +40,7 @@ from reconciler.core.fidelity.deployed import deployed_differences
 from reconciler.core.fidelity.swarm_service import DEFINITION_LABEL, deployed_service, expected_fields, network_ids
 from reconciler.core.model.compose import Container, DeployedService, Invocation, Project, ProjectFiles, Service
 from reconciler.core.model.targets import Stack, StackKind
+from reconciler.core.ports.host import Host
 from reconciler.core.secret import Digester
 from reconciler.core.text import listed
 
@@ -51,8 +52,9 @@ _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked aga
 class DockerSwarm:
     """The stacks of the Swarm whose manager one machine is."""
 
-    def __init__(self, context: ComposeContext, digest: Digester) -> None:
+    def __init__(self, context: ComposeContext, host: Host, digest: Digester) -> None:
         self._context = context
+        self._host = host
         self._digest = digest
         self._engine = SwarmEngine(context.engine)
         self._resolver = ProjectResolver(context, self._running)
@@ -113,7 +115,7 @@ class DockerSwarm:
                 return None if data is None else data.reveal()
             return await self._context.read_file(path)
 
-        project = await with_contents(resolved, stack, self._digest, read)
+        project = await with_contents(resolved, stack, self._digest, read, functools.partial(owner_of, self._host))
         services = {name: self._as_deployed(project.name, service) for name, service in project.services.items()}
         project = replace(project, services=services)
         return replace(project, kind=StackKind.SWARM, invocation=await self._by_hand(project))
