@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,8 +11,10 @@ from unittest.mock import AsyncMock
 
 import pytest
 import yaml
+from aiodocker.exceptions import DockerError
 
 from reconciler.adapters import process
+from reconciler.adapters.swarm.api import SwarmEngine
 from reconciler.adapters.swarm.contents import contents_of, owner_of, with_contents
 from reconciler.adapters.swarm.errors import of_deploy
 from reconciler.adapters.swarm.refusals import require_deployable
@@ -338,3 +341,31 @@ async def test_managed_files_are_configs_or_where_git_encrypts_them_secrets() ->
     del files["/opt/app/conf"]
     with pytest.raises(ModelRefusedError, match="api needs it as config conf"):
         await contents_of(named, DIGEST, read)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "problem"),
+    [
+        ("configs", 0, "config blob is empty"),
+        ("configs", 1_024_000, "config blob has 1024000 bytes"),
+        ("secrets", 512_000, "secret blob has 512000 bytes"),
+        ("configs", 1_023_999, ""),
+        ("secrets", 511_999, ""),
+    ],
+)
+async def test_content_that_the_swarm_refuses_is_refused_before_any_write(kind: str, size: int, problem: str) -> None:
+    read = AsyncMock(return_value=bytes(size))
+    project = Project("app", {"api": defined({kind: [{"source": "blob"}]}, **{kind: {"blob": {"file": "/opt/blob"}}})})
+    with pytest.raises(ModelRefusedError, match=problem) if problem else contextlib.nullcontext():
+        await with_contents(project, STACK, DIGEST, read, owned)
+
+
+@pytest.mark.parametrize(("status", "expected"), [(201, None), (409, None), (400, ModelRefusedError)])
+async def test_content_that_the_engine_refuses_blames_the_revision(status: int, expected: Any) -> None:
+    engine, query = SwarmEngine(AsyncMock()), AsyncMock()
+    if status >= 400:
+        query.side_effect = DockerError(status, "rpc error: code = InvalidArgument desc = s3cr3t")
+    engine._docker = SimpleNamespace(_query_json=query)  # type: ignore[assignment]
+    with pytest.raises(expected) if expected else contextlib.nullcontext() as raised:
+        await engine.create("configs", "app_conf", b"x", {})
+    assert "s3cr3t" not in str(raised and raised.value)

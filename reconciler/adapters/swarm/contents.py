@@ -29,6 +29,10 @@ OwnerOf = Callable[[str, MountedTarget], Awaitable[tuple[int, int]]]
 KINDS = ("configs", "secrets")
 _DIGITS = 12
 _LONGEST = 64  # characters of a name
+_TOO_LARGE = {"configs": 1000 * 1024, "secrets": 500 * 1024}  # bytes from which on swarmkit refuses one
+
+
+_SIZE_HINT = "Put what is larger into a volume or the image, and leave out what is empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,10 @@ async def owner_of(host: Host, path: str, target: MountedTarget) -> tuple[int, i
 
 async def with_contents(project: Project, stack: Stack, digest: Digester, read: Read, owner: OwnerOf) -> Project:
     """Given a resolved project, return it with the names of its configs and secrets, and with those that take the place
-    of binds: these keep the file's mode and owner."""
+    of binds: these keep the file's mode and owner.
+
+    Raises ModelRefusedError where the Swarm does not take one.
+    """
     services = {}
     for name, service in project.services.items():
         whole = json.loads(service.definition.reveal())
@@ -63,7 +70,9 @@ async def with_contents(project: Project, stack: Stack, digest: Digester, read: 
         _hide_encrypted(whole, stack.managed)
         for kind in KINDS:
             for key, definition in (whole.get(kind) or {}).items():
-                whole[kind][key] = await _named(project.name, key, definition or {}, digest, read)
+                data = None if _is_external(definition or {}) else await _data(definition or {}, read)
+                _require_size(service.name, kind, key, data)
+                whole[kind][key] = _named(project.name, key, definition or {}, digest, data)
         definition = json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()
         services[name] = replace(service, definition=Secret(definition))
     return replace(project, services=services)
@@ -91,10 +100,17 @@ async def contents_of(service: Service, digest: Digester, read: Read) -> list[St
     return contents
 
 
-async def _named(project: str, key: str, definition: Json, digest: Digester, read: Read) -> Json:
+def _require_size(service: str, kind: str, key: str, data: bytes | None) -> None:
+    if data is None or 0 < len(data) < _TOO_LARGE[kind]:
+        return
+    size = f"has {len(data)} bytes" if data else "is empty"
+    problem = f"the {kind.removesuffix('s')} {key} {size}, and a Swarm takes 1 to {_TOO_LARGE[kind] - 1}"
+    raise ModelRefusedError(problem, where=f"service {service}", hint=_SIZE_HINT, id="swarm-refused")
+
+
+def _named(project: str, key: str, definition: Json, digest: Digester, data: bytes | None) -> Json:
     if _is_external(definition):
         return definition
-    data = await _data(definition, read)
     base, digits = definition.get("name") or f"{project}_{key}", digest(data or b"")[:_DIGITS]
     return {**definition, "name": f"{base[: _LONGEST - _DIGITS - 1]}_{digits}", "digest": digits}
 
