@@ -369,3 +369,32 @@ async def test_content_that_the_engine_refuses_blames_the_revision(status: int, 
     with pytest.raises(expected) if expected else contextlib.nullcontext() as raised:
         await engine.create("configs", "app_conf", b"x", {})
     assert "s3cr3t" not in str(raised and raised.value)
+
+
+async def test_content_keeps_its_template_driver_and_labels() -> None:
+    plain = {"name": "conf", "file": "/opt/app/conf", "labels": {"team": "web"}}
+    named = {}
+    for driver in ("", "golang"):
+        own = {"configs": [{"source": "conf"}]}
+        definition = {**plain, "template_driver": driver} if driver else plain
+        project = Project("app", {"api": defined(own, configs={"conf": definition})})
+        read = AsyncMock(return_value=b"c")
+        (api,) = (await with_contents(project, STACK, DIGEST, read, owned)).services.values()
+        (named[driver],) = await contents_of(api, DIGEST, read)
+    assert named[""].name == f"conf_{DIGEST(b'c')[:12]}" != named["golang"].name
+    swarm = DockerSwarm(SimpleNamespace(engine=None, read_file=read), SimpleNamespace(), DIGEST)  # type: ignore[arg-type]
+    query = AsyncMock(return_value=[])
+    swarm._engine._docker = SimpleNamespace(_query_json=query)  # type: ignore[assignment]
+    swarm._stacks["app"] = STACK
+    swarm._engine._address = AsyncMock()
+    await swarm._provide(Project("app", {}), [api])
+    spec = query.await_args.kwargs["data"]  # type: ignore[union-attr]
+    assert (spec["Name"], spec["Templating"]) == (named["golang"].name, {"Name": "golang"})
+    assert spec["Labels"].items() >= {"team": "web", "io.reconciler.stack": STACK.id}.items()
+
+
+def test_a_secret_of_a_driver_is_refused() -> None:
+    secrets = {"token": {"driver": "vault"}, "mine": {"external": True, "name": "mine"}}
+    project = Project("app", {"api": defined({"image": "app:1"}, secrets=secrets)})
+    with pytest.raises(ModelRefusedError, match=r"api has token\. Create it with `docker secret create --driver`"):
+        require_deployable(project, STACK)

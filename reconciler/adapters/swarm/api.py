@@ -114,10 +114,12 @@ class SwarmEngine(Engine):
         """The ids of the configs or secrets that were made for the stack (its id), by name."""
         return {thing["Spec"]["Name"]: thing["ID"] for thing in await self._listed(kind, STACK_LABEL, stack)}
 
-    async def create(self, kind: str, name: str, data: bytes, labels: Mapping[str, str]) -> None:
-        """Make a config or secret; one of that name that is there already stays. Raises ModelRefusedError where the
-        Swarm does not take it."""
-        spec = {"Name": name, "Labels": dict(labels), "Data": base64.b64encode(data).decode()}
+    async def create(self, kind: str, name: str, data: bytes, labels: Mapping[str, str], driver: str = "") -> None:
+        """Make a config or secret, filled in by the template ``driver`` ("" for none); one of that name that is there
+        already stays. Raises ModelRefusedError where the Swarm does not take it."""
+        spec: dict[str, Any] = {"Name": name, "Labels": dict(labels), "Data": base64.b64encode(data).decode()}
+        if driver:
+            spec["Templating"] = {"Name": driver}
         if await self._post(f"{kind}/create", spec, tolerated=(400, 409)) == 400:
             problem = f"the Swarm does not take the {kind.removesuffix('s')} {name}"
             hint = "It checks name, size and template: `docker config create` with the same file shows the cause"

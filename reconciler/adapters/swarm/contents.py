@@ -11,7 +11,7 @@ import contextlib
 import json
 import posixpath
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler.core.errors import ChangedMeanwhileError, LiveFileError, ModelRefusedError
@@ -30,18 +30,19 @@ KINDS = ("configs", "secrets")
 _DIGITS = 12
 _LONGEST = 64  # characters of a name
 _TOO_LARGE = {"configs": 1000 * 1024, "secrets": 500 * 1024}  # bytes from which on swarmkit refuses one
-
-
 _SIZE_HINT = "Put what is larger into a volume or the image, and leave out what is empty"
 
 
 @dataclass(frozen=True, slots=True)
 class StackContent:
-    """A config or secret (``kind``) that a service needs, by its name in the Swarm."""
+    """A config or secret (``kind``) that a service needs, by its name in the Swarm. ``template_driver`` fills it in for
+    each task; "" for none."""
 
     kind: str
     name: str
     data: Secret
+    template_driver: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 async def owner_of(host: Host, path: str, target: MountedTarget) -> tuple[int, int]:
@@ -94,9 +95,10 @@ async def contents_of(service: Service, digest: Digester, read: Read) -> list[St
             if data is None:
                 problem = f"{service.name} needs it as {kind.removesuffix('s')} {key}, and it is not there"
                 raise ModelRefusedError(problem, where=path or f"service {service.name}", id="mounted-file-missing")
-            if definition["digest"] != digest(data)[:_DIGITS]:
+            if definition["digest"] != _digits(definition, data, digest):
                 raise ChangedMeanwhileError("somebody changed the file while it was being deployed", where=path)
-            contents.append(StackContent(kind, definition["name"], Secret(data)))
+            driver, labels = definition.get("template_driver") or "", definition.get("labels") or {}
+            contents.append(StackContent(kind, definition["name"], Secret(data), driver, labels))
     return contents
 
 
@@ -111,12 +113,18 @@ def _require_size(service: str, kind: str, key: str, data: bytes | None) -> None
 def _named(project: str, key: str, definition: Json, digest: Digester, data: bytes | None) -> Json:
     if _is_external(definition):
         return definition
-    base, digits = definition.get("name") or f"{project}_{key}", digest(data or b"")[:_DIGITS]
+    base, digits = definition.get("name") or f"{project}_{key}", _digits(definition, data or b"", digest)
     return {**definition, "name": f"{base[: _LONGEST - _DIGITS - 1]}_{digits}", "digest": digits}
 
 
 def _is_external(definition: Json) -> bool:
-    return bool(definition.get("external")) or bool(definition.get("driver"))
+    return bool(definition.get("external"))
+
+
+def _digits(definition: Json, data: bytes, digest: Digester) -> str:
+    """Of all that cannot be changed about one that exists."""
+    driver = definition.get("template_driver")
+    return digest(f"{driver}\0".encode() + data if driver else data)[:_DIGITS]
 
 
 async def _data(definition: Json, read: Read) -> bytes | None:

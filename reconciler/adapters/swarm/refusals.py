@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
+from reconciler.adapters.swarm.contents import KINDS
 from reconciler.adapters.swarm.stack_file import keys_without_text, unknown_fields
 from reconciler.core.errors import ModelRefusedError
 from reconciler.core.model.compose import Project, Service
@@ -21,6 +23,16 @@ def require_deployable(project: Project, stack: Stack) -> None:
         *(project, stack, keys_without_text, "the Swarm keeps text only, and values are not UTF-8"),
         "Encode such a value (base64), or give it to the service as a file",
     )
+    _refuse(
+        *(project, stack, _of_drivers, "only a Swarm's own driver knows the content of configs or secrets"),
+        "Create it with `docker secret create --driver` and name it as external",
+    )
+
+
+def _of_drivers(service: Service) -> list[str]:
+    whole = json.loads(service.definition.reveal())
+    contents = [(key, definition or {}) for kind in KINDS for key, definition in (whole.get(kind) or {}).items()]
+    return sorted(key for key, definition in contents if definition.get("driver") and not definition.get("external"))
 
 
 def _refuse(project: Project, stack: Stack, names: Callable[[Service], list[str]], problem: str, hint: str) -> None:

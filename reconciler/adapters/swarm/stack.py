@@ -299,10 +299,12 @@ class DockerSwarm:
         contents = [content for service in services for content in await contents_of(service, self._digest, read)]
         labels = {NAMESPACE_LABEL: project.name, STACK_LABEL: self._stacks[project.name].id}
         for kind in KINDS:
-            needed = {content.name: content.data for content in contents if content.kind == kind}
+            needed = {content.name: content for content in contents if content.kind == kind}
             known = await self._engine.objects(kind, sorted(needed))
             for name in sorted(needed.keys() - known.keys()):
-                await self._engine.create(kind, name, needed[name].reveal(), labels)
+                content = needed[name]
+                given = {**content.labels, **labels}
+                await self._engine.create(kind, name, content.data.reveal(), given, content.template_driver)
 
     async def _remove_unused(self, project: Project) -> None:
         """Remove configs and secrets of ours that no service refers to, now or before its last update, and no task."""
