@@ -132,11 +132,14 @@ def _name_of(kind: str, stack: str, source: str, model: Json) -> str:
 
 
 def _object(kind: str, stack: str, entry: Any, model: Json) -> Json:
-    """A reference to a config or secret. Its own name is the file's, unless another one is said."""
+    """A reference to a config or secret. Its own name is the file's, unless another one is said. ``Content`` is no
+    field of the engine's: the digits of a content of ours."""
     entry = {"source": entry} if isinstance(entry, str) else entry
     source = entry["source"]
     mode = entry.get("mode")
+    definition = (model.get(f"{kind.lower()}s") or {}).get(source) or {}
     return {
+        "Content": definition.get("digest") or "",
         f"{kind}Name": _name_of(f"{kind.lower()}s", stack, source, model),
         "File": {
             "Name": entry.get("target") or source,
