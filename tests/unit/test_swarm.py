@@ -22,6 +22,7 @@ from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import containers_of, references
 from reconciler.core.decide.health import Verdict, watch_health
+from reconciler.core.decide.stack_notes import stack_notes
 from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError, NodeLostError, SwarmUnavailableError
 from reconciler.core.fidelity.swarm_service import expected_fields
 from reconciler.core.model.compose import Action, ActionKind, DeployedService, Project, Service
@@ -208,7 +209,7 @@ def test_the_stack_file_has_what_the_command_accepts() -> None:
         "image": "app:1",
         "command": None,
         "environment": {"A": "a$b", "UNSET": None},
-        "ports": [{"mode": "ingress", "target": 80, "published": "8080", "protocol": "tcp", "host_ip": "127.0.0.1"}],
+        "ports": [{"mode": "ingress", "target": 80, "published": "8080", "protocol": "tcp", "host_ip": "0.0.0.0"}],
         "deploy": {"resources": {"limits": {"cpus": 0.5, "pids": 9}}, "labels": {"x": "y"}},
         "volumes": [{"type": "bind", "source": "/a", "target": "/b", "bind": {"create_host_path": True}}],
         "configs": [{"source": "app", "mode": "0400"}],
@@ -398,3 +399,34 @@ def test_a_secret_of_a_driver_is_refused() -> None:
     project = Project("app", {"api": defined({"image": "app:1"}, secrets=secrets)})
     with pytest.raises(ModelRefusedError, match=r"api has token\. Create it with `docker secret create --driver`"):
         require_deployable(project, STACK)
+
+
+@pytest.mark.parametrize(
+    ("own", "field"),
+    [
+        ({"ports": ["9000:9000", {"target": 80, "published": "8080", "host_ip": "127.0.0.1"}]}, "ports.host_ip"),
+        ({"volumes": [{"type": "volume", "target": "/d", "volume": {"subpath": "a"}}]}, "volumes.volume.subpath"),
+        ({"privileged": True}, "privileged"),
+        ({"devices": [{"source": "/dev/fuse", "target": "/dev/fuse"}]}, "devices"),
+    ],
+)
+def test_what_is_reachable_or_allowed_is_never_changed_silently(own: dict[str, Any], field: str) -> None:
+    project = Project("app", {"api": defined({"image": "app:1", **own})})
+    with pytest.raises(ModelRefusedError, match=f"api has {field}"):
+        require_deployable(project, STACK)
+
+
+def test_what_swarm_ignores_is_a_note() -> None:
+    tmpfs = {"type": "tmpfs", "target": "/t", "tmpfs": {"mode": 0o700}}
+    own = {"network_mode": "host", "security_opt": ["no-new-privileges"], "privileged": False, "volumes": [tmpfs]}
+    project = Project("app", {"api": defined({"image": "app:1", "devices": [], **own})}, kind=StackKind.SWARM)
+    require_deployable(project, STACK)
+    (note,) = stack_notes(STACK, project, [], {}, {})
+    assert note == "stack app: Swarm ignores what api says as network_mode, security_opt, volumes.tmpfs.mode"
+    assert stack_notes(STACK, replace(project, kind=StackKind.COMPOSE), [], {}, {}) == []
+
+
+@pytest.mark.parametrize("place", ["services.api.deploy.resources.limits", "volumes.data", "services.api.ports.0"])
+def test_a_field_that_the_command_does_not_know_is_named_wherever_it_is(place: str) -> None:
+    completed = process.Completed("docker", 1, b"", f"{place} Additional property gpu is not allowed".encode())
+    assert f"{place}: it does not know the field gpu" in str(of_deploy(Project("app", {}), completed, "api"))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from reconciler.adapters.swarm.contents import KINDS
 from reconciler.adapters.swarm.stack_file import keys_without_text, unknown_fields
 from reconciler.core.errors import ModelRefusedError
+from reconciler.core.fidelity.swarm_spec import widening_fields
 from reconciler.core.model.compose import Project, Service
 from reconciler.core.model.targets import Stack
 from reconciler.core.text import listed
@@ -18,6 +19,10 @@ def require_deployable(project: Project, stack: Stack) -> None:
     _refuse(
         *(project, stack, unknown_fields, "`docker stack deploy` does not know fields of it"),
         "Use what is below `deploy` instead, or take them out of the compose file",
+    )
+    _refuse(
+        *(project, stack, widening_fields, "a Swarm drops fields of it that say what is reachable or allowed"),
+        "Take them out of the compose file, or let Compose run the stack",
     )
     _refuse(
         *(project, stack, keys_without_text, "the Swarm keeps text only, and values are not UTF-8"),
