@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.adapters.compose.context import LocalComposeContext
+from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.swarm.api import is_of_stack
 from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.core.fidelity.deployed import Standing, judge_deployed
@@ -94,7 +95,8 @@ def swarm() -> Iterator[Swarm]:
 @pytest.fixture
 async def engine(swarm: Swarm, tmp_path: Path) -> AsyncIterator[DockerSwarm]:
     environment = {**os.environ, "DOCKER_HOST": swarm.host}
-    docker = DockerSwarm(LocalComposeContext(str(tmp_path / "scratch"), environment), Digester(b"k" * 32))
+    context, host = LocalComposeContext(str(tmp_path / "scratch"), environment), LocalHost([str(tmp_path)])
+    docker = DockerSwarm(context, host, Digester(b"k" * 32))
     yield docker
     await docker.close()
     swarm.docker(

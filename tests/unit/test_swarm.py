@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,18 +10,23 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
+import yaml
+from aiodocker.exceptions import DockerError
 
 from reconciler.adapters import process
-from reconciler.adapters.swarm.contents import contents_of, with_contents
+from reconciler.adapters.swarm.api import SwarmEngine
+from reconciler.adapters.swarm.contents import contents_of, owner_of, with_contents
 from reconciler.adapters.swarm.errors import of_deploy
+from reconciler.adapters.swarm.refusals import require_deployable
 from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import allowed_time, containers_of, references
 from reconciler.core.decide.health import Verdict, watch_health
+from reconciler.core.decide.stack_notes import stack_notes
 from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError, NodeLostError, SwarmUnavailableError
 from reconciler.core.fidelity.swarm_service import expected_fields
 from reconciler.core.model.compose import Action, ActionKind, DeployedService, Project, Service
-from reconciler.core.model.targets import HealthPolicy, MountedTarget, Stack, StackKind
+from reconciler.core.model.targets import HealthPolicy, LiveFile, MountedTarget, Ownership, Stack, StackKind
 from reconciler.core.secret import Digester, Secret
 from reconciler.engine.project_guard import StackSides, judge_project
 
@@ -145,7 +151,7 @@ class _LostNode:
     ids=["stuck", "paused", "rolled-back"],
 )
 async def test_an_update_that_ends_with_a_node_is_deployed_again_and_blames_no_revision(facts: Any, tasks: Any) -> None:
-    swarm = DockerSwarm(SimpleNamespace(engine=None), DIGEST)  # type: ignore[arg-type]
+    swarm = DockerSwarm(SimpleNamespace(engine=None), SimpleNamespace(), DIGEST)  # type: ignore[arg-type]
     swarm._engine = _LostNode(facts, tasks)  # type: ignore[assignment]
     await swarm.containers(STACK, "app")
     swarm._deployed["s1"] = None
@@ -313,7 +319,7 @@ def test_the_stack_file_has_what_the_command_accepts() -> None:
         "image": "app:1",
         "command": None,
         "environment": {"A": "a$b", "UNSET": None},
-        "ports": [{"mode": "ingress", "target": 80, "published": "8080", "protocol": "tcp", "host_ip": "127.0.0.1"}],
+        "ports": [{"mode": "ingress", "target": 80, "published": "8080", "protocol": "tcp", "host_ip": "0.0.0.0"}],
         "deploy": {"resources": {"limits": {"cpus": 0.5, "pids": 9}}, "labels": {"x": "y"}},
         "volumes": [{"type": "bind", "source": "/a", "target": "/b", "bind": {"create_host_path": True}}],
         "configs": [{"source": "app", "mode": "0400"}],
@@ -347,6 +353,42 @@ def test_the_stack_file_has_what_the_command_accepts() -> None:
     assert unknown_fields(defined({**own, "mem_limit": "1g", "cpus": None})) == ["mem_limit"]
 
 
+def test_every_character_reaches_the_service_and_what_is_none_is_refused() -> None:
+    text = '\U0001f600 \\ud83d\\ude00 \x7f\x85\u2028 é $ \t"'
+    file = stack_file([defined({"image": "app:1", "environment": {"A": text}})], {})
+    assert yaml.safe_load(file)["services"]["api"]["environment"] == {"A": text.replace("$", "$$")}
+    assert file.isascii()
+    values = {"GOOD": text, "LONE": "a\ud83d", "REPLACED": "a\ufffd"}
+    damaged = defined({"image": "app:1", "environment": values, "command": ["x\udcff"]})
+    with pytest.raises(ModelRefusedError) as raised:
+        require_deployable(Project("app", {"api": damaged}), STACK)
+    assert "api has LONE, REPLACED, command" in str(raised.value)
+
+
+async def owned(path: str, target: MountedTarget) -> tuple[int, int]:
+    return (1000 if target.owner == "web" else 0), 50
+
+
+@pytest.mark.parametrize(
+    ("target", "live", "expected"),
+    [
+        (MountedTarget(owner="web"), LiveFile(Secret(b"x"), 0o600, 7, 8), (1000, 8)),
+        (MountedTarget(owner="web", group="web"), None, (1000, 1001)),
+        (MountedTarget(), LiveFile(Secret(b"x"), 0o600, 7, 8), (7, 8)),
+        (MountedTarget(), None, (0, 0)),
+    ],
+    ids=["owner", "new", "as-it-is", "nobody"],
+)
+async def test_a_bound_file_keeps_its_owner(
+    target: MountedTarget, live: LiveFile | None, expected: tuple[int, int]
+) -> None:
+    async def ownership(owner: str | None, group: str | None) -> Ownership:
+        return Ownership(1000 if owner else None, 1001 if group else None)
+
+    host = SimpleNamespace(ownership=ownership, read=AsyncMock(return_value=live))
+    assert await owner_of(host, "/opt/app/web.conf", target) == expected  # type: ignore[arg-type]
+
+
 async def test_a_stack_with_a_bind_of_a_managed_file_is_held_until_an_operator_accepts_a_config() -> None:
     async def read(path: str) -> bytes:
         return b"w"
@@ -355,7 +397,7 @@ async def test_a_stack_with_a_bind_of_a_managed_file_is_held_until_an_operator_a
     bind = {"type": "bind", "source": "/opt/app/web.conf", "target": "/etc/web.conf", "read_only": True}
     by_hand = defined({"image": "app:1", "volumes": [bind]})
     runs = DeployedService("api", expected_fields("app", by_hand))
-    (api,) = (await with_contents(Project("app", {"api": by_hand}), stack, DIGEST, read)).services.values()
+    (api,) = (await with_contents(Project("app", {"api": by_hand}), stack, DIGEST, read, owned)).services.values()
     project = Project("app", {"api": replace(api, deploys_as=expected_fields("app", api), digest="d")})
     sides = StackSides(stack, project, project, [], {}, deployed=[runs])
     ports = SimpleNamespace(
@@ -378,10 +420,8 @@ async def test_managed_files_are_configs_or_where_git_encrypts_them_secrets() ->
     async def read(path: str) -> bytes | None:
         return files.get(path)
 
-    stack = Stack(
-        *("production", "app", "/opt/app"),
-        managed={"/opt/app/web.conf": MountedTarget(False, 0o644), "/opt/app/token": MountedTarget(True, 0o600)},
-    )
+    web = MountedTarget(False, 0o600, owner="web")
+    stack = replace(STACK, managed={"/opt/app/web.conf": web, "/opt/app/token": MountedTarget(True, 0o600)})
     own = {
         "volumes": [
             {"type": "bind", "source": "/opt/app/web.conf", "target": "/etc/web.conf"},
@@ -391,11 +431,15 @@ async def test_managed_files_are_configs_or_where_git_encrypts_them_secrets() ->
     }
     configs = {"token": {"name": "app_token", "file": "/opt/app/token"}, "conf": {"file": "/opt/app/conf"}}
     project = Project("app", {"api": defined(own, configs=configs)})
-    named = (await with_contents(project, stack, DIGEST, read)).services["api"]
+    named = (await with_contents(project, stack, DIGEST, read, owned)).services["api"]
     whole = json.loads(named.definition.reveal())
     assert [mount["source"] for mount in whole["service"]["volumes"]] == ["/opt/app/other"]
     assert whole["service"]["secrets"] == [{"source": "token", "target": "/token"}]
-    assert whole["service"]["configs"][1] == {"source": "web.conf", "target": "/etc/web.conf", "mode": 0o644}
+    owner = {"uid": "1000", "gid": "50"}
+    assert whole["service"]["configs"][1] == {"source": "web.conf", "target": "/etc/web.conf", "mode": 0o600, **owner}
+    assert expected_fields("app", named)["configs"]["/etc/web.conf"] == "app_web.conf 1000:50 0600"
+    deployed = json.loads(stack_file([named], {}))["services"]["api"]["configs"]
+    assert {**deployed[1], **owner} == deployed[1]
     contents = {(it.kind, it.name): it.data.reveal() for it in await contents_of(named, DIGEST, read)}
     assert contents == {
         ("secrets", f"app_token_{DIGEST(b't')[:12]}"): b"t",
@@ -408,3 +452,91 @@ async def test_managed_files_are_configs_or_where_git_encrypts_them_secrets() ->
     del files["/opt/app/conf"]
     with pytest.raises(ModelRefusedError, match="api needs it as config conf"):
         await contents_of(named, DIGEST, read)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "problem"),
+    [
+        ("configs", 0, "config blob is empty"),
+        ("configs", 1_024_000, "config blob has 1024000 bytes"),
+        ("secrets", 512_000, "secret blob has 512000 bytes"),
+        ("configs", 1_023_999, ""),
+        ("secrets", 511_999, ""),
+    ],
+)
+async def test_content_that_the_swarm_refuses_is_refused_before_any_write(kind: str, size: int, problem: str) -> None:
+    read = AsyncMock(return_value=bytes(size))
+    project = Project("app", {"api": defined({kind: [{"source": "blob"}]}, **{kind: {"blob": {"file": "/opt/blob"}}})})
+    with pytest.raises(ModelRefusedError, match=problem) if problem else contextlib.nullcontext():
+        await with_contents(project, STACK, DIGEST, read, owned)
+
+
+@pytest.mark.parametrize(("status", "expected"), [(201, None), (409, None), (400, ModelRefusedError)])
+async def test_content_that_the_engine_refuses_blames_the_revision(status: int, expected: Any) -> None:
+    engine, query = SwarmEngine(AsyncMock()), AsyncMock()
+    if status >= 400:
+        query.side_effect = DockerError(status, "rpc error: code = InvalidArgument desc = s3cr3t")
+    engine._docker = SimpleNamespace(_query_json=query)  # type: ignore[assignment]
+    with pytest.raises(expected) if expected else contextlib.nullcontext() as raised:
+        await engine.create("configs", "app_conf", b"x", {})
+    assert "s3cr3t" not in str(raised and raised.value)
+
+
+async def test_content_keeps_its_template_driver_and_labels() -> None:
+    plain = {"name": "conf", "file": "/opt/app/conf", "labels": {"team": "web"}}
+    named = {}
+    for driver in ("", "golang"):
+        own = {"configs": [{"source": "conf"}]}
+        definition = {**plain, "template_driver": driver} if driver else plain
+        project = Project("app", {"api": defined(own, configs={"conf": definition})})
+        read = AsyncMock(return_value=b"c")
+        (api,) = (await with_contents(project, STACK, DIGEST, read, owned)).services.values()
+        (named[driver],) = await contents_of(api, DIGEST, read)
+    assert named[""].name == f"conf_{DIGEST(b'c')[:12]}" != named["golang"].name
+    swarm = DockerSwarm(SimpleNamespace(engine=None, read_file=read), SimpleNamespace(), DIGEST)  # type: ignore[arg-type]
+    query = AsyncMock(return_value=[])
+    swarm._engine._docker = SimpleNamespace(_query_json=query)  # type: ignore[assignment]
+    swarm._stacks["app"] = STACK
+    swarm._engine._address = AsyncMock()
+    await swarm._provide(Project("app", {}), [api])
+    spec = query.await_args.kwargs["data"]  # type: ignore[union-attr]
+    assert (spec["Name"], spec["Templating"]) == (named["golang"].name, {"Name": "golang"})
+    assert spec["Labels"].items() >= {"team": "web", "io.reconciler.stack": STACK.id}.items()
+
+
+def test_a_secret_of_a_driver_is_refused() -> None:
+    secrets = {"token": {"driver": "vault"}, "mine": {"external": True, "name": "mine"}}
+    project = Project("app", {"api": defined({"image": "app:1"}, secrets=secrets)})
+    with pytest.raises(ModelRefusedError, match=r"api has token\. Create it with `docker secret create --driver`"):
+        require_deployable(project, STACK)
+
+
+@pytest.mark.parametrize(
+    ("own", "field"),
+    [
+        ({"ports": ["9000:9000", {"target": 80, "published": "8080", "host_ip": "127.0.0.1"}]}, "ports.host_ip"),
+        ({"volumes": [{"type": "volume", "target": "/d", "volume": {"subpath": "a"}}]}, "volumes.volume.subpath"),
+        ({"privileged": True}, "privileged"),
+        ({"devices": [{"source": "/dev/fuse", "target": "/dev/fuse"}]}, "devices"),
+    ],
+)
+def test_what_is_reachable_or_allowed_is_never_changed_silently(own: dict[str, Any], field: str) -> None:
+    project = Project("app", {"api": defined({"image": "app:1", **own})})
+    with pytest.raises(ModelRefusedError, match=f"api has {field}"):
+        require_deployable(project, STACK)
+
+
+def test_what_swarm_ignores_is_a_note() -> None:
+    tmpfs = {"type": "tmpfs", "target": "/t", "tmpfs": {"mode": 0o700}}
+    own = {"network_mode": "host", "security_opt": ["no-new-privileges"], "privileged": False, "volumes": [tmpfs]}
+    project = Project("app", {"api": defined({"image": "app:1", "devices": [], **own})}, kind=StackKind.SWARM)
+    require_deployable(project, STACK)
+    (note,) = stack_notes(STACK, project, [], {}, {})
+    assert note == "stack app: Swarm ignores what api says as network_mode, security_opt, volumes.tmpfs.mode"
+    assert stack_notes(STACK, replace(project, kind=StackKind.COMPOSE), [], {}, {}) == []
+
+
+@pytest.mark.parametrize("place", ["services.api.deploy.resources.limits", "volumes.data", "services.api.ports.0"])
+def test_a_field_that_the_command_does_not_know_is_named_wherever_it_is(place: str) -> None:
+    completed = process.Completed("docker", 1, b"", f"{place} Additional property gpu is not allowed".encode())
+    assert f"{place}: it does not know the field gpu" in str(of_deploy(Project("app", {}), completed, "api"))

@@ -92,20 +92,28 @@ def test_a_hand_edit_is_a_difference(own: dict[str, Any], container: dict[str, A
     assert differing(own, container) == items
 
 
-def test_a_secret_is_the_same_one_with_other_content_or_another_one() -> None:
-    definition = {"secrets": {"token": {"name": "st_token_0123456789ab"}}}
+@pytest.mark.parametrize(
+    ("definition", "digits", "another"),
+    [
+        ({"digest": "0123456789ab"}, ["secret content /run/secrets/token"], ["secrets /run/secrets/token"]),
+        ({"external": True}, ["secrets /run/secrets/token"], []),
+    ],
+    ids=["ours", "external"],
+)
+def test_a_secret_has_other_content_or_is_another_one(
+    definition: dict[str, Any], digits: list[str], another: list[str]
+) -> None:
+    secrets = {"secrets": {"token": {"name": "st_token_0123456789ab", **definition}}}
     own = {"secrets": [{"source": "token", "target": "/run/secrets/token", "mode": "0400"}]}
 
-    def reference(name: str) -> dict[str, Any]:
-        file = {"Name": "token", "UID": "0", "GID": "0", "Mode": 0o400}
-        return {"Secrets": [{"File": file, "SecretID": "x", "SecretName": name}]}
-
     def found(name: str) -> list[str]:
-        return differing(own, reference(name), definition=definition)
+        file = {"Name": "token", "UID": "0", "GID": "0", "Mode": 0o400}
+        reference = {"Secrets": [{"File": file, "SecretID": "x", "SecretName": name}]}
+        return differing(own, reference, definition=secrets)
 
     assert found("st_token_0123456789ab") == []
-    assert found("st_token_ffffffffffff") == ["secret content /run/secrets/token"]
-    assert found("mine") == ["secret content /run/secrets/token", "secrets /run/secrets/token"]
+    assert found("st_token_ffffffffffff") == digits
+    assert found("mine") == digits + another
 
 
 def test_a_network_that_is_gone_or_another_one_is_named() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from reconciler.adapters.compose.docker_api import QUICK, Engine, unless_gone
 from reconciler.adapters.compose.engine_address import EngineAddress
 from reconciler.adapters.swarm.tasks import NAMESPACE_LABEL
-from reconciler.core.errors import EngineUnavailableError, SwarmUnavailableError
+from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, SwarmUnavailableError
 
 if TYPE_CHECKING:
     from aiodocker import Docker
@@ -116,10 +116,16 @@ class SwarmEngine(Engine):
         """The ids of the configs or secrets that were made for the stack (its id), by name."""
         return {thing["Spec"]["Name"]: thing["ID"] for thing in await self._listed(kind, STACK_LABEL, stack)}
 
-    async def create(self, kind: str, name: str, data: bytes, labels: Mapping[str, str]) -> None:
-        """Make a config or secret; one of that name that is there already stays."""
-        spec = {"Name": name, "Labels": dict(labels), "Data": base64.b64encode(data).decode()}
-        await self._post(f"{kind}/create", spec, tolerated=(409,))
+    async def create(self, kind: str, name: str, data: bytes, labels: Mapping[str, str], driver: str = "") -> None:
+        """Make a config or secret, filled in by the template ``driver`` ("" for none); one of that name that is there
+        already stays. Raises ModelRefusedError where the Swarm does not take it."""
+        spec: dict[str, Any] = {"Name": name, "Labels": dict(labels), "Data": base64.b64encode(data).decode()}
+        if driver:
+            spec["Templating"] = {"Name": driver}
+        if await self._post(f"{kind}/create", spec, tolerated=(400, 409)) == 400:
+            problem = f"the Swarm does not take the {kind.removesuffix('s')} {name}"
+            hint = "It checks name, size and template: `docker config create` with the same file shows the cause"
+            raise ModelRefusedError(problem, hint=hint, id="swarm-refused")
 
     async def remove(self, kind: str, identity: str) -> None:
         """Remove a config or secret, unless it is in use or gone."""
@@ -139,15 +145,18 @@ class SwarmEngine(Engine):
             listed: list[Json] = await docker._query_json(path, params={"filters": filters})
         return listed
 
-    async def _post(self, path: str, data: Any, *, tolerated: Sequence[int] = (), **parameters: Any) -> None:
+    async def _post(self, path: str, data: Any, *, tolerated: Sequence[int] = (), **parameters: Any) -> int:
+        """The status of a tolerated error; 0 for none."""
         from aiodocker.exceptions import DockerError
 
         async with self._connected() as docker:
             try:
                 await docker._query_json(path, method="POST", params=parameters, data=data)
             except DockerError as error:
-                if error.status not in tolerated:
+                if error.status not in tolerated or swarm_error(error.message, ""):
                     raise
+                return error.status
+        return 0
 
     async def listen_to(self, namespace: str, report: Callable[[], None]) -> None:
         """Call ``report`` whenever a service of the stack changes, or an update of it comes further, and whenever a

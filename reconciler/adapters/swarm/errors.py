@@ -23,8 +23,8 @@ _CAUSES = (
     ),
     (rf"(?:config|secret) not found: (?P<name>{_NAME})", "there is no config or secret {name}"),
     (
-        rf"services\.(?P<name>{_NAME}) (?:Additional property (?P<field>{_NAME}) is not allowed)",
-        "{name}: it does not know the field {field}",
+        rf"(?P<place>(?:services|networks|volumes|configs|secrets)\.{_NAME}) Additional property (?P<field>{_NAME}) is",
+        "{place}: it does not know the field {field}",
     ),
     (
         rf"(?P<field>services\.{_NAME}) must be an? (?P<kind>[a-z]+)",

@@ -21,8 +21,9 @@ from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.resolver import ProjectResolver
 from reconciler.adapters.swarm import errors
 from reconciler.adapters.swarm.api import STACK_LABEL, Json, SwarmEngine, is_of_stack
-from reconciler.adapters.swarm.contents import KINDS, contents_of, with_contents
-from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
+from reconciler.adapters.swarm.contents import KINDS, contents_of, owner_of, with_contents
+from reconciler.adapters.swarm.refusals import require_deployable
+from reconciler.adapters.swarm.stack_file import stack_file
 from reconciler.adapters.swarm.tasks import (
     IMAGE_LABEL,
     NAMESPACE_LABEL,
@@ -34,11 +35,12 @@ from reconciler.adapters.swarm.tasks import (
     service_name,
 )
 from reconciler.core.decide.invocation import manifest_invocation
-from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, NodeLostError, RefusedError
+from reconciler.core.errors import EngineUnavailableError, NodeLostError, RefusedError
 from reconciler.core.fidelity.deployed import deployed_differences
 from reconciler.core.fidelity.swarm_service import DEFINITION_LABEL, deployed_service, expected_fields, network_ids
 from reconciler.core.model.compose import Container, DeployedService, Invocation, Project, ProjectFiles, Service
 from reconciler.core.model.targets import Stack, StackKind
+from reconciler.core.ports.host import Host
 from reconciler.core.secret import Digester
 from reconciler.core.text import listed
 
@@ -50,8 +52,9 @@ _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked aga
 class DockerSwarm:
     """The stacks of the Swarm whose manager one machine is."""
 
-    def __init__(self, context: ComposeContext, digest: Digester) -> None:
+    def __init__(self, context: ComposeContext, host: Host, digest: Digester) -> None:
         self._context = context
+        self._host = host
         self._digest = digest
         self._engine = SwarmEngine(context.engine)
         self._resolver = ProjectResolver(context, self._running)
@@ -106,12 +109,7 @@ class DockerSwarm:
         self._stacks[resolved.name] = stack
         self._names[stack.id] = resolved.name
         self._known.set()
-        unknown = {name: unknown_fields(service) for name, service in sorted(resolved.services.items())}
-        problems = [f"{name} has {listed(fields)}" for name, fields in unknown.items() if fields]
-        if problems:
-            problem = f"`docker stack deploy` does not know fields of it: {'; '.join(problems)}"
-            hint = "Use what is below `deploy` instead, or take them out of the compose file"
-            raise ModelRefusedError(problem, where=f"stack {stack.name}", hint=hint, id="swarm-refused")
+        require_deployable(resolved, stack)
 
         async def read(path: str) -> bytes | None:
             if staged and path in staged:
@@ -119,7 +117,7 @@ class DockerSwarm:
                 return None if data is None else data.reveal()
             return await self._context.read_file(path)
 
-        project = await with_contents(resolved, stack, self._digest, read)
+        project = await with_contents(resolved, stack, self._digest, read, functools.partial(owner_of, self._host))
         services = {name: self._as_deployed(project.name, service) for name, service in project.services.items()}
         project = replace(project, services=services)
         return replace(project, kind=StackKind.SWARM, invocation=await self._by_hand(project))
@@ -291,10 +289,12 @@ class DockerSwarm:
         contents = [content for service in services for content in await contents_of(service, self._digest, read)]
         labels = {NAMESPACE_LABEL: project.name, STACK_LABEL: self._stacks[project.name].id}
         for kind in KINDS:
-            needed = {content.name: content.data for content in contents if content.kind == kind}
+            needed = {content.name: content for content in contents if content.kind == kind}
             known = await self._engine.objects(kind, sorted(needed))
             for name in sorted(needed.keys() - known.keys()):
-                await self._engine.create(kind, name, needed[name].reveal(), labels)
+                content = needed[name]
+                given = {**content.labels, **labels}
+                await self._engine.create(kind, name, content.data.reveal(), given, content.template_driver)
 
     async def _remove_unused(self, project: Project) -> None:
         """Remove configs and secrets of ours that no service refers to, now or before its last update, and no task."""

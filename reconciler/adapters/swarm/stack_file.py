@@ -7,6 +7,7 @@ the other way round, and refuses fields that it does not know.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -35,6 +36,9 @@ _VOLUME = ("name", "driver", "driver_opts", "external", "labels")
 # The oldest version of the format that has the field: older clients know no newer version.
 _VERSIONS = (("oom_score_adj", 13), ("start_interval", 12), ("driver_opts", 13), ("pids", 9))
 _BASE = 8
+_NOT_ASCII = re.compile(r"[^ -~]")
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+_REPLACED = "\ufffd"  # what Compose writes for a byte that is not UTF-8
 
 
 def unknown_fields(service: Service) -> list[str]:
@@ -42,6 +46,26 @@ def unknown_fields(service: Service) -> list[str]:
     own = json.loads(service.definition.reveal())["service"]
     given = {name for name, value in own.items() if value not in (None, [], {}, "")}
     return sorted(name for name in given - _FIELDS - _OF_COMPOSE if not name.startswith("x-"))
+
+
+def keys_without_text(service: Service) -> list[str]:
+    """The variables, else fields, of the service whose value is not UTF-8, sorted: the Swarm would get another one."""
+    own = json.loads(service.definition.reveal())["service"]
+    environment = own.pop("environment", None) or {}
+    damaged = {name for name, value in environment.items() if _REPLACED in str(value)}
+    parts = (*environment.items(), *own.items())
+    return sorted(damaged | {name for name, value in parts if any(map(_NO_TEXT.search, (name, *_texts(value))))})
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def stack_file(
@@ -65,7 +89,14 @@ def stack_file(
             for name, definition in (whole.get(kind) or {}).items():
                 document.setdefault(kind, {})[name] = convert(definition or {})
     document["version"] = f"3.{_version(document)}"
-    return json.dumps(_escaped(document), separators=(",", ":")).encode()
+    text = json.dumps(_escaped(document), ensure_ascii=False, separators=(",", ":"))
+    return _NOT_ASCII.sub(_yaml_escape, text).encode()
+
+
+def _yaml_escape(character: re.Match[str]) -> str:
+    """The loader reads YAML: it knows no surrogate pairs, by which JSON writes characters beyond U+FFFF."""
+    code = ord(character[0])
+    return f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"
 
 
 def _version(document: Json) -> int:

@@ -425,7 +425,7 @@ class _Resolver:
             one_shot=frozenset(stack.one_shot),
             on_drift=stack.on_drift or _given(self.defaults).get("on_drift", self.server.drift.on_drift),
             kind=stack.kind,
-            managed={target.path: MountedTarget(target.encrypted, target.mode) for target in targets},
+            managed={it.path: MountedTarget(it.encrypted, it.mode, it.owner, it.group) for it in targets},
         )
 
     def target(

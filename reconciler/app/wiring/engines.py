@@ -12,6 +12,7 @@ from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.core.errors import SwarmUnavailableError
 from reconciler.core.model.compose import Container, DeployedService, Ending, Guest, Project, ProjectFiles
 from reconciler.core.model.targets import Stack, StackKind
+from reconciler.core.ports.host import Host
 from reconciler.core.secret import Digester, Secret
 
 Staged = Mapping[str, Secret | None]
@@ -100,6 +101,6 @@ class StackEngines:
         await self._of(project).signal(project, service, signal)
 
 
-def stack_engines(context: ComposeContext, digest: Digester, *, swarm: bool) -> StackEngines:
+def stack_engines(context: ComposeContext, host: Host, digest: Digester, *, swarm: bool) -> StackEngines:
     """What runs the stacks of one machine; ``swarm``: it is a manager of one."""
-    return StackEngines(DockerCompose(context), DockerSwarm(context, digest) if swarm else None)
+    return StackEngines(DockerCompose(context), DockerSwarm(context, host, digest) if swarm else None)

@@ -241,7 +241,7 @@ async def _built(
     metrics = PrometheusMetrics(version(DISTRIBUTION), tuple(units), interval, host=config.host)
     metrics.watch_disk(lambda: disk_state(config.state_dir))
     context = LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ, in_memory=True)
-    compose = stack_engines(context, digest, swarm=config.swarm_manager)
+    compose = stack_engines(context, host, digest, swarm=config.swarm_manager)
     stack.push_async_callback(compose.close)
     mirror = _mirror(config)
     ports = Ports(
@@ -331,14 +331,15 @@ class HostPorts:
         mark = hashlib.sha256(f"{self._config.host} {self._config.state_dir} {name}".encode()).hexdigest()[:12]
         memory = f"/dev/shm/reconciler-{mark}"  # noqa: S108  # created 0700 there, or not used
         context = SshComposeContext(connection, socket, memory)
-        compose = stack_engines(context, self._ports.digest, swarm=host.swarm_manager)
+        files = SshHost(connection, self._config.allowed_paths, memory)
+        compose = stack_engines(context, files, self._ports.digest, swarm=host.swarm_manager)
         self._stack.push_async_callback(compose.close)
         here = self._ports.backups
         assert isinstance(here, BackupDirectory)
         server = self._config.on(name)
         return replace(
             self._ports,
-            host=SshHost(connection, self._config.allowed_paths, memory),
+            host=files,
             compose=compose,
             backups=SshBackups(here, connection, host.backup_dir or ".reconciler/backups", mark),
             probe=TunnelledHealth(connection),

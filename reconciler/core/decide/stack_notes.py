@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from reconciler.core.decide.affected_services import RUNNING, holds, managed_keys, path_in, stale_keys
+from reconciler.core.fidelity.swarm_spec import ignored_fields
 from reconciler.core.model.compose import Container, ManagedFile, Project, Service
-from reconciler.core.model.targets import Stack
+from reconciler.core.model.targets import Stack, StackKind
 from reconciler.core.text import key_name, listed
 
 
@@ -50,6 +51,10 @@ def stack_notes(
                 f"says, and no managed file explains that. `{project.invocation.start(name)}` in "
                 f"{stack.directory} gives it those of the project"
             )
+    if project.kind is StackKind.SWARM:
+        ignored = {name: ignored_fields(service) for name, service in sorted(project.services.items())}
+        for name, fields in ignored.items():
+            sentences += [f"{where}: Swarm ignores what {name} says as {listed(fields)}"] if fields else []
     for reason, names in sorted(by_reason.items()):
         sentences.append(f"{where}: left out {listed(sorted(names))}, which Compose cannot resolve: {reason}")
     return sentences

@@ -6,11 +6,12 @@ has otherwise was changed by hand. Where it is another one, somebody has edited 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler.core.fidelity.differences import ENVIRONMENT, FieldDifference, item_differences
-from reconciler.core.model.compose import DeployedService, Service
+from reconciler.core.model.compose import DeployedService, Fields, Service
 
 REPLICAS = "replicas"
 CONTENTS = frozenset({"config content", "secret content"})
@@ -45,8 +46,9 @@ def deployed_differences(service: Service, deployed: DeployedService) -> tuple[F
     """What the engine keeps of the service otherwise than its project says. How many containers it has is no part of
     that: a scale by hand stays. Of variables only the names are there."""
     differences: list[FieldDifference] = []
-    for name in sorted({*service.deploys_as, *deployed.fields} - {REPLICAS}):
-        runs, says = deployed.fields.get(name, {}), service.deploys_as.get(name, {})
+    fields = {**deployed.fields, **_foreign_names(service.deploys_as, deployed.fields)}
+    for name in sorted({*service.deploys_as, *fields} - {REPLICAS}):
+        runs, says = fields.get(name, {}), service.deploys_as.get(name, {})
         if name in _OF_NEWER_ENGINES and not runs:
             continue
         items = item_differences(name, runs, says)
@@ -54,6 +56,19 @@ def deployed_differences(service: Service, deployed: DeployedService) -> tuple[F
             items = (FieldDifference(name, difference.item) for difference in items)
         differences += items
     return tuple(differences)
+
+
+def _foreign_names(expected: Fields, runs: Fields) -> dict[str, Mapping[str, str]]:
+    """The configs and secrets that run, with whole names where the project says another thing than content of ours: a
+    name that ends like ours may be anybody's."""
+    whole: dict[str, Mapping[str, str]] = {}
+    for kind in CONTENTS & runs.keys():
+        names = f"{kind.removesuffix(' content')}s"
+        foreign = runs[kind].keys() & expected.get(names, {}).keys() - expected.get(kind, {}).keys()
+        words = {target: runs[names][target].replace(" ", f"_{runs[kind][target]} ", 1) for target in foreign}
+        whole[names] = {**runs[names], **words}
+        whole[kind] = {target: digits for target, digits in runs[kind].items() if target not in foreign}
+    return whole
 
 
 def judge_deployed(deployed: DeployedService, now: Service | None, after: Service) -> Judgement:

@@ -140,6 +140,8 @@ def _files(container: Json) -> dict[str, Mapping[str, str]]:
                 target = file["Name"] if file["Name"].startswith("/") else root + file["Name"]
                 name = reference[f"{kind.capitalize()}Name"]
                 match = _WITH_DIGEST.fullmatch(name)
+                if match and reference.get("Content", match[2]) != match[2]:
+                    match = None  # somebody else's name looks like that too
                 owner = f"{file.get('UID') or 0}:{file.get('GID') or 0}"
                 words[target] = f"{match[1] if match else name} {owner} {file.get('Mode') or 0:04o}"
                 contents |= {target: match[2]} if match else {}

@@ -17,6 +17,40 @@ from reconciler.core.model.compose import Service
 _NANO = 1_000_000_000
 _ALL = "ALL"
 _CONDITIONS = {"always": "any", "unless-stopped": "any", "on-failure": "on-failure"}
+# Without effect in a Swarm, by docker/cli's own list; what else it ignores would change what is reachable or allowed.
+_IGNORED = (
+    *("cgroup_parent", "container_name", "domainname", "external_links", "ipc", "links", "mac_address"),
+    *("network_mode", "pid", "security_opt", "shm_size", "tmpfs", "userns_mode"),
+)
+_ALL_ADDRESSES = ("", "0.0.0.0", "::")  # noqa: S104  # compared only
+
+
+def ignored_fields(service: Service) -> list[str]:
+    """The fields of the service that have no effect in a Swarm, and harm nobody, sorted."""
+    own = _own(service)
+    fields = {name for name in _IGNORED if own.get(name)}
+    modes = ((mount.get("tmpfs") or {}).get("mode") for mount in _mappings(own.get("volumes")))
+    return sorted(fields | ({"volumes.tmpfs.mode"} if any(mode is not None for mode in modes) else set()))
+
+
+def widening_fields(service: Service) -> list[str]:
+    """The fields of the service that a Swarm drops although they say what is reachable or allowed, sorted."""
+    own = _own(service)
+    dropped = {name for name in ("devices", "privileged") if own.get(name)}
+    if any((port.get("host_ip") or "") not in _ALL_ADDRESSES for port in _mappings(own.get("ports"))):
+        dropped.add("ports.host_ip")
+    if any((mount.get("volume") or {}).get("subpath") for mount in _mappings(own.get("volumes"))):
+        dropped.add("volumes.volume.subpath")
+    return sorted(dropped)
+
+
+def _own(service: Service) -> Json:
+    own: Json = json.loads(service.definition.reveal())["service"]
+    return own
+
+
+def _mappings(entries: Any) -> list[Json]:
+    return [entry for entry in entries or () if isinstance(entry, dict)]
 
 
 def expected_spec(stack: str, service: Service) -> dict[str, Any]:
@@ -132,11 +166,14 @@ def _name_of(kind: str, stack: str, source: str, model: Json) -> str:
 
 
 def _object(kind: str, stack: str, entry: Any, model: Json) -> Json:
-    """A reference to a config or secret. Its own name is the file's, unless another one is said."""
+    """A reference to a config or secret. Its own name is the file's, unless another one is said. ``Content`` is no
+    field of the engine's: the digits of a content of ours."""
     entry = {"source": entry} if isinstance(entry, str) else entry
     source = entry["source"]
     mode = entry.get("mode")
+    definition = (model.get(f"{kind.lower()}s") or {}).get(source) or {}
     return {
+        "Content": definition.get("digest") or "",
         f"{kind}Name": _name_of(f"{kind.lower()}s", stack, source, model),
         "File": {
             "Name": entry.get("target") or source,

@@ -131,10 +131,15 @@ class StackKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MountedTarget:
-    """A live file of a stack, for services that mount it by itself: whether its source is encrypted, and its mode."""
+    """A live file of a stack, for services that mount it by itself: if its source is encrypted, its mode and owner.
+
+    ``owner`` and ``group`` are names or numbers of its host; ``None`` is whatever the live file has.
+    """
 
     encrypted: bool = True
     mode: int = 0o600
+    owner: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
