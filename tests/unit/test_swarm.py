@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from reconciler.adapters import process
+from reconciler.adapters.swarm.api import SwarmEngine
 from reconciler.adapters.swarm.contents import contents_of, with_contents
 from reconciler.adapters.swarm.errors import of_deploy
 from reconciler.adapters.swarm.stack import DockerSwarm
@@ -188,6 +190,33 @@ def test_the_definition_before_and_running_tasks_keep_their_secrets() -> None:
     tasks = [{"Spec": using("old"), "Status": {"State": state}} for state in ("running", "complete")]
     tasks[1]["Spec"] = using("ended")
     assert {*references(facts, tasks)} == {*("now", "before", "old"), *("now-c", "before-c", "old-c")}
+
+
+class _Objects(SwarmEngine):
+    """A Swarm with services, and configs by id with their labels."""
+
+    def __init__(self, services: Sequence[Any], configs: Mapping[str, Mapping[str, str]]) -> None:
+        self.found, self.configs, self.removed = services, configs, list[str]()
+
+    async def _listed(self, path: str, labels: Mapping[str, str]) -> list[Any]:
+        configs = [{"ID": name, "Spec": {"Name": name, "Labels": given}} for name, given in self.configs.items()]
+        things = {"services": self.found, "configs": configs}.get(path, ())
+        return [thing for thing in things if labels.items() <= thing["Spec"]["Labels"].items()]
+
+    async def remove(self, kind: str, identity: str) -> None:
+        self.removed.append(identity)
+
+
+async def test_only_configs_of_the_project_that_nothing_in_the_swarm_refers_to_are_removed() -> None:
+    ours = {"com.docker.stack.namespace": "app", "io.reconciler.stack": STACK.id}
+    template = {"ContainerSpec": {"Configs": [{"ConfigID": "borrowed"}]}}
+    borrower = service(Name="web_api", Labels={"com.docker.stack.namespace": "web"}, TaskTemplate=template)
+    configs = {"unused": ours, "borrowed": ours, "another": {**ours, "com.docker.stack.namespace": "web"}}
+    swarm = DockerSwarm(SimpleNamespace(engine=None), DIGEST)  # type: ignore[arg-type]
+    swarm._engine = engine = _Objects([borrower], configs)
+    swarm._stacks["app"] = STACK
+    await swarm._remove_unused(Project("app", {}))
+    assert engine.removed == ["unused"]
 
 
 # --- services → what is deployed -------------------------------------------------------------------------------------

@@ -307,13 +307,18 @@ class DockerSwarm:
                 await self._engine.create(kind, name, needed[name].reveal(), labels)
 
     async def _remove_unused(self, project: Project) -> None:
-        """Remove configs and secrets of ours that no service refers to, now or before its last update, and no task."""
-        services, tasks = await self._engine.services(project.name), await self._engine.tasks(project.name)
-        used = set()
-        for service in services:
-            used |= {*references(service, [task for task in tasks if task["ServiceID"] == service["ID"]])}
-        for kind in KINDS:
-            for identity in (await self._engine.objects_of(kind, self._stacks[project.name].id)).values():
+        """Remove configs and secrets that we made for the project and no service of the Swarm refers to, now or before
+        its last update, and no task."""
+        stack = self._stacks[project.name].id
+        ours = {kind: (await self._engine.objects_of(kind, project.name, stack)).values() for kind in KINDS}
+        if not any(ours.values()):
+            return
+        tasks: defaultdict[str, list[Json]] = defaultdict(list)
+        for task in await self._engine.tasks():
+            tasks[task["ServiceID"]].append(task)
+        used = {name for service in await self._engine.services() for name in references(service, tasks[service["ID"]])}
+        for kind, identities in ours.items():
+            for identity in identities:
                 if identity not in used:
                     await self._engine.remove(kind, identity)
 
