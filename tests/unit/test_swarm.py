@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
@@ -12,6 +13,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from reconciler.adapters import process
+from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.swarm.api import SwarmEngine
 from reconciler.adapters.swarm.contents import contents_of, with_contents
 from reconciler.adapters.swarm.errors import of_deploy
@@ -222,6 +224,19 @@ async def test_only_configs_of_the_project_that_nothing_in_the_swarm_refers_to_a
 # --- services → what is deployed -------------------------------------------------------------------------------------
 
 
+def deploying(context: Any) -> tuple[DockerSwarm, list[Sequence[str]]]:
+    """A Swarm, and the commands that it would run, with their stdin as the last word."""
+    swarm, commands = DockerSwarm(context, DIGEST), list[Sequence[str]]()
+
+    async def run(argv: Sequence[str], directory: str, limits: Any, stdin: bytes) -> process.Completed:
+        commands.append([*argv, stdin.decode()])
+        return process.Completed("docker", 0, b"", b"")
+
+    swarm._stacks["app"] = STACK
+    swarm._resolver.run, swarm._provide = run, AsyncMock()  # type: ignore[method-assign, assignment]
+    return swarm, commands
+
+
 def defined(own: dict[str, Any], **referred: Any) -> Service:
     definition = json.dumps({"service": own, "configs": {}, "secrets": {}, "networks": {}, "volumes": {}, **referred})
     return Service("api", Secret(definition.encode()), own.get("environment") or {})
@@ -289,6 +304,34 @@ async def test_a_stack_with_a_bind_of_a_managed_file_is_held_until_an_operator_a
     assert "run `docker" not in verdict.hold
     accepted = await judge_project(ports, sides, due, accepted=True)  # type: ignore[arg-type]
     assert (accepted.hold, "mounts" in accepted.accepted) == ("", True)
+
+
+HUB = {"auths": {"https://index.docker.io/v1/": {"auth": "eA=="}}}
+
+
+@pytest.mark.parametrize(
+    ("config", "given"),
+    [
+        (None, []),
+        (HUB, ["nginx:1", "docker.io/library/nginx"]),
+        ({"auths": {"registry.example.org:5000": {"auth": "eA=="}}}, ["registry.example.org:5000/app:1"]),
+        ({"auths": {"registry.example.org:5000": {}}}, []),
+        ({"credHelpers": {"registry.example.org:5000": "pass"}}, ["registry.example.org:5000/app:1"]),
+        ({"credsStore": "pass"}, ["nginx:1", "docker.io/library/nginx", "registry.example.org:5000/app:1"]),
+        ([], []),
+    ],
+)
+@pytest.mark.parametrize("image", ["nginx:1", "docker.io/library/nginx", "registry.example.org:5000/app:1"])
+async def test_credentials_are_given_only_for_a_registry_with_a_login(
+    image: str, config: Any, given: Sequence[str], tmp_path: Path
+) -> None:
+    """Else the deploy would replace those that the Swarm keeps by none."""
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    context = LocalComposeContext(str(tmp_path), {"DOCKER_CONFIG": str(tmp_path)})
+    swarm, commands = deploying(context)
+    await swarm._deploy_file(Project("app", {}), [defined({"image": image})], {}, {})
+    assert ["--with-registry-auth" in command for command in commands] == [image in given]
 
 
 async def test_managed_files_are_configs_or_where_git_encrypts_them_secrets() -> None:

@@ -22,6 +22,7 @@ from reconciler.adapters.compose.resolver import ProjectResolver
 from reconciler.adapters.swarm import errors
 from reconciler.adapters.swarm.api import STACK_LABEL, Json, SwarmEngine, is_of_stack
 from reconciler.adapters.swarm.contents import KINDS, contents_of, with_contents
+from reconciler.adapters.swarm.registry_login import has_login
 from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import (
     IMAGE_LABEL,
@@ -275,16 +276,20 @@ class DockerSwarm:
         self, project: Project, services: Sequence[Service], scale: Mapping[str, int], before: Mapping[str, Json]
     ) -> None:
         await self._provide(project, services)
-        modes = {service.name: _resolution(project.name, service, before.get(service.name)) for service in services}
-        for mode in sorted(set(modes.values())):
-            group = [service for service in services if modes[service.name] == mode]
+        config = await self._context.docker_config()
+        options: dict[tuple[str, ...], list[Service]] = {}
+        for service in services:
+            mode = _resolution(project.name, service, before.get(service.name))
+            login = ["--with-registry-auth"] if has_login(config, _image_of(service)) else []
+            options.setdefault((*login, "--resolve-image", mode), []).append(service)
+        for chosen, group in sorted(options.items(), key=lambda item: item[0]):
             labels = {service.name: {DEFINITION_LABEL: service.digest} for service in group}
-            completed = await self._run_deploy(project, stack_file(group, labels, scale), mode)
+            completed = await self._run_deploy(project, stack_file(group, labels, scale), chosen)
             if not completed.ok:
                 raise errors.of_deploy(project, completed, listed(sorted(labels)))
 
-    async def _run_deploy(self, project: Project, file: bytes, resolve: str) -> process.Completed:
-        argv = ["docker", "stack", "deploy", "--compose-file", "-", "--with-registry-auth", "--resolve-image", resolve]
+    async def _run_deploy(self, project: Project, file: bytes, options: Sequence[str]) -> process.Completed:
+        argv = ["docker", "stack", "deploy", "--compose-file", "-", *options]
         detach = ["--detach"]
         for _ in range(_TRIES):
             command = [*argv, *detach, project.name]
@@ -351,10 +356,15 @@ def _rolled_back(service: Json) -> bool:
 def _resolution(stack: str, service: Service, facts: Json | None) -> str:
     """How `docker stack deploy` resolves the service's image: a registry says which one a reference stands for only
     where the project names another one. But for "always", it leaves an image there that somebody else has chosen."""
-    image = json.loads(service.definition.reveal())["service"].get("image")
+    image = _image_of(service)
     if facts is None or facts["Spec"]["Labels"].get(IMAGE_LABEL) != image:
         return "changed"
     return "never" if deployed_service(stack, facts, {}).fields["image"] == service.deploys_as["image"] else "always"
+
+
+def _image_of(service: Service) -> str:
+    """As the project names it."""
+    return str(json.loads(service.definition.reveal())["service"].get("image") or "")
 
 
 def _mounts_directory_of(service: Service, paths: Iterable[str]) -> bool:
