@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -22,7 +22,7 @@ from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import containers_of, references
 from reconciler.core.decide.health import Verdict, watch_health
 from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError, NodeLostError, SwarmUnavailableError
-from reconciler.core.fidelity.swarm_service import expected_fields
+from reconciler.core.fidelity.swarm_service import deployed_service, expected_fields
 from reconciler.core.model.compose import Action, ActionKind, DeployedService, Project, Service
 from reconciler.core.model.targets import HealthPolicy, MountedTarget, Stack, StackKind
 from reconciler.core.secret import Digester, Secret
@@ -332,6 +332,36 @@ async def test_credentials_are_given_only_for_a_registry_with_a_login(
     swarm, commands = deploying(context)
     await swarm._deploy_file(Project("app", {}), [defined({"image": image})], {}, {})
     assert ["--with-registry-auth" in command for command in commands] == [image in given]
+
+
+async def test_the_image_from_before_an_update_is_deployed_again_by_its_digest() -> None:
+    """The tag may have moved meanwhile: a rollback would run what nobody has seen healthy."""
+
+    def facts(tag: str, digest: str, labels: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+        template = {"ContainerSpec": {"Image": f"{tag}@sha256:{digest}"}}
+        given = {"com.docker.stack.image": tag, "com.docker.stack.namespace": "app", **labels}
+        return {"Name": "app_api", "Labels": given, "TaskTemplate": template}
+
+    context = SimpleNamespace(engine=None, docker_config=AsyncMock(return_value=None))
+    before, wanted = {"Spec": facts("app:2", "22"), "PreviousSpec": facts("app:1", "11")}, defined({"image": "app:1"})
+    wanted = replace(wanted, deploys_as=expected_fields("app", wanted))
+    swarm, commands = deploying(context)
+    await swarm._deploy_file(Project("app", {}), [wanted], {}, {"api": before})
+    given = json.loads(commands[0][-1])["services"]["api"]
+    assert (commands[0][commands[0].index("--resolve-image") + 1], given["image"]) == ("never", "app:1@sha256:11")
+    labels = {**given["deploy"]["labels"], "com.docker.stack.image": given["image"]}  # as the command writes it down
+    now = {"Spec": facts("app:1", "11", labels)}
+    assert deployed_service("app", now, {}).fields["image"] == wanted.deploys_as["image"]
+    swarm, commands = deploying(context)
+    await swarm._deploy_file(Project("app", {}), [wanted], {}, {"api": now})
+    assert json.loads(commands[0][-1])["services"]["api"]["image"] == "app:1@sha256:11"
+    swarm, commands = deploying(context)
+    before["PreviousSpec"] = facts("app:0", "00")
+    await swarm._deploy_file(Project("app", {}), [wanted], {}, {"api": before})
+    assert (
+        commands[0][commands[0].index("--resolve-image") + 1],
+        json.loads(commands[0][-1])["services"]["api"]["image"],
+    ) == ("changed", "app:1")
 
 
 async def test_managed_files_are_configs_or_where_git_encrypts_them_secrets() -> None:

@@ -25,7 +25,6 @@ from reconciler.adapters.swarm.contents import KINDS, contents_of, with_contents
 from reconciler.adapters.swarm.registry_login import has_login
 from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import (
-    IMAGE_LABEL,
     NAMESPACE_LABEL,
     PAUSED,
     ROLLED_BACK,
@@ -37,7 +36,15 @@ from reconciler.adapters.swarm.tasks import (
 from reconciler.core.decide.invocation import manifest_invocation
 from reconciler.core.errors import EngineUnavailableError, ModelRefusedError, NodeLostError, RefusedError
 from reconciler.core.fidelity.deployed import deployed_differences
-from reconciler.core.fidelity.swarm_service import DEFINITION_LABEL, deployed_service, expected_fields, network_ids
+from reconciler.core.fidelity.swarm_service import (
+    DEFINITION_LABEL,
+    IMAGE_LABEL,
+    REFERENCE_LABEL,
+    deployed_service,
+    expected_fields,
+    image_reference,
+    network_ids,
+)
 from reconciler.core.model.compose import Container, DeployedService, Invocation, Project, ProjectFiles, Service
 from reconciler.core.model.targets import Stack, StackKind
 from reconciler.core.secret import Digester
@@ -278,13 +285,14 @@ class DockerSwarm:
         await self._provide(project, services)
         config = await self._context.docker_config()
         options: dict[tuple[str, ...], list[Service]] = {}
+        images: dict[str, str] = {}
         for service in services:
-            mode = _resolution(project.name, service, before.get(service.name))
+            mode, images[service.name] = _resolution(project.name, service, before.get(service.name))
             login = ["--with-registry-auth"] if has_login(config, _image_of(service)) else []
             options.setdefault((*login, "--resolve-image", mode), []).append(service)
         for chosen, group in sorted(options.items(), key=lambda item: item[0]):
-            labels = {service.name: {DEFINITION_LABEL: service.digest} for service in group}
-            completed = await self._run_deploy(project, stack_file(group, labels, scale), chosen)
+            labels = {service.name: _labels(service, images[service.name]) for service in group}
+            completed = await self._run_deploy(project, stack_file(group, labels, scale, images), chosen)
             if not completed.ok:
                 raise errors.of_deploy(project, completed, listed(sorted(labels)))
 
@@ -353,13 +361,30 @@ def _rolled_back(service: Json) -> bool:
     return (service.get("UpdateStatus") or {}).get("State") in ROLLED_BACK
 
 
-def _resolution(stack: str, service: Service, facts: Json | None) -> str:
-    """How `docker stack deploy` resolves the service's image: a registry says which one a reference stands for only
-    where the project names another one. But for "always", it leaves an image there that somebody else has chosen."""
+def _resolution(stack: str, service: Service, facts: Json | None) -> tuple[str, str]:
+    """How `docker stack deploy` resolves the service's image, and the image to deploy: a registry says which one a
+    reference stands for only where the project names another one than now, and than before the last update. But for
+    "always", the command leaves an image there that somebody else has chosen."""
     image = _image_of(service)
-    if facts is None or facts["Spec"]["Labels"].get(IMAGE_LABEL) != image:
-        return "changed"
-    return "never" if deployed_service(stack, facts, {}).fields["image"] == service.deploys_as["image"] else "always"
+    now, before = ((facts or {}).get(name) for name in ("Spec", "PreviousSpec"))
+    if now is not None and image_reference(now["Labels"]) == image:
+        mode = "never" if _runs_image(stack, service, now) else "always"
+        return mode, str(now["Labels"].get(IMAGE_LABEL))
+    if before is not None and image_reference(before["Labels"]) == image and _runs_image(stack, service, before):
+        digest = before["TaskTemplate"]["ContainerSpec"]["Image"].partition("@")[2]
+        if digest and "@" not in image:
+            return "never", f"{image}@{digest}"
+    return "changed", image
+
+
+def _runs_image(stack: str, service: Service, spec: Json) -> bool:
+    return deployed_service(stack, {"Spec": spec}, {}).fields["image"] == service.deploys_as["image"]
+
+
+def _labels(service: Service, image: str) -> dict[str, str]:
+    """Those of ours that the service gets when it is deployed with this image."""
+    reference = {} if image == _image_of(service) else {REFERENCE_LABEL: _image_of(service)}
+    return {DEFINITION_LABEL: service.digest, **reference}
 
 
 def _image_of(service: Service) -> str:
