@@ -153,9 +153,22 @@ def grants(settings: Settings, stack: Stack) -> frozenset[str]:
 
 
 def _explained_keys(sides: ProjectSides, service: str, managed: Mapping[str, ManagedFile]) -> frozenset[str]:
-    """The variables of a service that managed files explain, which Compose reads for it before or after the change."""
+    """The variables of a service that managed files explain, which Compose reads for it before or after the change. Of
+    a service that the engine keeps and that we have not deployed, only those that the change touches."""
     projects = [project for project in (sides.now, sides.after) if project and service in project.services]
-    return frozenset(key for project in projects for key in managed_keys(project, project.services[service], managed))
+    keys = frozenset(key for project in projects for key in managed_keys(project, project.services[service], managed))
+    deployed = sides.deployed.get(service)
+    # Another loader, as Docker's own, may give other values of the same files: only a change in git explains them.
+    return keys if deployed is None or deployed.deployed_as else keys & _changed_keys(sides, service)
+
+
+def _changed_keys(sides: ProjectSides, service: str) -> frozenset[str]:
+    """The variables that the change itself gives another value."""
+    now, after = (
+        project.services[service].environment if project and service in project.services else {}
+        for project in (sides.now, sides.after)
+    )
+    return frozenset(key for key in now.keys() | after.keys() if now.get(key) != after.get(key))
 
 
 def _all_keys(sides: ProjectSides, service: str) -> frozenset[str]:
