@@ -35,7 +35,7 @@ from reconciler.core.model.compose import (
     Project,
 )
 from reconciler.core.model.settings import Settings
-from reconciler.core.model.targets import OnDrift, Parser, Stack, environment_of
+from reconciler.core.model.targets import OnDrift, Parser, Stack, StackKind, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.text import listed
@@ -204,9 +204,15 @@ def _edited_since(sides: StackSides, sentences: Sequence[str], bound: Mapping[st
             "only, so it is deployed as a config, or where git encrypts it as a secret, at the same place. "
             f"{'. '.join(sentences)}. A deploy by hand cannot do that: accept it with `{accept}`"
         )
+    said = f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(sentences)}. "
+    if stack.kind is StackKind.SWARM:
+        return (
+            f"{said}Read `{compose.command('config')}` in {stack.directory}: that is how the project is deployed. A "
+            "deploy by hand may read other values (quotes in env files stay, .env is left out). "
+            f"Accept it as it stands with `{accept}`"
+        )
     return (
-        f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(sentences)}. "
-        f"Read `{compose.command('config')}`, then run `{compose.start()}` in {stack.directory} yourself, "
+        f"{said}Read `{compose.command('config')}`, then run `{compose.start()}` in {stack.directory} yourself, "
         f"or accept the project as it stands with `{accept}`"
     )
 

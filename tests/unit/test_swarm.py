@@ -364,6 +364,19 @@ async def test_the_image_from_before_an_update_is_deployed_again_by_its_digest()
     ) == ("changed", "app:1")
 
 
+async def test_an_edited_project_of_a_swarm_is_accepted_and_not_deployed_by_hand() -> None:
+    """Docker's own loader would read other values of the same files."""
+    project = Project("app", {"api": replace(defined({"image": "app:2"}), deploys_as={"image": {"": "app:2"}})})
+    runs = [DeployedService("api", {"image": {"": "app:1"}})]
+    sides = StackSides(STACK, project, project, [], {}, deployed=runs)
+    settings = SimpleNamespace(git_may_change={}, allow_compose_files=False)
+    ports = SimpleNamespace(settings=settings, compose=SimpleNamespace(images=AsyncMock(return_value={})))
+    due = [Action("app", "api", ActionKind.RECREATE, "")]
+    verdict = await judge_project(ports, sides, due)  # type: ignore[arg-type]
+    assert verdict.hold.endswith("Accept it as it stands with `reconciler sync --accept-project production/app`")
+    assert not [words for words in ("stack deploy", "up -d") if words in verdict.hold]
+
+
 async def test_managed_files_are_configs_or_where_git_encrypts_them_secrets() -> None:
     files = {"/opt/app/conf": b"c", "/opt/app/token": b"t", "/opt/app/web.conf": b"w"}
 

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import json
 import posixpath
-import shlex
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -128,15 +127,8 @@ class DockerSwarm:
         project = await with_contents(resolved, stack, self._digest, read)
         services = {name: self._as_deployed(project.name, service) for name, service in project.services.items()}
         project = replace(project, services=services)
-        return replace(project, kind=StackKind.SWARM, invocation=await self._by_hand(project))
-
-    async def _by_hand(self, project: Project) -> Invocation:
-        """How the project is run, with the commands that an operator types."""
-        invocation, name = project.invocation, project.name
-        paths = await self._context.main_files(invocation)
-        files = " ".join(f"-c {shlex.quote(posixpath.relpath(path, invocation.directory))}" for path in paths)
-        look = f"docker stack ps --no-trunc {name}"
-        return replace(invocation, deploy=f"docker stack deploy {files} {name}", look=look)
+        invocation = replace(project.invocation, look=f"docker stack ps --no-trunc {project.name}")
+        return replace(project, kind=StackKind.SWARM, invocation=invocation)
 
     async def is_current(self, stack: Stack, project: Project) -> bool:
         """Whether Compose would resolve the project so again, from the files as they are; False in doubt."""
