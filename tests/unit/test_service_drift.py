@@ -165,6 +165,17 @@ async def test_a_service_that_was_scaled_down_by_hand_is_said_so(kept: World, re
         assert api.reason.startswith("scaled to 0 by hand")
 
 
+async def test_a_service_scaled_to_none_gets_the_new_values_without_a_container(kept: World) -> None:
+    del kept.compose.running["api"]
+    kept.compose.change_by_hand("api", replicas=0)
+    await reconcile_once(kept)
+    kept.commit("b", api="A=2", worker="W=1")
+    assert (await reconcile_once(kept)).result is Result.APPLIED
+    assert kept.compose.kept is not None
+    assert (environment_of(kept, "api"), kept.compose.kept["api"].replicas) == ({"A": "2"}, 0)
+    assert "api" not in kept.compose.running
+
+
 async def test_an_unchanged_engine_costs_an_idle_reconciliation_nothing(kept: World) -> None:
     reconciler = Reconciler(kept.ports(), "production")
     await reconciler.reconcile(ReconcileRequest("start"))
