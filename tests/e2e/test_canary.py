@@ -429,7 +429,7 @@ def test_no_secret_leaks_by_importing_it(
     over_ssh: bool, tmp_path: Path, strays: Callable[[Canary], set[Path]], request: pytest.FixtureRequest
 ) -> None:
     """From files that go in well, that dotenv cannot hold, that look harmless, and that stop the import."""
-    importer = make_importer(tmp_path / "import")
+    importer = make_importer(tmp_path / "import", own_key=True)
     canary = make_canary(importer.key.read_text().splitlines()[-1])
     word = canary.word
     arguments = [importer.side]
@@ -565,7 +565,7 @@ def test_no_secret_leaks_by_a_change_a_drift_a_rollback_and_a_project_that_compo
     results = [run["result"] for run in server.json("history")]
     assert results == ["stalled", "rolled_back", "corrected", "applied", "applied"]
     assert environment["result"] == "stalled"
-    assert {"git", "sops", "docker"} <= watcher.environments.keys()
+    assert {"git", "sops", "docker-compose"} <= watcher.environments.keys()
     assert ear.leaks(canary) == []
     assert watcher.leaks(canary) == []
     assert watcher.undocumented() == set()

@@ -127,10 +127,14 @@ class Importer:
             shutil.rmtree(path.parent)
 
 
-def make_importer(root: Path, image: str = "none") -> Importer:
-    """The project with its files, and a repository set up by `reconciler init`, committed."""
-    shutil.copytree(_template().name, root, symlinks=True, dirs_exist_ok=True)
+def make_importer(root: Path, image: str = "none", *, own_key: bool = False) -> Importer:
+    """The project with its files, and a repository set up by `reconciler init`, committed; ``own_key``: with a key that
+    no other importer has."""
     importer = Importer(root)
+    if own_key:
+        _begin(importer)
+    else:
+        shutil.copytree(_template().name, root, symlinks=True, dirs_exist_ok=True)
     importer.write({"compose.yaml": COMPOSE.replace("IMAGE", image)})
     return importer
 
@@ -139,9 +143,13 @@ def make_importer(root: Path, image: str = "none") -> Importer:
 def _template() -> tempfile.TemporaryDirectory[str]:
     """What every importer begins with; the directory goes when this process ends."""
     directory = tempfile.TemporaryDirectory(prefix="rct-importer-")
-    importer = Importer(Path(directory.name))
+    _begin(Importer(Path(directory.name)))
+    return directory
+
+
+def _begin(importer: Importer) -> None:
     for path in (importer.clone, importer.home, importer.stack):
-        path.mkdir()
+        path.mkdir(parents=True)
     importer.write(FILES)
     importer.git("config", "--global", "user.name", "Ada Example")
     importer.git("config", "--global", "user.email", "ada@example.org")
@@ -149,4 +157,3 @@ def _template() -> tempfile.TemporaryDirectory[str]:
     assert importer.reconciler("init").returncode == 0
     importer.git("add", "--all")
     importer.git("commit", "--quiet", "--message", "Begin")
-    return directory
