@@ -432,7 +432,7 @@ class FakeCompose:
     ) -> None:
         self._reach()
         self.journal.note(f"recreate {' '.join(services)}")
-        self.start(*services)
+        self.start(*(name for name in services if (scale or {}).get(name) != 0))
         if self.kept is not None:
             self.keep(*services, scale=scale)
         self.after_recreate()

@@ -351,6 +351,8 @@ async def _watch(
     watch = health.watch_health(
         stack, services, view.containers, ports.clock.monotonic(), project, _of_stack(stack, known)
     )
+    none = {action.service for action in transaction.run.actions if (action.stack, action.scale) == (stack.name, 0)}
+    watch = replace(watch, scaled_to_none=watch.scaled_to_none | none)
     excused: ServiceFailedError | None = None
     async with ports.compose.noticing(project) as noticed:
         while True:

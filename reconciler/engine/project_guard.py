@@ -35,7 +35,7 @@ from reconciler.core.model.compose import (
     Project,
 )
 from reconciler.core.model.settings import Settings
-from reconciler.core.model.targets import OnDrift, Parser, Stack, environment_of
+from reconciler.core.model.targets import OnDrift, Parser, Stack, StackKind, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.text import listed
@@ -153,9 +153,22 @@ def grants(settings: Settings, stack: Stack) -> frozenset[str]:
 
 
 def _explained_keys(sides: ProjectSides, service: str, managed: Mapping[str, ManagedFile]) -> frozenset[str]:
-    """The variables of a service that managed files explain, which Compose reads for it before or after the change."""
+    """The variables of a service that managed files explain, which Compose reads for it before or after the change. Of
+    a service that the engine keeps and that we have not deployed, only those that the change touches."""
     projects = [project for project in (sides.now, sides.after) if project and service in project.services]
-    return frozenset(key for project in projects for key in managed_keys(project, project.services[service], managed))
+    keys = frozenset(key for project in projects for key in managed_keys(project, project.services[service], managed))
+    deployed = sides.deployed.get(service)
+    # Another loader, as Docker's own, may give other values of the same files: only a change in git explains them.
+    return keys if deployed is None or deployed.deployed_as else keys & _changed_keys(sides, service)
+
+
+def _changed_keys(sides: ProjectSides, service: str) -> frozenset[str]:
+    """The variables that the change itself gives another value."""
+    now, after = (
+        project.services[service].environment if project and service in project.services else {}
+        for project in (sides.now, sides.after)
+    )
+    return frozenset(key for key in now.keys() | after.keys() if now.get(key) != after.get(key))
 
 
 def _all_keys(sides: ProjectSides, service: str) -> frozenset[str]:
@@ -191,9 +204,15 @@ def _edited_since(sides: StackSides, sentences: Sequence[str], bound: Mapping[st
             "only, so it is deployed as a config, or where git encrypts it as a secret, at the same place. "
             f"{'. '.join(sentences)}. A deploy by hand cannot do that: accept it with `{accept}`"
         )
+    said = f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(sentences)}. "
+    if stack.kind is StackKind.SWARM:
+        return (
+            f"{said}Read `{compose.command('config')}` in {stack.directory}: that is how the project is deployed. A "
+            "deploy by hand may read other values (quotes in env files stay, .env is left out). "
+            f"Accept it as it stands with `{accept}`"
+        )
     return (
-        f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(sentences)}. "
-        f"Read `{compose.command('config')}`, then run `{compose.start()}` in {stack.directory} yourself, "
+        f"{said}Read `{compose.command('config')}`, then run `{compose.start()}` in {stack.directory} yourself, "
         f"or accept the project as it stands with `{accept}`"
     )
 

@@ -436,4 +436,4 @@ def _done_reason(transaction: Transaction, *, services: bool) -> str:
     parts = [f"wrote {files}" if files else "", f"deleted {deleted}" if deleted else ""]
     parts += [f"redeployed {action.service} ({action.reason})" for action in transaction.run.actions if action.repairs]
     parts.append(f"{healthy} healthy on the new values" if healthy else "")
-    return "; ".join(part for part in parts if part)
+    return "; ".join(filter(None, parts)) or ("nothing was left to do" if services else "nothing was written")

@@ -12,6 +12,7 @@ from reconciler.core.decide.gone_services import Evidence, find_gone, stack_heal
 from reconciler.core.errors import EngineUnavailableError
 from reconciler.core.model.compose import (
     Container,
+    DeployedService,
     Ending,
     HealthStatus,
     Project,
@@ -21,7 +22,7 @@ from reconciler.core.model.compose import (
 )
 from reconciler.core.model.requests import OperatorRequest, ReconcileRequest, RequestKind
 from reconciler.core.model.runs import Result
-from reconciler.core.model.targets import Stack
+from reconciler.core.model.targets import OnDrift, Stack, StackKind
 from reconciler.core.secret import Secret
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import APP, World, reconcile_once
@@ -91,6 +92,26 @@ def test_a_service_that_runs_no_more_is_named(
     status = stack_health(STACK, [*containers, neighbour], [service])
     assert status.status is HealthStatus.UNHEALTHY
     assert [(known.service, known.healthy) for known in status.services] == [("api", False), ("db", True)]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "on_drift", "way_on"),
+    [
+        (0, OnDrift.RESTORE, "`docker service scale app_api=1` starts it"),
+        (None, OnDrift.RESTORE, "`reconciler sync` creates it again"),
+        (None, OnDrift.REPORT, "With on_drift: restore, `reconciler sync` creates it again"),
+    ],
+)
+def test_a_service_of_a_swarm_is_not_started_with_the_values_of_another_loader(
+    replicas: int | None, on_drift: OnDrift, way_on: str
+) -> None:
+    stack = replace(STACK, kind=StackKind.SWARM, on_drift=on_drift)
+    kept = {"db": DeployedService("db", {}, replicas=1)}
+    kept |= {} if replicas is None else {"api": DeployedService("api", {}, replicas=replicas)}
+    evidence = Evidence({}, (), PROJECT, deployed=kept)
+    (service,) = find_gone(stack, [API], [running("db")], evidence, 1000.0).services
+    assert service.reason.endswith(way_on)
+    assert "deploy" not in service.reason
 
 
 def test_a_container_that_is_not_composes_has_replaced_it() -> None:

@@ -165,6 +165,17 @@ async def test_a_service_that_was_scaled_down_by_hand_is_said_so(kept: World, re
         assert api.reason.startswith("scaled to 0 by hand")
 
 
+async def test_a_service_scaled_to_none_gets_the_new_values_without_a_container(kept: World) -> None:
+    del kept.compose.running["api"]
+    kept.compose.change_by_hand("api", replicas=0)
+    await reconcile_once(kept)
+    kept.commit("b", api="A=2", worker="W=1")
+    assert (await reconcile_once(kept)).result is Result.APPLIED
+    assert kept.compose.kept is not None
+    assert (environment_of(kept, "api"), kept.compose.kept["api"].replicas) == ({"A": "2"}, 0)
+    assert "api" not in kept.compose.running
+
+
 async def test_an_unchanged_engine_costs_an_idle_reconciliation_nothing(kept: World) -> None:
     reconciler = Reconciler(kept.ports(), "production")
     await reconciler.reconcile(ReconcileRequest("start"))
@@ -193,6 +204,34 @@ async def test_somebody_who_keeps_changing_a_service_is_not_fought(kept: World) 
     assert [outcome.result for outcome in outcomes[:3]] == [Result.CORRECTED] * 3
     assert "conflicting writer: restored 3 times within an hour" in outcomes[-1].reason
     assert environment_of(kept, "api") == {"A": "11"}
+
+
+async def test_a_stack_that_another_loader_read_is_held_at_first_contact(kept: World) -> None:
+    """Docker's own loader keeps the quotes of env files: nobody has changed a value."""
+    assert kept.compose.kept is not None
+    quoted = {**kept.compose.kept["api"].fields, "environment": {"A": "'1'"}}
+    kept.compose.kept["api"] = replace(kept.compose.kept["api"], deployed_as="", fields=quoted)
+    api = kept.compose.running["api"]
+    kept.compose.running["api"] = replace(api, environment={"A": "'1'"})
+    outcome = await reconcile_once(kept)
+    assert outcome.result is Result.HELD
+    assert "api: environment: A of the service and of the project differ" in outcome.reason
+    assert "`reconciler sync --accept-project production/app`" in outcome.reason
+    assert "recreate" not in printed(kept.steps)
+    request = ReconcileRequest("manual", accept_projects=frozenset({"production/app"}))
+    outcome = await Reconciler(kept.ports(), "production").reconcile(request)
+    assert (outcome.result, environment_of(kept, "api")) == (Result.CORRECTED, {"A": "1"})
+    assert outcome.reason.startswith("api healthy on the new values; an operator accepted the project")
+
+
+async def test_a_change_of_git_is_deployed_though_another_loader_read_the_value_before(kept: World) -> None:
+    assert kept.compose.kept is not None
+    quoted = {**kept.compose.kept["api"].fields, "environment": {"A": "'1'"}}
+    kept.compose.kept["api"] = replace(kept.compose.kept["api"], deployed_as="", fields=quoted)
+    kept.compose.running["api"] = replace(kept.compose.running["api"], environment={"A": "'1'"})
+    kept.commit("b", api="A=2", worker="W=1")
+    assert (await reconcile_once(kept)).result is Result.APPLIED
+    assert environment_of(kept, "api") == {"A": "2"}
 
 
 async def test_an_edit_of_the_project_is_no_hand_edit(kept: World) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -14,6 +16,7 @@ import yaml
 from aiodocker.exceptions import DockerError
 
 from reconciler.adapters import process
+from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.swarm.api import SwarmEngine
 from reconciler.adapters.swarm.contents import contents_of, owner_of, with_contents
 from reconciler.adapters.swarm.errors import of_deploy
@@ -24,7 +27,7 @@ from reconciler.adapters.swarm.tasks import allowed_time, containers_of, referen
 from reconciler.core.decide.health import Verdict, watch_health
 from reconciler.core.decide.stack_notes import stack_notes
 from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError, NodeLostError, SwarmUnavailableError
-from reconciler.core.fidelity.swarm_service import expected_fields
+from reconciler.core.fidelity.swarm_service import deployed_service, expected_fields
 from reconciler.core.model.compose import Action, ActionKind, DeployedService, Project, Service
 from reconciler.core.model.targets import HealthPolicy, LiveFile, MountedTarget, Ownership, Stack, StackKind
 from reconciler.core.secret import Digester, Secret
@@ -306,7 +309,47 @@ def test_the_definition_before_and_running_tasks_keep_their_secrets() -> None:
     assert {*references(facts, tasks)} == {*("now", "before", "old"), *("now-c", "before-c", "old-c")}
 
 
+class _Objects(SwarmEngine):
+    """A Swarm with services, and configs by id with their labels."""
+
+    def __init__(self, services: Sequence[Any], configs: Mapping[str, Mapping[str, str]]) -> None:
+        self.found, self.configs, self.removed = services, configs, list[str]()
+
+    async def _listed(self, path: str, labels: Mapping[str, str]) -> list[Any]:
+        configs = [{"ID": name, "Spec": {"Name": name, "Labels": given}} for name, given in self.configs.items()]
+        things = {"services": self.found, "configs": configs}.get(path, ())
+        return [thing for thing in things if labels.items() <= thing["Spec"]["Labels"].items()]
+
+    async def remove(self, kind: str, identity: str) -> None:
+        self.removed.append(identity)
+
+
+async def test_only_configs_of_the_project_that_nothing_in_the_swarm_refers_to_are_removed() -> None:
+    ours = {"com.docker.stack.namespace": "app", "io.reconciler.stack": STACK.id}
+    template = {"ContainerSpec": {"Configs": [{"ConfigID": "borrowed"}]}}
+    borrower = service(Name="web_api", Labels={"com.docker.stack.namespace": "web"}, TaskTemplate=template)
+    configs = {"unused": ours, "borrowed": ours, "another": {**ours, "com.docker.stack.namespace": "web"}}
+    swarm = DockerSwarm(SimpleNamespace(engine=None), DIGEST)  # type: ignore[arg-type]
+    swarm._engine = engine = _Objects([borrower], configs)
+    swarm._stacks["app"] = STACK
+    await swarm._remove_unused(Project("app", {}))
+    assert engine.removed == ["unused"]
+
+
 # --- services → what is deployed -------------------------------------------------------------------------------------
+
+
+def deploying(context: Any) -> tuple[DockerSwarm, list[Sequence[str]]]:
+    """A Swarm, and the commands that it would run, with their stdin as the last word."""
+    swarm, commands = DockerSwarm(context, DIGEST), list[Sequence[str]]()
+
+    async def run(argv: Sequence[str], directory: str, limits: Any, stdin: bytes) -> process.Completed:
+        commands.append([*argv, stdin.decode()])
+        return process.Completed("docker", 0, b"", b"")
+
+    swarm._stacks["app"] = STACK
+    swarm._resolver.run, swarm._provide = run, AsyncMock()  # type: ignore[method-assign, assignment]
+    return swarm, commands
 
 
 def defined(own: dict[str, Any], **referred: Any) -> Service:
@@ -412,6 +455,77 @@ async def test_a_stack_with_a_bind_of_a_managed_file_is_held_until_an_operator_a
     assert "run `docker" not in verdict.hold
     accepted = await judge_project(ports, sides, due, accepted=True)  # type: ignore[arg-type]
     assert (accepted.hold, "mounts" in accepted.accepted) == ("", True)
+
+
+HUB = {"auths": {"https://index.docker.io/v1/": {"auth": "eA=="}}}
+
+
+@pytest.mark.parametrize(
+    ("config", "given"),
+    [
+        (None, []),
+        (HUB, ["nginx:1", "docker.io/library/nginx"]),
+        ({"auths": {"registry.example.org:5000": {"auth": "eA=="}}}, ["registry.example.org:5000/app:1"]),
+        ({"auths": {"registry.example.org:5000": {}}}, []),
+        ({"credHelpers": {"registry.example.org:5000": "pass"}}, ["registry.example.org:5000/app:1"]),
+        ({"credsStore": "pass"}, ["nginx:1", "docker.io/library/nginx", "registry.example.org:5000/app:1"]),
+        ([], []),
+    ],
+)
+@pytest.mark.parametrize("image", ["nginx:1", "docker.io/library/nginx", "registry.example.org:5000/app:1"])
+async def test_credentials_are_given_only_for_a_registry_with_a_login(
+    image: str, config: Any, given: Sequence[str], tmp_path: Path
+) -> None:
+    """Else the deploy would replace those that the Swarm keeps by none."""
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    context = LocalComposeContext(str(tmp_path), {"DOCKER_CONFIG": str(tmp_path)})
+    swarm, commands = deploying(context)
+    await swarm._deploy_file(Project("app", {}), [defined({"image": image})], {}, {})
+    assert ["--with-registry-auth" in command for command in commands] == [image in given]
+
+
+async def test_the_image_from_before_an_update_is_deployed_again_by_its_digest() -> None:
+    """The tag may have moved meanwhile: a rollback would run what nobody has seen healthy."""
+
+    def facts(tag: str, digest: str, labels: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+        template = {"ContainerSpec": {"Image": f"{tag}@sha256:{digest}"}}
+        given = {"com.docker.stack.image": tag, "com.docker.stack.namespace": "app", **labels}
+        return {"Name": "app_api", "Labels": given, "TaskTemplate": template}
+
+    context = SimpleNamespace(engine=None, docker_config=AsyncMock(return_value=None))
+    before, wanted = {"Spec": facts("app:2", "22"), "PreviousSpec": facts("app:1", "11")}, defined({"image": "app:1"})
+    wanted = replace(wanted, deploys_as=expected_fields("app", wanted))
+    swarm, commands = deploying(context)
+    await swarm._deploy_file(Project("app", {}), [wanted], {}, {"api": before})
+    given = json.loads(commands[0][-1])["services"]["api"]
+    assert (commands[0][commands[0].index("--resolve-image") + 1], given["image"]) == ("never", "app:1@sha256:11")
+    labels = {**given["deploy"]["labels"], "com.docker.stack.image": given["image"]}  # as the command writes it down
+    now = {"Spec": facts("app:1", "11", labels)}
+    assert deployed_service("app", now, {}).fields["image"] == wanted.deploys_as["image"]
+    swarm, commands = deploying(context)
+    await swarm._deploy_file(Project("app", {}), [wanted], {}, {"api": now})
+    assert json.loads(commands[0][-1])["services"]["api"]["image"] == "app:1@sha256:11"
+    swarm, commands = deploying(context)
+    before["PreviousSpec"] = facts("app:0", "00")
+    await swarm._deploy_file(Project("app", {}), [wanted], {}, {"api": before})
+    assert (
+        commands[0][commands[0].index("--resolve-image") + 1],
+        json.loads(commands[0][-1])["services"]["api"]["image"],
+    ) == ("changed", "app:1")
+
+
+async def test_an_edited_project_of_a_swarm_is_accepted_and_not_deployed_by_hand() -> None:
+    """Docker's own loader would read other values of the same files."""
+    project = Project("app", {"api": replace(defined({"image": "app:2"}), deploys_as={"image": {"": "app:2"}})})
+    runs = [DeployedService("api", {"image": {"": "app:1"}})]
+    sides = StackSides(STACK, project, project, [], {}, deployed=runs)
+    settings = SimpleNamespace(git_may_change={}, allow_compose_files=False)
+    ports = SimpleNamespace(settings=settings, compose=SimpleNamespace(images=AsyncMock(return_value={})))
+    due = [Action("app", "api", ActionKind.RECREATE, "")]
+    verdict = await judge_project(ports, sides, due)  # type: ignore[arg-type]
+    assert verdict.hold.endswith("Accept it as it stands with `reconciler sync --accept-project production/app`")
+    assert not [words for words in ("stack deploy", "up -d") if words in verdict.hold]
 
 
 async def test_managed_files_are_configs_or_where_git_encrypts_them_secrets() -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 from reconciler.adapters import process
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose import staging
-from reconciler.adapters.compose.engine_address import EngineAddress, find_engine
+from reconciler.adapters.compose.engine_address import EngineAddress, config_path, find_engine
 from reconciler.adapters.compose.plugin import compose_command
 from reconciler.adapters.compose.port_owner import process_words
 from reconciler.adapters.disk import disk_reason
@@ -31,6 +31,9 @@ class ComposeContext(Protocol):
         self, argv: Sequence[str], directory: str, limits: process.Limits, stdin: bytes | None = None
     ) -> process.Completed:
         """Run a docker command there. Raises MissingProgramError."""
+
+    async def docker_config(self) -> bytes | None:
+        """The configuration of the docker command as ``run`` runs it; None where there is none."""
 
     async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
         """What Compose would read, as if the staged files were in place."""
@@ -80,6 +83,9 @@ class LocalComposeContext:
             environment["DOCKER_CONTEXT"] = (await self.engine()).chosen
         command, environment = compose_command(argv, environment)
         return await process.run(command, env=environment, cwd=directory, limits=limits, stdin=stdin)
+
+    async def docker_config(self) -> bytes | None:
+        return compose_files.read_file(config_path(self._environment))
 
     async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
         environment = self._environment_in(invocation.directory)

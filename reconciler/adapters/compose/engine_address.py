@@ -32,6 +32,12 @@ class EngineAddress:
     chosen: str = "default"
 
 
+def config_path(environment: Mapping[str, str]) -> str:
+    """The docker command's config.json, by its environment."""
+    usual = os.path.join(environment.get("HOME") or os.path.expanduser("~"), ".docker")
+    return os.path.join(environment.get("DOCKER_CONFIG") or usual, "config.json")
+
+
 def find_engine(environment: Mapping[str, str]) -> EngineAddress:
     """What DOCKER_HOST, DOCKER_CONTEXT and the configuration of the docker command say, in its order.
 
@@ -40,8 +46,8 @@ def find_engine(environment: Mapping[str, str]) -> EngineAddress:
     if url := environment.get("DOCKER_HOST"):
         return EngineAddress(url, None, url, "DOCKER_HOST")
     usual = os.path.join(environment.get("HOME") or os.path.expanduser("~"), ".docker")
-    directory = environment.get("DOCKER_CONFIG") or usual
-    settings = os.path.join(directory, "config.json")
+    settings = config_path(environment)
+    directory = os.path.dirname(settings)
     name, source = environment.get("DOCKER_CONTEXT"), "DOCKER_CONTEXT"
     if not name:
         name, source = _read(settings).get("currentContext"), settings

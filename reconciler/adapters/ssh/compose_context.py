@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from reconciler.adapters import process
 from reconciler.adapters.compose import files as compose_files
 from reconciler.adapters.compose.context import Staged, cannot_stage, reader
-from reconciler.adapters.compose.engine_address import EngineAddress
+from reconciler.adapters.compose.engine_address import EngineAddress, config_path
 from reconciler.adapters.compose.staging import ancestors
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.core.model.compose import Invocation
@@ -52,6 +52,9 @@ class SshComposeContext:
         given = {name: value for name, value in login.items() if name.startswith("DOCKER_")}
         env = {**given, "PWD": directory}
         return await self._connection.run(argv, directory=directory, env=env, limits=limits, stdin=stdin or b"")
+
+    async def docker_config(self) -> bytes | None:
+        return await self.read_file(config_path(await self._environment()))
 
     async def configuration(self, invocation: Invocation, staged: Staged) -> compose_files.Configuration:
         return await self._reading(compose_files.read_configuration, invocation, staged)

@@ -71,13 +71,13 @@ class SwarmEngine(Engine):
     def _failure(self, error: DockerError, where: str) -> EngineUnavailableError:
         return swarm_error(error.message, where) or super()._failure(error, where)
 
-    async def services(self, namespace: str) -> list[Json]:
-        """The services of the stack."""
-        return await self._listed("services", NAMESPACE_LABEL, namespace)
+    async def services(self, namespace: str | None = None) -> list[Json]:
+        """The services of the stack; without one, of the Swarm."""
+        return await self._listed("services", {} if namespace is None else {NAMESPACE_LABEL: namespace})
 
-    async def tasks(self, namespace: str) -> list[Json]:
-        """The tasks of the stack that the Swarm still knows."""
-        return await self._listed("tasks", NAMESPACE_LABEL, namespace)
+    async def tasks(self, namespace: str | None = None) -> list[Json]:
+        """The tasks of the stack that the Swarm still knows; without one, of the Swarm."""
+        return await self._listed("tasks", {} if namespace is None else {NAMESPACE_LABEL: namespace})
 
     async def nodes(self) -> tuple[dict[str, str], frozenset[str]]:
         """The names of the nodes by id, and the ids of those that are down."""
@@ -112,9 +112,11 @@ class SwarmEngine(Engine):
             objects = await docker._query_json(kind, params={"filters": json.dumps({"name": list(names)})})
         return {thing["Spec"]["Name"]: thing["ID"] for thing in objects if thing["Spec"]["Name"] in names}
 
-    async def objects_of(self, kind: str, stack: str) -> dict[str, str]:
-        """The ids of the configs or secrets that were made for the stack (its id), by name."""
-        return {thing["Spec"]["Name"]: thing["ID"] for thing in await self._listed(kind, STACK_LABEL, stack)}
+    async def objects_of(self, kind: str, namespace: str, stack: str) -> dict[str, str]:
+        """The ids of the configs or secrets that were made for the stack (its name in the Swarm, and its id), by
+        name. Another reconciler may manage another stack by the same id."""
+        labels = {NAMESPACE_LABEL: namespace, STACK_LABEL: stack}
+        return {thing["Spec"]["Name"]: thing["ID"] for thing in await self._listed(kind, labels)}
 
     async def create(self, kind: str, name: str, data: bytes, labels: Mapping[str, str], driver: str = "") -> None:
         """Make a config or secret, filled in by the template ``driver`` ("" for none); one of that name that is there
@@ -139,8 +141,9 @@ class SwarmEngine(Engine):
                 if error.status not in (400, 404, 409):
                     raise
 
-    async def _listed(self, path: str, label: str, value: str) -> list[Json]:
-        filters = json.dumps({"label": [f"{label}={value}"]})
+    async def _listed(self, path: str, labels: Mapping[str, str]) -> list[Json]:
+        """Those with all of the labels."""
+        filters = json.dumps({"label": [f"{label}={value}" for label, value in labels.items()]} if labels else {})
         async with self._connected() as docker:
             listed: list[Json] = await docker._query_json(path, params={"filters": filters})
         return listed

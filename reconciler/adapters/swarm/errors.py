@@ -64,5 +64,8 @@ def of_deploy(project: Project, completed: process.Completed, services: str) -> 
     if isinstance(error, EngineUnavailableError):
         return error
     problem = f"Swarm cannot deploy {services} (exit code {completed.exit_code})"
-    hint = f"`docker stack deploy -c FILE {project.name}` in {where} shows more. Keep its output to yourself"
+    hint = (
+        f"`docker stack config -c FILE` in {where} shows what its loader refuses, "
+        "the log of the Docker engine the rest. Keep that to yourself"
+    )
     return ModelRefusedError(problem, where=where, hint=hint, id="swarm-refused")

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import json
 import posixpath
-import shlex
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,9 +22,9 @@ from reconciler.adapters.swarm import errors
 from reconciler.adapters.swarm.api import STACK_LABEL, Json, SwarmEngine, is_of_stack
 from reconciler.adapters.swarm.contents import KINDS, contents_of, owner_of, with_contents
 from reconciler.adapters.swarm.refusals import require_deployable
+from reconciler.adapters.swarm.registry_login import has_login
 from reconciler.adapters.swarm.stack_file import stack_file
 from reconciler.adapters.swarm.tasks import (
-    IMAGE_LABEL,
     NAMESPACE_LABEL,
     PAUSED,
     ROLLED_BACK,
@@ -37,7 +36,15 @@ from reconciler.adapters.swarm.tasks import (
 from reconciler.core.decide.invocation import manifest_invocation
 from reconciler.core.errors import EngineUnavailableError, NodeLostError, RefusedError
 from reconciler.core.fidelity.deployed import deployed_differences
-from reconciler.core.fidelity.swarm_service import DEFINITION_LABEL, deployed_service, expected_fields, network_ids
+from reconciler.core.fidelity.swarm_service import (
+    DEFINITION_LABEL,
+    IMAGE_LABEL,
+    REFERENCE_LABEL,
+    deployed_service,
+    expected_fields,
+    image_reference,
+    network_ids,
+)
 from reconciler.core.model.compose import Container, DeployedService, Invocation, Project, ProjectFiles, Service
 from reconciler.core.model.targets import Stack, StackKind
 from reconciler.core.ports.host import Host
@@ -120,15 +127,8 @@ class DockerSwarm:
         project = await with_contents(resolved, stack, self._digest, read, functools.partial(owner_of, self._host))
         services = {name: self._as_deployed(project.name, service) for name, service in project.services.items()}
         project = replace(project, services=services)
-        return replace(project, kind=StackKind.SWARM, invocation=await self._by_hand(project))
-
-    async def _by_hand(self, project: Project) -> Invocation:
-        """How the project is run, with the commands that an operator types."""
-        invocation, name = project.invocation, project.name
-        paths = await self._context.main_files(invocation)
-        files = " ".join(f"-c {shlex.quote(posixpath.relpath(path, invocation.directory))}" for path in paths)
-        look = f"docker stack ps --no-trunc {name}"
-        return replace(invocation, deploy=f"docker stack deploy {files} {name}", look=look)
+        invocation = replace(project.invocation, look=f"docker stack ps --no-trunc {project.name}")
+        return replace(project, kind=StackKind.SWARM, invocation=invocation)
 
     async def is_current(self, stack: Stack, project: Project) -> bool:
         """Whether Compose would resolve the project so again, from the files as they are; False in doubt."""
@@ -263,16 +263,21 @@ class DockerSwarm:
         self, project: Project, services: Sequence[Service], scale: Mapping[str, int], before: Mapping[str, Json]
     ) -> None:
         await self._provide(project, services)
-        modes = {service.name: _resolution(project.name, service, before.get(service.name)) for service in services}
-        for mode in sorted(set(modes.values())):
-            group = [service for service in services if modes[service.name] == mode]
-            labels = {service.name: {DEFINITION_LABEL: service.digest} for service in group}
-            completed = await self._run_deploy(project, stack_file(group, labels, scale), mode)
+        config = await self._context.docker_config()
+        options: dict[tuple[str, ...], list[Service]] = {}
+        images: dict[str, str] = {}
+        for service in services:
+            mode, images[service.name] = _resolution(project.name, service, before.get(service.name))
+            login = ["--with-registry-auth"] if has_login(config, _image_of(service)) else []
+            options.setdefault((*login, "--resolve-image", mode), []).append(service)
+        for chosen, group in sorted(options.items(), key=lambda item: item[0]):
+            labels = {service.name: _labels(service, images[service.name]) for service in group}
+            completed = await self._run_deploy(project, stack_file(group, labels, scale, images), chosen)
             if not completed.ok:
                 raise errors.of_deploy(project, completed, listed(sorted(labels)))
 
-    async def _run_deploy(self, project: Project, file: bytes, resolve: str) -> process.Completed:
-        argv = ["docker", "stack", "deploy", "--compose-file", "-", "--with-registry-auth", "--resolve-image", resolve]
+    async def _run_deploy(self, project: Project, file: bytes, options: Sequence[str]) -> process.Completed:
+        argv = ["docker", "stack", "deploy", "--compose-file", "-", *options]
         detach = ["--detach"]
         for _ in range(_TRIES):
             command = [*argv, *detach, project.name]
@@ -297,13 +302,18 @@ class DockerSwarm:
                 await self._engine.create(kind, name, content.data.reveal(), given, content.template_driver)
 
     async def _remove_unused(self, project: Project) -> None:
-        """Remove configs and secrets of ours that no service refers to, now or before its last update, and no task."""
-        services, tasks = await self._engine.services(project.name), await self._engine.tasks(project.name)
-        used = set()
-        for service in services:
-            used |= {*references(service, [task for task in tasks if task["ServiceID"] == service["ID"]])}
-        for kind in KINDS:
-            for identity in (await self._engine.objects_of(kind, self._stacks[project.name].id)).values():
+        """Remove configs and secrets that we made for the project and no service of the Swarm refers to, now or before
+        its last update, and no task."""
+        stack = self._stacks[project.name].id
+        ours = {kind: (await self._engine.objects_of(kind, project.name, stack)).values() for kind in KINDS}
+        if not any(ours.values()):
+            return
+        tasks: defaultdict[str, list[Json]] = defaultdict(list)
+        for task in await self._engine.tasks():
+            tasks[task["ServiceID"]].append(task)
+        used = {name for service in await self._engine.services() for name in references(service, tasks[service["ID"]])}
+        for kind, identities in ours.items():
+            for identity in identities:
                 if identity not in used:
                     await self._engine.remove(kind, identity)
 
@@ -339,13 +349,35 @@ def _runs(service: Json, places: Iterable[Container]) -> bool:
     return ended and all(place.state == "running" and place.health != "starting" for place in places)
 
 
-def _resolution(stack: str, service: Service, facts: Json | None) -> str:
-    """How `docker stack deploy` resolves the service's image: a registry says which one a reference stands for only
-    where the project names another one. But for "always", it leaves an image there that somebody else has chosen."""
-    image = json.loads(service.definition.reveal())["service"].get("image")
-    if facts is None or facts["Spec"]["Labels"].get(IMAGE_LABEL) != image:
-        return "changed"
-    return "never" if deployed_service(stack, facts, {}).fields["image"] == service.deploys_as["image"] else "always"
+def _resolution(stack: str, service: Service, facts: Json | None) -> tuple[str, str]:
+    """How `docker stack deploy` resolves the service's image, and the image to deploy: a registry says which one a
+    reference stands for only where the project names another one than now, and than before the last update. But for
+    "always", the command leaves an image there that somebody else has chosen."""
+    image = _image_of(service)
+    now, before = ((facts or {}).get(name) for name in ("Spec", "PreviousSpec"))
+    if now is not None and image_reference(now["Labels"]) == image:
+        mode = "never" if _runs_image(stack, service, now) else "always"
+        return mode, str(now["Labels"].get(IMAGE_LABEL))
+    if before is not None and image_reference(before["Labels"]) == image and _runs_image(stack, service, before):
+        digest = before["TaskTemplate"]["ContainerSpec"]["Image"].partition("@")[2]
+        if digest and "@" not in image:
+            return "never", f"{image}@{digest}"
+    return "changed", image
+
+
+def _runs_image(stack: str, service: Service, spec: Json) -> bool:
+    return deployed_service(stack, {"Spec": spec}, {}).fields["image"] == service.deploys_as["image"]
+
+
+def _labels(service: Service, image: str) -> dict[str, str]:
+    """Those of ours that the service gets when it is deployed with this image."""
+    reference = {} if image == _image_of(service) else {REFERENCE_LABEL: _image_of(service)}
+    return {DEFINITION_LABEL: service.digest, **reference}
+
+
+def _image_of(service: Service) -> str:
+    """As the project names it."""
+    return str(json.loads(service.definition.reveal())["service"].get("image") or "")
 
 
 def _mounts_directory_of(service: Service, paths: Iterable[str]) -> bool:

@@ -69,12 +69,16 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def stack_file(
-    services: Iterable[Service], labels: Mapping[str, Mapping[str, str]], scale: Mapping[str, int] | None = None
+    services: Iterable[Service],
+    labels: Mapping[str, Mapping[str, str]],
+    scale: Mapping[str, int] | None = None,
+    images: Mapping[str, str] | None = None,
 ) -> bytes:
     """Given services, return the file that deploys these and what they refer to, as JSON.
 
-    ``labels`` are by service those to put on it beside its own; ``scale`` is the number of tasks where that is not the
-    project's. Configs and secrets with content are those of the Swarm that have the name: they must be there.
+    ``labels`` are by service those to put on it beside its own; ``scale`` is the number of tasks, and ``images`` the
+    image, where that is not the project's. Configs and secrets with content are those of the Swarm that have the name:
+    they must be there.
     """
     document: Json = {"services": {}}
     for service in services:
@@ -84,6 +88,8 @@ def stack_file(
         deploy["labels"] = {**(deploy.get("labels") or {}), **labels.get(service.name, {})}
         if scale and service.name in scale:
             deploy["replicas"] = scale[service.name]
+        if images and service.name in images:
+            fields["image"] = images[service.name]
         document["services"][service.name] = fields
         for kind, convert in _KINDS.items():
             for name, definition in (whole.get(kind) or {}).items():

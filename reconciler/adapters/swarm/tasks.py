@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from reconciler.core.fidelity.swarm_service import image_reference
 from reconciler.core.model.compose import Container
 
 NAMESPACE_LABEL = "com.docker.stack.namespace"
-IMAGE_LABEL = "com.docker.stack.image"
 
 Json = Mapping[str, Any]
 
@@ -237,7 +237,7 @@ def _task_error(task: Json) -> str:
 
 def _image(service: Json, spec: Json) -> str:
     """The reference as the project has it: Swarm puts a digest behind the one that it was given."""
-    image, given = str(spec.get("Image", "")), service["Spec"]["Labels"].get(IMAGE_LABEL, "")
+    image, given = str(spec.get("Image", "")), image_reference(service["Spec"]["Labels"])
     return given if given and image.partition("@")[0] == given else image
 
 

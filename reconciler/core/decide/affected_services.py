@@ -80,20 +80,24 @@ def affected(
     has otherwise than the files say, only their keys make it stale; ``pending_restarts`` are actions of an
     earlier or interrupted run: they are due whatever state the interruption left the containers in; ``followers`` are
     what services need as they share something with a container elsewhere. Other services than those of pending restarts
-    are touched only if they have a container that was not stopped on purpose. Nothing is due to the services that
+    are touched only if they have a container that was not stopped on purpose, or the engine keeps them with none
+    (``kept``). Nothing is due to the services that
     somebody ``stopped``. Of a service that somebody changed on the engine itself (see ``kept``), that decides, and not
     what its containers have. Has no effects.
     """
     drifts = {drift.service: drift for drift in kept.drifts}
     present = {name: group for name, group in _present(stack, containers).items() if name not in stopped}
     causes: dict[str, list[_Cause]] = {}
-    for name in sorted(present.keys() & after.services.keys()):
+    idle = {name for name, replicas in kept.replicas.items() if replicas == 0} - present.keys() - set(stopped)
+    for name in sorted((present.keys() | idle) & after.services.keys()):
         service = after.services[name]
         old = before.services.get(name) if before else None
         blame = _Blame(before or after, after, {} if name in drifts else managed)
-        own = [*_own_causes(old, service, present[name], blame), *_mount_causes(stack, service, changed, mounts)]
+        mine = present.get(name, ())
+        own = [*_own_causes(old, service, mine, blame), *_mount_causes(stack, service, changed, mounts)]
         if own:
-            causes[name] = own
+            # Without a container there is only the definition that the engine keeps to bring up to date.
+            causes[name] = [replace(cause, kind=ActionKind.RECREATE) for cause in own] if name in idle else own
     startable = after.services.keys() - set(stopped)
     for name in drifts.keys() & startable:
         if drifts[name].effect is Effect.WRITE:
@@ -258,7 +262,7 @@ def _difference(before: Service, after: Service, containers: Sequence[Container]
     parts = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if not keys and not parts:
         return None
-    if not parts and not any(differing_variables(after, container) for container in containers):
+    if not parts and containers and not any(differing_variables(after, container) for container in containers):
         return None
     reasons = [keys] if keys else []
     if parts:

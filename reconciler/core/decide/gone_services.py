@@ -20,7 +20,7 @@ from reconciler.core.model.compose import (
     ServiceHealth,
     StackHealth,
 )
-from reconciler.core.model.targets import Stack
+from reconciler.core.model.targets import OnDrift, Stack, StackKind
 from reconciler.core.text import instant
 
 _UP = frozenset({"running", "paused", "restarting"})
@@ -28,6 +28,8 @@ _BY_SOMEBODY = (Ending.STOPPED, Ending.KILLED)
 _TERMINATED = {130, 143}
 _KILLED = 137
 _ALWAYS = ("always", "unless-stopped")
+_SERVICE_REMOVED = "its service was removed"
+_SCALED_TO_NONE = "scaled to 0 by hand"
 _WORST_FIRST = ("replaced", "dead", "exited", "killed", "missing", "created", "pending", "stopped")
 
 
@@ -219,9 +221,9 @@ def _ends(stack: Stack, ran: RanService, containers: Sequence[Container], eviden
     deployed = (evidence.deployed or {}).get(ran.service)
     if evidence.deployed is not None and deployed is None:
         # A stack of which nothing is left was taken down.
-        return (_End("missing", "its service was removed", by_hand=not evidence.deployed, removed=True),)
+        return (_End("missing", _SERVICE_REMOVED, by_hand=not evidence.deployed, removed=True),)
     if deployed is not None and deployed.replicas == 0:
-        return (_End("stopped", "scaled to 0 by hand", by_hand=True),)
+        return (_End("stopped", _SCALED_TO_NONE, by_hand=True),)
     present = [container for container in mine if not is_up(container)]
     ends = [_end_of(it, ran.endings.get(it.id)) for it in present if not _is_done(stack, ran, it)]
     if present and not up:
@@ -301,12 +303,26 @@ def _is_taken_down(gone: Sequence[_Gone], containers: Iterable[Container]) -> bo
     return removed or (len(gone) > 1 and all(service.by_hand for service in gone))
 
 
+def _way_on(stack: Stack, service: str, project: Project | None, end: _End) -> str:
+    """How an operator has the service run again. Docker's own loader would give a service of a Swarm other values."""
+    if stack.kind is not StackKind.SWARM:
+        start = (project.invocation if project else Invocation(stack.directory)).start(service)
+        return f"`{start}` in {stack.directory} starts it"
+    name = f"{project.name if project else stack.project or stack.name}_{service}"
+    if end.reason == _SCALED_TO_NONE:
+        count = project.services[service].replicas if project and service in project.services else 1
+        return f"`docker service scale {name}={count}` starts it"
+    if end.reason != _SERVICE_REMOVED:
+        return f"`docker service ps --no-trunc {name}` shows why"
+    needed = "With on_drift: restore, `" if stack.on_drift is OnDrift.REPORT else "`"
+    return f"{needed}reconciler sync` creates it again"
+
+
 def _health(stack: Stack, gone: _Gone, project: Project | None, *, taken_down: bool, paused: bool) -> ServiceHealth:
     ran, worst = gone.ran, min(gone.ends, key=lambda end: _WORST_FIRST.index(end.state))
     number = f"{len(gone.ends)} of {len(gone.ends) + gone.running} containers: " if gone.running else ""
     since = f", noticed at {instant(ran.gone_since)}" if ran.gone_since is not None else ""
-    start = (project.invocation if project else Invocation(stack.directory)).start(ran.service)
-    step = "" if taken_down else f". `{start}` in {stack.directory} starts it"
+    step = "" if taken_down else f". {_way_on(stack, ran.service, project, worst)}"
     with_project = " with its project" if taken_down else ""
     return ServiceHealth(
         stack.name,

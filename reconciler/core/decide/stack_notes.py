@@ -40,16 +40,18 @@ def stack_notes(
     if orphans:
         sentences.append(
             f"{where}: {listed(orphans)} still runs, and the project has no such service any more. "
-            f"`{project.invocation.prune()}` in {stack.directory} removes it"
+            f"{_removal(stack, project, orphans)}"
         )
     for name in sorted(project.services):
         mine = [container for container in containers if container.service == name]
         keys = _unexplained_keys(project, project.services[name], mine, managed)
         if keys:
+            way_on = f"`{project.invocation.start(name)}` in {stack.directory} gives it those of the project"
+            if stack.kind is StackKind.SWARM:
+                way_on = f"A change of it will wait for `reconciler sync --accept-project {stack.id}`"
             sentences.append(
                 f"{where}: {name} runs with other values of {listed([key_name(key) for key in keys])} than the project "
-                f"says, and no managed file explains that. `{project.invocation.start(name)}` in "
-                f"{stack.directory} gives it those of the project"
+                f"says, and no managed file explains that. {way_on}"
             )
     if project.kind is StackKind.SWARM:
         ignored = {name: ignored_fields(service) for name, service in sorted(project.services.items())}
@@ -58,6 +60,14 @@ def stack_notes(
     for reason, names in sorted(by_reason.items()):
         sentences.append(f"{where}: left out {listed(sorted(names))}, which Compose cannot resolve: {reason}")
     return sentences
+
+
+def _removal(stack: Stack, project: Project, orphans: Iterable[str]) -> str:
+    """How an operator removes services that have left the project."""
+    if stack.kind is StackKind.SWARM:
+        names = " ".join(f"{project.name}_{name}" for name in orphans)
+        return f"`docker service rm {names}` removes {'it' if ' ' not in names else 'them'}"
+    return f"`{project.invocation.prune()}` in {stack.directory} removes it"
 
 
 def _unexplained_keys(

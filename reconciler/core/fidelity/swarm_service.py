@@ -17,10 +17,12 @@ from reconciler.core.fidelity.swarm_spec import expected_spec
 from reconciler.core.model.compose import DeployedService, Fields, Service
 
 STACK_LABELS = "com.docker.stack."
-_IMAGE_LABEL = f"{STACK_LABELS}image"  # the image as the project names it
+IMAGE_LABEL = f"{STACK_LABELS}image"  # the image as the project names it
 OUR_LABELS = "io.reconciler."
 DEFINITION_LABEL = f"{OUR_LABELS}definition"
 """On a service, not on its containers: the digest of the definition that it was last deployed from."""
+REFERENCE_LABEL = f"{OUR_LABELS}image"
+"""On a service that is deployed by an image's digest: the image as the project names it."""
 
 _NANO = 1_000_000_000
 _DEFAULT_RESTART = {"condition": "any", "delay": "5"}
@@ -49,6 +51,12 @@ def deployed_service(stack: str, facts: Json, networks: Mapping[str, str]) -> De
     )
 
 
+def image_reference(labels: Mapping[str, str]) -> str:
+    """Given the labels of a service, return its image as the project named it."""
+    deployed, ours = labels.get(IMAGE_LABEL, ""), labels.get(REFERENCE_LABEL, "")
+    return ours if ours and deployed.startswith(f"{ours}@") else deployed
+
+
 def network_ids(services: Iterable[Json]) -> frozenset[str]:
     """Given services as the engine's API shows them, return the ids of the networks that they are in."""
     return frozenset(attachment["Target"] for facts in services for attachment in _attachments(facts["Spec"]))
@@ -66,7 +74,7 @@ def spec_fields(spec: Json, networks: Mapping[str, str]) -> Fields:
     mode, replicas = _mode(spec.get("Mode") or {})
     logging, labels = task.get("LogDriver") or {}, spec.get("Labels") or {}
     return {
-        "image": single(_image(str(container.get("Image") or ""), with_digest="@" in labels.get(_IMAGE_LABEL, ""))),
+        "image": single(_image(str(container.get("Image") or ""), with_digest="@" in image_reference(labels))),
         **_process(container),
         **_isolation(container),
         **_files(container),

@@ -29,8 +29,8 @@ class HealthStatus(StrEnum):
 class Invocation:
     """How `docker compose` is run for a project: in ``directory``, with these options before its subcommand.
 
-    Paths are absolute. What is empty is not given: Compose then does what it does by itself. ``deploy`` is the command
-    line that deploys the project by hand, where that is not `up -d`, ``look`` the one that shows what became of it.
+    Paths are absolute. What is empty is not given: Compose then does what it does by itself. ``look`` is the command
+    line that shows how the services fare, where that is not `logs`.
     """
 
     directory: str
@@ -39,7 +39,6 @@ class Invocation:
     env_files: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
     project_directory: str = ""
-    deploy: str = ""
     look: str = ""
 
     def options(self, profiles: Iterable[str] | None = None, root: str = "") -> list[str]:
@@ -61,12 +60,10 @@ class Invocation:
 
     def start(self, service: str = "") -> str:
         """The command line that starts the service, or the whole project, by hand."""
-        return self.deploy or self.command(f"up -d {service}".rstrip())
+        return self.command(f"up -d {service}".rstrip())
 
     def prune(self) -> str:
         """The command line that removes services which have left the project."""
-        if self.deploy:
-            return self.deploy.replace(" deploy ", " deploy --prune ", 1)
         return self.command("up -d --remove-orphans")
 
     def show(self) -> str:
