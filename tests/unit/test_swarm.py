@@ -187,7 +187,7 @@ def template(env: str, forced: int = 0) -> dict[str, Any]:
 
 async def glances(deployed: Any, *moments: tuple[dict[str, Any], str]) -> list[str]:
     """The states of a service that we have deployed with this template, by its templates and update states since."""
-    swarm = DockerSwarm(SimpleNamespace(engine=None), DIGEST)  # type: ignore[arg-type]
+    swarm = DockerSwarm(SimpleNamespace(engine=None), SimpleNamespace(), DIGEST)  # type: ignore[arg-type]
     swarm._deployed["s1"] = deployed
     states = []
     for now, update in moments:
@@ -233,7 +233,7 @@ async def test_what_is_rolled_back_after_our_deploy_went_well_was_not_ours(updat
 async def test_a_restart_replaces_the_tasks_unless_swarm_has_just_rolled_it_back(
     due: bool, before: str, after: str, updated: list[str], deployed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swarm = DockerSwarm(SimpleNamespace(engine=None), DIGEST)  # type: ignore[arg-type]
+    swarm = DockerSwarm(SimpleNamespace(engine=None), SimpleNamespace(), DIGEST)  # type: ignore[arg-type]
     engine = _LostNode(service(update=before), [task("t1", "running")])
     swarm._engine = engine  # type: ignore[assignment]
 
