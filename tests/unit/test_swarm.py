@@ -131,7 +131,7 @@ class _LostNode:
     async def networks(self, ids: Any) -> Any:
         return {}
 
-    async def objects_of(self, kind: str, stack: str) -> Any:
+    async def objects_of(self, kind: str, namespace: str, stack: str) -> Any:
         return {}
 
     async def nodes(self) -> Any:
@@ -329,7 +329,7 @@ async def test_only_configs_of_the_project_that_nothing_in_the_swarm_refers_to_a
     template = {"ContainerSpec": {"Configs": [{"ConfigID": "borrowed"}]}}
     borrower = service(Name="web_api", Labels={"com.docker.stack.namespace": "web"}, TaskTemplate=template)
     configs = {"unused": ours, "borrowed": ours, "another": {**ours, "com.docker.stack.namespace": "web"}}
-    swarm = DockerSwarm(SimpleNamespace(engine=None), DIGEST)  # type: ignore[arg-type]
+    swarm = DockerSwarm(SimpleNamespace(engine=None), SimpleNamespace(), DIGEST)  # type: ignore[arg-type]
     swarm._engine = engine = _Objects([borrower], configs)
     swarm._stacks["app"] = STACK
     await swarm._remove_unused(Project("app", {}))
@@ -341,7 +341,7 @@ async def test_only_configs_of_the_project_that_nothing_in_the_swarm_refers_to_a
 
 def deploying(context: Any) -> tuple[DockerSwarm, list[Sequence[str]]]:
     """A Swarm, and the commands that it would run, with their stdin as the last word."""
-    swarm, commands = DockerSwarm(context, DIGEST), list[Sequence[str]]()
+    swarm, commands = DockerSwarm(context, SimpleNamespace(), DIGEST), list[Sequence[str]]()
 
     async def run(argv: Sequence[str], directory: str, limits: Any, stdin: bytes) -> process.Completed:
         commands.append([*argv, stdin.decode()])
