@@ -252,7 +252,19 @@ NAMES = (
 
 
 # Their suffix is added to the same names.
-NAMES_AS_A_WHOLE = (".env", ".env.prod", "docker/.env", "docker/.env.prod", "config/app.env", "b/.env", "Old.ENV")
+NAMES_AS_A_WHOLE = (
+    *(
+        ".env",
+        ".env.prod",
+        "app.env",
+        "docker/.env",
+        "docker/.env.prod",
+        "config/app.env",
+        "a/.env",
+        "b/.env",
+        "Old.ENV",
+    ),
+)
 
 
 @pytest.mark.parametrize(

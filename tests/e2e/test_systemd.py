@@ -176,7 +176,7 @@ def test_a_slow_service_is_waited_for_and_a_stop_ends_cleanly(machine: Machine, 
     key = "age.key:/etc/reconciler/age.key.cred"
     machine.write("/tmp/age.key", server.key.path.read_bytes(), 0o600)
     machine.run("systemd-creds", "encrypt", "--name=age.key", "/tmp/age.key", "/etc/reconciler/age.key.cred")
-    machine.install_unit(LoadCredentialEncrypted=key, WatchdogSec="4s")
+    machine.install_unit(LoadCredentialEncrypted=key, WatchdogSec="8s")
     configure(machine, server)
     machine.run("systemctl", "start", "reconciler")
     assert "held: production" in machine.show("StatusText")["StatusText"]
