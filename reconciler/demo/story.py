@@ -186,7 +186,7 @@ class Story:
 
         async def ended() -> bool:
             history = await self._history()
-            return len(history) > runs and history[0]["result"] != "unfinished"
+            return len(history) > runs and "In git: " in str(history[0]["reason"])  # the last thing that is done
 
         await self._site.until(ended, "the rollback")
         self._say(f"{time.monotonic() - merged:.0f} s after the merge it is over. What happened, and why:")

@@ -149,7 +149,7 @@ class SwarmStack:
         return self.update() == "updating" and len(set(self.running())) > 1
 
     def client(self, number: int) -> OverlayClient:
-        """A client in the stack's network that asks so many times."""
+        """A client in the stack's network that asks so many times, or more, until its result is wanted."""
         node, container = next((node, each) for node in self.nodes.nodes for each in self._on(node, "client"))
         return start_client(f"/proc/{node.init}/root{container['namespace']}", "web", number)
 
@@ -218,7 +218,7 @@ def test_neither_a_start_first_update_nor_one_that_is_rolled_back_loses_a_reques
     assert [outcome["result"] for outcome in outcomes] == ["applied", "rolled_back"], outcomes
     assert still_asking == [True, True], "the clients ended before the updates did"
     assert (good.lost, bad.lost) == ([], [])
-    assert (good.number, bad.number) == (2000, 2000)
+    assert min(good.number, bad.number) >= 2000
     assert good.answers.keys() == {"0", "1"}
     assert bad.answers.keys() == {"0"}
 

@@ -2,13 +2,15 @@
 
 Run as a program, in the network namespace of a container of the same network, this file is the client: it looks the
 name up for each request, as one does that keeps no address for longer than a second, and asks whether or not the
-requests before are answered. It ends after the number of requests that it is given.
+requests before are answered. It ends after the number of requests that it is given, once it is told that it may (its
+stdin ends), and after ``MOST`` in any case.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import select
 import socket
 import struct
 import subprocess
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 RATE = 100  # requests a second
+MOST = 20_000  # requests
 PATIENCE = 30.0  # seconds until a request counts as lost; one to an address that nobody has is refused after 3
 _DNS = ("127.0.0.11", 53)  # the engine's own, in each container
 
@@ -44,15 +47,15 @@ class OverlayClient:
     process: subprocess.Popen[str]
 
     def result(self) -> Asked:
-        """Wait for its last answer."""
-        printed, _ = self.process.communicate(timeout=600)
+        """Tell it that it may end, and wait for its last answer."""
+        printed, _ = self.process.communicate(timeout=600)  # this closes its stdin
         return Asked(**json.loads(printed))
 
 
 def start_client(namespace: str, service: str, number: int) -> OverlayClient:
-    """Ask ``http://SERVICE/`` so many times from the network namespace at a path."""
+    """Ask ``http://SERVICE/`` so many times, or more, from the network namespace at a path."""
     argv = ("nsenter", f"--net={namespace}", sys.executable, __file__, service, str(number))
-    return OverlayClient(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
+    return OverlayClient(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
 
 
 # --- the program -----------------------------------------------------------------------------------------------------
@@ -108,11 +111,17 @@ def _addresses(name: str) -> list[str]:
     return addresses
 
 
+def _may_end() -> bool:
+    return bool(select.select([sys.stdin], [], [], 0)[0])
+
+
 def _main(service: str, number: int) -> dict[str, Any]:
     counts = _Counts()
     begun = time.monotonic()
     threads = []
-    for turn in range(number):
+    for turn in range(MOST):
+        if turn >= number and _may_end():
+            break
         time.sleep(max(0.0, begun + turn / RATE - time.monotonic()))
         threads.append(threading.Thread(target=counts.ask, args=(service,)))
         threads[-1].start()

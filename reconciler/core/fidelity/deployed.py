@@ -66,7 +66,8 @@ def _foreign_names(expected: Fields, runs: Fields) -> dict[str, Mapping[str, str
         names = f"{kind.removesuffix(' content')}s"
         foreign = runs[kind].keys() & expected.get(names, {}).keys() - expected.get(kind, {}).keys()
         words = {target: runs[names][target].replace(" ", f"_{runs[kind][target]} ", 1) for target in foreign}
-        whole[names] = {**runs[names], **words}
+        if words:
+            whole[names] = {**runs[names], **words}
         whole[kind] = {target: digits for target, digits in runs[kind].items() if target not in foreign}
     return whole
 
