@@ -32,7 +32,9 @@ _LAST_RETRY = 300.0
 _JITTER = 0.05
 # After a reconciliation that a touched file has started, the next such one waits four times as long as that one took:
 # a flood of changes costs a fifth of a core at most. The first change after a quiet time is handled immediately.
+# Waiting for services costs nothing, so no rest takes longer than so many seconds.
 _REST = 4.0
+_LONGEST_REST = 10.0
 # The loop turns at least this often (seconds), so that a missing tick means that it hangs.
 _TURN = 30.0
 # Longer than any single step of a reconciliation: a `docker compose up` is given up after 11 minutes.
@@ -225,7 +227,8 @@ class Daemon:
             self._caught_up = True
             interval = self._poll_interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
             self._poll.next_at = now + min(delay, interval)
-        self._rest_until = now + _REST * (now - began)
+        if touched:
+            self._rest_until = now + min(_REST * (now - began), _LONGEST_REST)
         return now + min(delay, self._drift_interval)
 
     async def _reconcile_all(self, trigger: str, answer: GitAnswer | None) -> float:
