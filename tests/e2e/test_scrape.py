@@ -107,7 +107,8 @@ def test_a_new_revision_a_pause_and_notifications_are_counted(server: Server) ->
     (server.root / "token").write_bytes(TOKEN)
     with server.daemon() as daemon:
         assert value(daemon, "commit_to_applied_seconds_count") == 0
-        assert value(daemon, "last_result", result="applied") == 1
+        assert value(daemon, "reconcile_total", result="applied") == 1
+        eventually(lambda: value(daemon, "last_result", result="in_sync") == 1, timeout=30)  # after its own write
         assert value(daemon, "reconcile_interval_seconds") == 600
         assert value(daemon, "webhook_requests_total", code="202") == 0
 
