@@ -329,51 +329,51 @@ def test_a_forked_command_that_takes_too_long_is_ended(server: Server) -> None:
 # --- missing components ----------------------------------------------------------------------------------------------
 
 
-def _run_without_components(
-    directory: Path, *options: str, body: str = "@pytest.mark.sshd\ndef test_inner():\n    pass\n"
-) -> subprocess.CompletedProcess[bytes]:
-    """Run a test session with one test, on a search path that has no sshd."""
-    (directory / "test_inner.py").write_text(f"import pytest\n{body}")
+INNER = """\
+import pytest
+
+@pytest.mark.sshd
+def test_without_component(): ...
+
+def test_that_skips(): pytest.skip("no right to")
+
+@pytest.mark.skipif(True, reason="no right at all")
+def test_that_is_skipped(): ...
+"""
+
+
+def _run_without_components(directory: Path, *options: str) -> tuple[int, str]:
+    """Run a test session in which every test has a reason to be skipped, on a search path that has no sshd."""
+    (directory / "test_inner.py").write_text(INNER)
     here = Path(__file__).parent
     code = (
         "import sys, pytest; import tests.support.components as components;"
         "components.SEARCH_PATH = '/nonexistent'; sys.exit(pytest.main(sys.argv[1:]))"
     )
     settings = ("-c", str(here.parent / "pyproject.toml"), "-p", "tests.conftest", "-p", "no:cacheprovider")
-    return run(
+    completed = run(
         sys.executable, "-c", code, *settings, *options, directory / "test_inner.py", cwd=here.parent, env=os.environ
     )
+    return completed.returncode, completed.stdout.decode()
 
 
 def test_missing_component_skips_and_says_what_brings_it(tmp_path: Path) -> None:
-    completed = _run_without_components(tmp_path)
+    code, text = _run_without_components(tmp_path)
 
-    assert completed.returncode == 0
-    assert (
-        b"sshd: 1 skipped, because not installed: sshd, ssh, ssh-keygen. To run them: make provision"
-        in completed.stdout
-    )
+    assert code == 0
+    assert "3 skipped" in text
+    assert "sshd: 1 skipped, because not installed: sshd, ssh, ssh-keygen. To run them: make provision" in text
 
 
-def test_missing_component_fails_where_the_real_ones_are_required(tmp_path: Path) -> None:
-    completed = _run_without_components(tmp_path, "--require-real")
+def test_no_reason_to_skip_is_good_enough_where_the_real_components_are_required(tmp_path: Path) -> None:
+    code, text = _run_without_components(tmp_path, "--require-real")
 
-    assert completed.returncode == 1
-    assert b"sshd: not installed: sshd, ssh, ssh-keygen. To run it: make provision" in completed.stdout
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        "def test_inner(): pytest.skip('no right')",
-        "@pytest.mark.skipif(True, reason='no right')\ndef test_inner(): ...",
-    ],
-)
-def test_no_other_reason_to_skip_is_good_enough_where_the_real_ones_are_required(tmp_path: Path, body: str) -> None:
-    completed = _run_without_components(tmp_path, "--require-real", body=body)
-    assert completed.returncode == 1
-    assert b"no right" in completed.stdout
-    assert _run_without_components(tmp_path, body=body).returncode == 0
+    assert code == 1
+    assert "FAILED test_inner.py::test_without_component" in text.replace(f"{tmp_path}/", "")
+    assert "sshd: not installed: sshd, ssh, ssh-keygen. To run it: make provision" in text
+    assert "no right to" in text
+    assert "no right at all" in text
+    assert "skipped" not in text.splitlines()[-1]
 
 
 def _processes_that_name(directory: Path) -> list[str]:
