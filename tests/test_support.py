@@ -19,6 +19,7 @@ from reconciler.core.errors import EngineUnavailableError
 from reconciler.demo import dockerd
 from tests.support import swarm_nodes
 from tests.support.age_key import AgeKey
+from tests.support.cases import each
 from tests.support.commands import CommandFailed, output, run
 from tests.support.compose import ComposeProject, left_behind
 from tests.support.engine import SharedEngine, private_place
@@ -369,11 +370,33 @@ def test_no_reason_to_skip_is_good_enough_where_the_real_components_are_required
     code, text = _run_without_components(tmp_path, "--require-real")
 
     assert code == 1
-    assert "FAILED test_inner.py::test_without_component" in text.replace(f"{tmp_path}/", "")
     assert "sshd: not installed: sshd, ssh, ssh-keygen. To run it: make provision" in text
     assert "no right to" in text
     assert "no right at all" in text
-    assert "skipped" not in text.splitlines()[-1]
+    assert "1 failed, 2 errors" in text
+    assert "skipped in" not in text
+
+
+# --- cases -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_reports_every_case_that_fails_by_its_id() -> None:
+    @each("value, limit", [pytest.param(1, 2, id="small"), (5, 2), pytest.param(9, 2, id="large")])
+    def goes_through(base: int, value: int, limit: int) -> None:
+        assert base + value < limit
+
+    with pytest.raises(BaseExceptionGroup, match="2 of 3 cases") as caught:
+        goes_through(base=0)
+    notes = [failure.__notes__ for failure in caught.value.exceptions]
+    assert notes == [["case: (5, 2) (1)"], ["case: large (2)"]]
+    goes_through(base=-9)
+
+    @each("reason", ["no right"])
+    def does_not_begin(reason: str) -> None:
+        pytest.fail(reason)
+
+    with pytest.raises(pytest.fail.Exception, match="no right"):
+        does_not_begin()
 
 
 def _processes_that_name(directory: Path) -> list[str]:
