@@ -288,6 +288,9 @@ class FakeHost:
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership()
 
+    async def new_owner(self, path: str) -> Ownership:
+        return Ownership(0, 0)
+
     async def sight(self, path: str, container: str, pid: int, inside: str) -> Sight:
         return self.sights.get(path, Sight.UNKNOWN)
 
