@@ -23,9 +23,10 @@ NAMESPACE = "com.docker.stack.namespace"
 
 @dataclass(frozen=True, slots=True)
 class Swarm:
-    """An engine that is the only manager of a Swarm."""
+    """An engine that is the only manager of a Swarm; ``namespace`` is the path of its network namespace."""
 
     host: str
+    namespace: str
 
     def docker(self, *arguments: str, stdin: bytes | None = None, check: bool = True) -> str:
         """What a docker command prints there. Raises CommandFailed."""
@@ -76,7 +77,7 @@ def single_node_swarm() -> Iterator[Swarm]:
         try:
             assert engine.wait_until_ready()
             dockerd.ensure_image(IMAGE, host)
-            swarm = Swarm(host)
+            swarm = Swarm(host, f"/proc/{engine.pid}/ns/net")
             swarm.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
             yield swarm
         finally:

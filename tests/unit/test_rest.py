@@ -14,13 +14,16 @@ class NoMetrics:
 
 
 class SlowDaemon(Daemon):
-    """Each of its reconciliations takes long."""
+    """Each of its reconciliations takes long, and computes for ``computes`` seconds of that."""
 
     triggers: list[str]
+    computes = LONG
+    used = 0.0
 
     async def _reconcile_all(self, trigger: str, answer: GitAnswer | None) -> float:
         self.triggers.append(trigger)
         await self._clock.sleep(LONG)
+        self.used += self.computes
         return 10 * LONG
 
 
@@ -32,7 +35,7 @@ async def test_only_what_a_touched_file_started_is_followed_by_a_rest_and_that_i
     daemon = SlowDaemon(
         {}, [], ask_git=ask_git, clock=clock, metrics=NoMetrics(), poll_interval=600, drift_interval=600
     )
-    daemon.triggers = []
+    daemon.triggers, daemon._cpu_seconds = [], lambda: daemon.used
 
     async def touch() -> list[str]:
         daemon._touched_by = "watch"
@@ -44,3 +47,6 @@ async def test_only_what_a_touched_file_started_is_followed_by_a_rest_and_that_i
     assert await touch() == ["start", "watch"]
     clock.time += 10.0
     assert await touch() == ["start", "watch", "watch"]
+    daemon.computes, clock.time = 0.0, clock.time + 10.0
+    assert await touch() == ["start", "watch", "watch", "watch"]
+    assert len(await touch()) == 5  # one that only waited for services delays nothing either
