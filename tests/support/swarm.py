@@ -61,7 +61,8 @@ class Swarm:
         """Remove a stack with its configs and secrets, and wait until its tasks are gone."""
         self.docker("stack", "rm", stack, check=False)  # a network may be gone with the Swarm that had it
         deadline = time.monotonic() + TIMEOUT
-        while self.docker("ps", "--all", "--quiet", "--filter", f"label={NAMESPACE}={stack}").strip():
+        while containers := self.docker("ps", "--all", "--quiet", "--filter", f"label={NAMESPACE}={stack}").split():
+            self.docker("rm", "--force", *containers, check=False)  # Swarm itself leaves those of a job
             assert time.monotonic() < deadline, f"containers of {stack} stay"
 
 

@@ -350,6 +350,20 @@ def test_a_stuck_service_fails_when_the_timeout_ends_and_a_crash_immediately() -
     assert (report.verdict, report.reason) == (Verdict.FAILED, "api failed on web-1: task: non-zero exit (3)")
 
 
+def test_a_task_that_ran_nowhere_before_does_not_end_the_wait_for_an_update_that_goes_on() -> None:
+    watch, facts = watch_health(STACK, ["api"], [], 0.0), service(replicas=2, env="A=2", update="updating")
+    before = task("t1", "pending", **NO_NODE)
+    for now in (0.0, 90.0):  # the update takes longer than health.timeout, as Swarm lets it
+        tasks = [before, task("t2", "starting", "A=2", slot=2)]
+        places = [replace(place, allowed=300.0) for place in containers_of(facts, tasks, {})]
+        watch, report = watch.look(places, now)
+        assert report.verdict is Verdict.WAIT
+    tasks = [task("t3", "pending", "A=2", **NO_NODE), task("t2", "running", "A=2", slot=2)]
+    for now in (91.0, 181.0):
+        watch, report = watch.look(containers_of(facts, tasks, {}), now)
+    assert (report.verdict, report.findings[0].unplaced) == (Verdict.FAILED, 1), "as many as before: it is excused"
+
+
 SECOND = 1_000_000_000  # the engine counts nanoseconds
 
 

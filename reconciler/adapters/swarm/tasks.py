@@ -165,6 +165,8 @@ def _container(
         state = "pending"  # its node took it along
     elif state == "running" and (not current or update in _UPDATING):
         health = "starting"
+    elif state == "pending" and not current and update in _UPDATING:
+        health = "starting"  # that no node takes it says nothing about the task that the update has yet to give to it
     result = last["Status"].get("ContainerStatus") or {}
     slot = str(int(place)) if place.isdecimal() else place
     return Container(
@@ -240,7 +242,7 @@ def lost_update(service: Json, tasks: Iterable[Json], nodes: Mapping[str, str], 
                 name, updated = nodes.get(node, node), service_name(service)
                 if _ended_with_node(task) and node not in down:
                     return (
-                        f"a task of {updated} ended during the update, as when its node {name} restarts (exit code 255)"
+                        f"a task of {updated} ended during the update, as when its node {name} restarts (exit 255)"
                     )
                 return f"node {name} was lost during the update of {updated}"
     return ""
