@@ -241,9 +241,7 @@ def lost_update(service: Json, tasks: Iterable[Json], nodes: Mapping[str, str], 
             if (blamed and (node in down or ended_with_node)) or (waits and node in down and is_current(task, service)):
                 name, updated = nodes.get(node, node), service_name(service)
                 if _ended_with_node(task) and node not in down:
-                    return (
-                        f"a task of {updated} ended during the update, as when its node {name} restarts (exit 255)"
-                    )
+                    return f"a task of {updated} ended during the update, as when its node {name} restarts (exit 255)"
                 return f"node {name} was lost during the update of {updated}"
     return ""
 

@@ -169,8 +169,8 @@ class Container:
     """A container as the engine's inspect shows it, or a task of a Swarm: its place in the service (slot).
 
     ``state`` is created, pending, running, paused, restarting, removing, exited or dead; pending is a task that no node
-    runs yet. ``health`` is "", starting (also where an update has yet to replace it), healthy or unhealthy; ``error`` is
-    the engine's own reason for what is wrong with it, ``node`` the machine that it is on, "" for the engine's own;
+    runs yet. ``health`` is "", starting (also of one that an update has yet to replace), healthy or unhealthy;
+    ``error`` is the engine's own reason for what is wrong with it, ``node`` the machine that it is on, "" for the engine's own;
     ``allowed`` the seconds that the engine itself gives it, and those that are updated with it, to become healthy;
     ``logs`` is the command that shows what it printed; ``number`` distinguishes the replicas of a service; ``image`` is
     the reference it was made from; ``out_of_memory`` says that the kernel killed it; ``started_at`` and ``finished_at``
