@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from reconciler.app.daemon.loop import Daemon
 from reconciler.core.model.requests import GitAnswer
 from tests.fakes import FakeClock
@@ -50,3 +52,8 @@ async def test_only_what_a_touched_file_started_is_followed_by_a_rest_and_that_i
     daemon.computes, clock.time = 0.0, clock.time + 10.0
     assert await touch() == ["start", "watch", "watch", "watch"]
     assert len(await touch()) == 5  # one that only waited for services delays nothing either
+    daemon.computes = LONG
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(daemon._poll, "take", lambda: ("poll", GitAnswer("a" * 40)))
+        await touch()
+    assert (await touch())[-2:] == ["poll", "watch"]  # nor what git has started, touched or not

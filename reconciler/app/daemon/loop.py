@@ -237,7 +237,7 @@ class Daemon:
             self._caught_up = True
             interval = self._poll_interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
             self._poll.next_at = now + min(delay, interval)
-        if touched:
+        if touched and not polled:
             self._rest_until = now + min(_REST * (self._cpu_seconds() - used), _LONGEST_REST)
         return now + min(delay, self._drift_interval)
 
