@@ -111,4 +111,4 @@ async def _idle_rollouts(server: Server) -> list[float]:
 
 def _figure(curve: str, samples: list[float], axis: str, x: int, target: float | None = None) -> Figure:
     name = f"{curve}, {x:,} {axis}: CPU"
-    return Figure(name, "ms", tuple(samples), target, point=Point(curve, axis, x))
+    return Figure(name, "ms", tuple(samples), target, point=Point(f"{curve}: CPU", axis, x))
