@@ -20,6 +20,7 @@ from reconciler.core.fidelity.guard import (
     Grants,
     ProjectSides,
     bound_files,
+    changed_modes,
     definitions,
     edits,
     is_edited_by_hand,
@@ -91,6 +92,8 @@ async def judge_project(
     changed, words = definitions(project, Grants(fields=allowed, any_field=any_field), sides.hidden)
     if changed:
         return ProjectVerdict(_git_may_not(sides.stack, changed, words), "project-change-refused")
+    if modes := changed_modes(project, touched):
+        return ProjectVerdict(_other_mode(sides, modes), "project-edited", services=frozenset(modes))
     fresh = touched - sides.pending
     keys = {name: _explained_keys(project, name, sides.managed) for name in fresh}
     blamed = {name: edits(project, [name], Grants(keys), sides.hidden) for name in sorted(fresh)}
@@ -185,6 +188,18 @@ def _git_may_not(stack: Stack, changed: Sequence[str], words: Sequence[str]) -> 
     if words:
         hint = f"Revert it in git, or add git_may_change: [{', '.join(words)}] for {name} to the server configuration"
     return f"git would change more of the project than it may. {'. '.join(changed)}. {hint}"
+
+
+def _other_mode(sides: StackSides, modes: Mapping[str, tuple[str, str]]) -> str:
+    """What an operator has to do for a service of another mode. A stack of which nothing is left stays down."""
+    assert sides.after is not None
+    changes = [f"{name} is {runs}, and the project says {says}" for name, (runs, says) in modes.items()]
+    names = " ".join(f"{sides.after.name}_{name}" for name in modes)
+    others = {service.name for service in sides.deployed or ()} - modes.keys()
+    created = bool(others) and sides.stack.on_drift is not OnDrift.REPORT
+    then = "`reconciler sync` creates it again" if created else "deploy the stack by hand"
+    remove = f"remove it with `docker service rm {names}`"
+    return f"{'. '.join(changes)}. Swarm changes no service's mode: {remove}, then {then}"
 
 
 def _conflict(stack: Stack, sentences: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.adapters import process
@@ -73,6 +73,7 @@ class DockerSwarm:
         # By service id, until it is known to run: the template of the tasks that we have deployed; None where Swarm has
         # rolled it back already. Where Swarm rolls back to that, the update was somebody else's.
         self._deployed: dict[str, Json | None] = {}
+        self._watched: set[str] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def close(self) -> None:
@@ -159,9 +160,16 @@ class DockerSwarm:
         digest = self._digest(service.definition.reveal())
         return replace(service, deploys_as=expected_fields(stack, service), digest=digest)
 
-    def noticing(self, project: Project) -> contextlib.AbstractAsyncContextManager[asyncio.Event]:
-        """Swarm reports no events of tasks: the event is set for services, and for containers here."""
-        return noticing(functools.partial(self._engine.listen_to, project.name))
+    @contextlib.asynccontextmanager
+    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
+        """Swarm reports no events of tasks: the event is set for services, and for containers here. Whoever waits for
+        services gets a NodeLostError for updates that another process began, too."""
+        async with noticing(functools.partial(self._engine.listen_to, project.name)) as noticed:
+            self._watched.add(project.name)
+            try:
+                yield noticed
+            finally:
+                self._watched.discard(project.name)
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The same without asking for the names of new nodes."""
@@ -170,7 +178,8 @@ class DockerSwarm:
     async def _places(self, name: str, down: Collection[str] = ()) -> tuple[Container, ...]:
         services, tasks = await self._engine.services(name), await self._engine.tasks(name)
         for service in services:
-            if service["ID"] in self._deployed and (reason := self._lost(service, tasks, down)):
+            watched = service["ID"] in self._deployed or name in self._watched
+            if watched and (reason := self._lost(service, tasks, down)):
                 self._deployed.pop(service["ID"], None)
                 raise NodeLostError(reason, where=f"stack {name}")
         containers: list[Container] = []

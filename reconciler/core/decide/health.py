@@ -163,7 +163,7 @@ class HealthWatch:
             late = now - self.began_at >= self._patience(service, [container])
             verdict = Verdict.HEALTHY if late else Verdict.WAIT
             return HealthFinding(service, verdict, f"{service} is at work")
-        if container.state != "running":
+        if container.state != "running" and container.health != "starting":
             waited = seen.since if container.state == "pending" else self.began_at
             return self._pending(service, f"is {container.state}", now, policy.timeout, container.error, waited)
         if container.health == "starting":

@@ -157,14 +157,14 @@ class Container:
     """A container as the engine's inspect shows it, or a task of a Swarm: its place in the service (slot).
 
     ``state`` is created, pending, running, paused, restarting, removing, exited or dead; pending is a task that no node
-    runs yet. ``health`` is "", starting, healthy or unhealthy; ``error`` is the engine's own reason for what is wrong
-    with it, ``node`` the machine that it is on, "" for the engine's own; ``allowed`` the seconds that the engine itself
-    gives it, and those that are updated with it, to become healthy; ``logs`` is the command that shows what it printed;
-    ``number`` distinguishes the replicas of a service; ``image`` is the reference it was made from;
-    ``out_of_memory`` says that the kernel killed it; ``started_at`` and ``finished_at`` are RFC 3339 times of its
-    latest run, in the engine's clock; ``depends_on`` gives the condition of each service on which its start depended;
-    ``facts`` is all that inspect says of it (nothing where only the list was asked), ``image_facts`` what its image
-    gives.
+    runs yet. ``health`` is "", starting (also of one that an update has yet to replace), healthy or unhealthy;
+    ``error`` is the engine's own reason for what is wrong with it, ``node`` the machine that it is on, "" for the
+    engine's own; ``allowed`` the seconds that the engine itself gives it, and those that are updated with it, to become
+    healthy; ``logs`` is the command that shows what it printed; ``number`` distinguishes the replicas of a service;
+    ``image`` is the reference it was made from; ``out_of_memory`` says that the kernel killed it; ``started_at`` and
+    ``finished_at`` are RFC 3339 times of its latest run, in the engine's clock; ``depends_on`` gives the condition of
+    each service on which its start depended; ``facts`` is all that inspect says of it (nothing where only the list was
+    asked), ``image_facts`` what its image gives.
     """
 
     id: str
