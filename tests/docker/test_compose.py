@@ -40,6 +40,7 @@ RECREATE = OnChange(ChangeMode.RECREATE)
 # PID 1 of the test image ends immediately when stopped; `init` forwards signals where a test sends one.
 SLEEPER = """
     image: IMAGE
+    network_mode: none
     init: true
     stop_grace_period: 1s
     command: sleep 1000
@@ -299,7 +300,7 @@ services:
   api:{SLEEPER}    env_file: api.env
     ipc: shareable
     volumes: [./api.conf:/api.conf, /data]
-  side:{SLEEPER}    network_mode: service:api
+  side:{SLEEPER.replace("network_mode: none", "network_mode: service:api")}
   tools:{SLEEPER}    pid: service:api
     ipc: service:api
   files:{SLEEPER}    volumes_from: [api]
@@ -661,9 +662,11 @@ async def test_staged_project_may_begin_where_the_live_one_is_broken(
     assert action.reason == "container runs older values of KEY"
 
 
-# Stands in for docker on PATH. Looks for the secret in every file below the directories while Compose would read them.
+# Stands in for docker on PATH. Looks for the secret in every file below the directories while Compose would read them;
+# those of other tests are their own.
 SPY = """#!/bin/sh
-find {places} -type f -newer {begun} -exec grep -lF {canary} {{}} + > {report} 2>/dev/null
+find {places} -maxdepth 4 -name 'pytest-of-*' -prune -o -type f -newer {begun} \
+    -exec grep -lF {canary} {{}} + > {report} 2>/dev/null
 ls -l "$PWD" >> {report}.listing
 exec {docker} "$@"
 """
