@@ -277,6 +277,19 @@ def test_a_key_reaches_only_the_service_that_reads_it_and_an_unhealthy_one_is_ro
     assert server.sync()["result"] == "in_sync"
 
 
+OTHER_MODES = f"""\
+  agent:
+    image: {IMAGE}
+    command: [sleep, infinity]
+    stop_grace_period: 0s
+    deploy: {{mode: global}}
+  migrate:
+    image: {IMAGE}
+    command: ["true"]
+    deploy: {{mode: replicated-job, restart_policy: {{condition: none}}}}
+"""
+
+
 def test_a_stack_is_imported_as_one_of_a_swarm_and_compared_with_its_replicas(
     swarm: Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,7 +298,8 @@ def test_a_stack_is_imported_as_one_of_a_swarm_and_compared_with_its_replicas(
     for path in importer.stack.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     files = {"api.env": "MODE=good\nTOKEN=invented-s3cr3t\n", "worker.env": "W=1\n"}
-    importer.write({"compose.yaml": COMPOSE, **files})
+    compose = f"{COMPOSE}{OTHER_MODES}"
+    importer.write({"compose.yaml": compose, **files})
     name = f"rct{secrets.token_hex(4)}"  # not as the directory is called: its services tell
     swarm.deploy(importer.stack, name)
     try:
@@ -301,7 +315,7 @@ def test_a_stack_is_imported_as_one_of_a_swarm_and_compared_with_its_replicas(
         assert importer.decrypted("api.env") == files["api.env"].encode()
 
         other = tmp_path / "other"
-        importer.write({"compose.yaml": COMPOSE, **files}, directory=other)
+        importer.write({"compose.yaml": compose, **files}, directory=other)
         sides = f"container:{name}/api", f"file:{other}/api.env"
         apart = importer.reconciler("compare", *sides, "--same-environment").stdout
         assert "nothing unexplained\n  Explained: 2 same" in apart, apart
@@ -310,10 +324,12 @@ def test_a_stack_is_imported_as_one_of_a_swarm_and_compared_with_its_replicas(
         apart = importer.reconciler("compare", *sides, "--same-environment").stdout
         assert "TOKEN" in apart, apart
         assert "by-hand-9" not in apart
-        (other / "compose.yaml").write_text(f"{COMPOSE}  more:\n    image: {IMAGE}\n")  # is no longer this stack
+        (other / "compose.yaml").write_text(f"{compose}  more:\n    image: {IMAGE}\n")  # is no longer this stack
         both = importer.reconciler("compare", f"file:{importer.stack}", f"file:{other}", "--same-environment", "--json")
         services = json.loads(both.stdout)["comparisons"][0]["services"]
         facts = {(each["service"], fact["name"]): fact for each in services for fact in each["facts"]}
+        assert facts["migrate", "state"]["status"] != "failed", facts["migrate", "state"]
+        assert facts["agent", "state"]["left"] == "running", facts["agent", "state"]
         assert (facts["api", "container"]["left"], facts["api", "container"]["right"]) == ("yes", "missing"), facts
         assert "s3cr3t" not in both.stdout
         assert "by-hand-9" not in both.stdout

@@ -28,7 +28,8 @@ from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.swarm, pytest.mark.xdist_group("swarm")]
 
-# MODE that begins with bad makes the health check fail.
+# MODE that begins with bad makes the health check fail. Each check is a process in a container, of which there are many
+# here: a short interval keeps two cores busy.
 _DEPLOY = """\
       endpoint_mode: dnsrr
       restart_policy: {delay: 100ms}
@@ -45,7 +46,7 @@ services:
     networks: [net]
     stop_grace_period: 0s
     command: [sleep, infinity]
-    healthcheck: {{test: 'case $$MODE in bad*) exit 1;; esac', interval: 500ms, timeout: 10s, retries: 2}}
+    healthcheck: {{test: 'case $$MODE in bad*) exit 1;; esac', interval: 2s, timeout: 10s, retries: 1}}
     deploy:
       replicas: 2
 {_DEPLOY}
@@ -69,9 +70,9 @@ services:
     command: [sh, -c, 'echo $$MODE >/tmp/index.html; exec httpd -f -p 80 -h /tmp']
     healthcheck:
       test: 'case $$MODE in bad*) exit 1;; esac; wget -q -O /dev/null http://127.0.0.1/'
-      interval: 500ms
+      interval: 2s
       timeout: 10s
-      retries: 2
+      retries: 1
     deploy:
       replicas: 3
 {_DEPLOY}
