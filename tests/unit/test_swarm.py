@@ -20,6 +20,7 @@ from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.swarm.api import SwarmEngine
 from reconciler.adapters.swarm.contents import contents_of, owner_of, with_contents
 from reconciler.adapters.swarm.errors import of_deploy
+from reconciler.adapters.swarm.notes import notes_on
 from reconciler.adapters.swarm.refusals import require_deployable
 from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
@@ -322,6 +323,18 @@ async def test_a_restart_replaces_the_tasks_unless_swarm_has_just_rolled_it_back
     assert (engine.updated, swarm._deployed) == (updated, {"s1": deployed})
 
 
+@pytest.mark.parametrize(("has", "expected"), [(4, 4), (0, 0)])
+async def test_a_restart_keeps_as_many_tasks_as_somebody_scaled_the_service_to(has: int, expected: int) -> None:
+    """Also where the restart is a deploy, as its definition names a new config."""
+    context = SimpleNamespace(engine=None, docker_config=AsyncMock(return_value=None))
+    swarm, commands = deploying(context)
+    swarm._engine = _LostNode(service(replicas=has), [task("t1", "running")])  # type: ignore[assignment]
+    api = defined({"image": "app:1", "deploy": {"replicas": 1}})
+    api = replace(api, deploys_as=expected_fields("app", api), digest="new")
+    await swarm.restart(Project("app", {"api": api}), ["api"])
+    assert json.loads(commands[0][-1])["services"]["api"]["deploy"]["replicas"] == expected
+
+
 def test_places_that_are_missing_or_given_up_are_counted() -> None:
     tasks = [task("t1", "running"), task("t2", "shutdown", slot=2, desired="shutdown"), task("t3", "running", slot=4)]
     containers = containers_of(service(replicas=3), tasks, {})
@@ -507,9 +520,10 @@ async def owned(path: str, target: MountedTarget) -> tuple[int, int]:
         (MountedTarget(owner="web"), LiveFile(Secret(b"x"), 0o600, 7, 8), (1000, 8)),
         (MountedTarget(owner="web", group="web"), None, (1000, 1001)),
         (MountedTarget(), LiveFile(Secret(b"x"), 0o600, 7, 8), (7, 8)),
-        (MountedTarget(), None, (0, 0)),
+        (MountedTarget(), None, (998, 997)),
+        (MountedTarget(owner="web"), None, (1000, 997)),
     ],
-    ids=["owner", "new", "as-it-is", "nobody"],
+    ids=["owner", "new", "as-it-is", "new-of-nobody", "new-of-no-group"],
 )
 async def test_a_bound_file_keeps_its_owner(
     target: MountedTarget, live: LiveFile | None, expected: tuple[int, int]
@@ -517,7 +531,8 @@ async def test_a_bound_file_keeps_its_owner(
     async def ownership(owner: str | None, group: str | None) -> Ownership:
         return Ownership(1000 if owner else None, 1001 if group else None)
 
-    host = SimpleNamespace(ownership=ownership, read=AsyncMock(return_value=live))
+    new_owner = AsyncMock(return_value=Ownership(998, 997))
+    host = SimpleNamespace(ownership=ownership, new_owner=new_owner, read=AsyncMock(return_value=live))
     assert await owner_of(host, "/opt/app/web.conf", target) == expected  # type: ignore[arg-type]
 
 
@@ -732,11 +747,32 @@ def test_what_is_reachable_or_allowed_is_never_changed_silently(own: dict[str, A
 def test_what_swarm_ignores_is_a_note() -> None:
     tmpfs = {"type": "tmpfs", "target": "/t", "tmpfs": {"mode": 0o700}}
     own = {"network_mode": "host", "security_opt": ["no-new-privileges"], "privileged": False, "volumes": [tmpfs]}
-    project = Project("app", {"api": defined({"image": "app:1", "devices": [], **own})}, kind=StackKind.SWARM)
+    project = Project("app", {"api": defined({"image": "app:1", "devices": [], **own})})
     require_deployable(project, STACK)
-    (note,) = stack_notes(STACK, project, [], {}, {})
+    noted = {name: replace(service, notes=notes_on(service, ())) for name, service in project.services.items()}
+    (note,) = stack_notes(STACK, replace(project, services=noted), [], {}, {})
     assert note == "stack app: Swarm ignores what api says as network_mode, security_opt, volumes.tmpfs.mode"
-    assert stack_notes(STACK, replace(project, kind=StackKind.COMPOSE), [], {}, {}) == []
+    assert stack_notes(STACK, project, [], {}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "constraints", "noted"),
+    [
+        ("/opt/app/conf/", [], True),
+        ("/opt/app/conf", ["node.role == manager"], True),
+        ("/opt/app/conf", ["node.role == manager", "node.hostname == web-1"], False),
+        ("/opt/app/data", [], False),
+    ],
+)
+def test_a_bound_directory_of_managed_files_is_a_note_as_other_nodes_lack_them(
+    source: str, constraints: list[str], *, noted: bool
+) -> None:
+    bind = {"type": "bind", "source": source, "target": "/conf"}
+    api = defined({"image": "app:1", "volumes": [bind], "deploy": {"placement": {"constraints": constraints}}})
+    notes = notes_on(api, ["/opt/app/conf/web.conf"])
+    assert [note.partition(":")[0] for note in notes] == (
+        ["api binds /opt/app/conf, where git manages files"] if noted else []
+    )
 
 
 @pytest.mark.parametrize("place", ["services.api.deploy.resources.limits", "volumes.data", "services.api.ports.0"])

@@ -352,6 +352,7 @@ def _summary(stack: Stack, finding: HealthFinding, containers: Sequence[Containe
         containers=len(containers),
         running=sum(container.state == "running" for container in containers),
         nodes=tuple(sorted({container.node for container in containers if container.node})),
+        logs=next((container.logs for container in containers), ""),
     )
 
 
