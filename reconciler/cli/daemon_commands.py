@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 from dataclasses import asdict
 from enum import StrEnum
@@ -53,13 +52,9 @@ def run(
     """
     early: list[int] = []  # a SIGHUP before the daemon can handle it would otherwise end the process
     signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
-    gc.disable()  # what a start imports and reads stays: to look for garbage in it takes a tenth of the time
     from reconciler.app.daemon.service import run_daemon
 
-    loaded = _load(config)
-    gc.freeze()
-    gc.enable()
-    run_daemon(loaded, lambda: _load(config), early, log_level=log_level)
+    run_daemon(_load(config), lambda: _load(config), early, log_level=log_level)
 
 
 @commands.command(short_help="have the daemon take its configuration again")
