@@ -23,6 +23,7 @@ from tests.support.cases import each
 from tests.support.commands import CommandFailed, output, run
 from tests.support.compose import ComposeProject, left_behind
 from tests.support.engine import SharedEngine, private_place
+from tests.support.forks import forked_command
 from tests.support.git_remote import EXECUTABLE, GitRemote
 from tests.support.server import Server
 from tests.support.sshd import Sshd
@@ -103,7 +104,9 @@ def test_engine_is_started_where_none_answers_and_ended_after(short_directory: P
 @pytest.mark.docker
 @pytest.mark.root
 def test_engine_of_one_worker_serves_the_others_and_is_ended_by_the_session(short_directory: Path) -> None:
+    """The pid file of a killed one is no obstacle."""
     place = private_place(str(short_directory))
+    Path(place.pid_file).write_text(str(os.getpid()))  # its number belongs to another process by now
     first, second = SharedEngine(short_directory, place), SharedEngine(short_directory, place)
     try:
         assert first.ensure()
@@ -113,16 +116,6 @@ def test_engine_of_one_worker_serves_the_others_and_is_ended_by_the_session(shor
 
     assert not dockerd.answers(place.docker_host)
     first.end()  # ended already: nothing to do
-
-
-@pytest.mark.docker
-@pytest.mark.root
-def test_pid_file_of_a_killed_engine_is_not_an_obstacle(short_directory: Path) -> None:
-    place = private_place(str(short_directory))
-    Path(place.pid_file).write_text(str(os.getpid()))  # its number belongs to another process by now
-
-    with dockerd.engine(str(short_directory / "log"), place) as started:
-        assert started
 
 
 @pytest.mark.docker
@@ -317,6 +310,8 @@ def test_a_forked_command_does_what_the_installed_one_does(server: Server, argum
         done = server.cli(*arguments)
         answers[server.forked] = [done.returncode, done.stdout, done.stderr]
     assert answers[True] == answers[False]
+    done = run(forked_command(), *arguments, env=server.variables())
+    assert [done.returncode, done.stdout.decode(), done.stderr.decode()] == answers[False]
 
 
 def test_a_forked_command_that_takes_too_long_is_ended(server: Server) -> None:

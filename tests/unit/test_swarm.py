@@ -177,7 +177,10 @@ async def test_a_service_of_another_mode_is_held_also_where_the_project_is_accep
     verdict = await judge_project(ports, sides, due, accepted=True)  # type: ignore[arg-type]
     assert (verdict.services, verdict.accepted) == ({"api"}, "")
     assert "api is replicated, and the project says global" in verdict.hold
-    assert verdict.hold.endswith("remove it with `docker service rm app_api`, then deploy the stack by hand")
+    assert verdict.hold.endswith(
+        "remove it with `docker service rm app_api`, then deploy it once by hand, "
+        "then `reconciler sync --accept-project production/app` gives it its values"
+    )
     sides = replace(sides, deployed=[*runs, DeployedService("worker", {})])
     verdict = await judge_project(ports, sides, due, accepted=True)  # type: ignore[arg-type]
     assert verdict.hold.endswith("then `reconciler sync` creates it again")

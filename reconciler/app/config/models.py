@@ -32,9 +32,12 @@ _NEVER_QUOTED = ("token", "secret", "password", "key")
 
 
 class Section(BaseModel):
-    """A mapping in one of our files: known fields only, nothing converted silently, never changed after reading."""
+    """A mapping in one of our files: known fields only, nothing converted silently, never changed after reading.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+    Only a model of a whole file is ever used by itself: the validators of the others would be built for nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True, defer_build=True)
 
 
 AnySection = TypeVar("AnySection", bound=Section)
