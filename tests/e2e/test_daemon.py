@@ -202,7 +202,7 @@ def test_restore_goes_through_the_daemon_and_holds_for_as_long_as_the_pause(sett
 
 
 def test_restore_without_a_pause_is_drift_that_the_daemon_corrects(settled: Server) -> None:
-    with settled.daemon():
+    with settled.daemon() as daemon:
         settled.commit({"api.env": b"A=2\n"})
         settled.sync()
         (newest, *_) = settled.json("backups")
@@ -212,7 +212,7 @@ def test_restore_without_a_pause_is_drift_that_the_daemon_corrects(settled: Serv
         assert done.returncode == 0
         assert "Unless paused" in " ".join(done.stdout.split())
         lives(settled, b"A=2\n")  # the touched file wakes the daemon
-        eventually(lambda: settled.json("history")[0]["result"] == "corrected", timeout=30)
+        eventually(lambda: daemon.history()[0]["result"] == "corrected", timeout=30)
 
 
 def test_what_the_daemon_refuses_is_an_error_of_the_command(settled: Server) -> None:
