@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
+import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -288,6 +290,9 @@ class FakeHost:
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership()
 
+    async def new_owner(self, path: str) -> Ownership:
+        return Ownership(0, 0)
+
     async def sight(self, path: str, container: str, pid: int, inside: str) -> Sight:
         return self.sights.get(path, Sight.UNKNOWN)
 
@@ -322,6 +327,7 @@ class FakeCompose:
     sick: dict[str, str] = field(default_factory=dict)
     refuses: Callable[[Mapping[str, bytes]], ReconcilerError | None] = lambda _: None
     reachable: bool = True
+    away: EngineUnavailableError = field(default_factory=lambda: EngineUnavailableError("the engine does not answer"))
     after_recreate: Callable[[], None] = lambda: None
     stacks: dict[str, str] = field(default_factory=dict)
     included: set[str] = field(default_factory=set)
@@ -463,7 +469,7 @@ class FakeCompose:
 
     def _reach(self) -> None:
         if not self.reachable:
-            raise EngineUnavailableError("the engine does not answer")
+            raise self.away
 
     def _files(self, staged: Mapping[str, Secret | None]) -> dict[str, bytes]:
         files = {path: file.data.reveal() for path, file in self.host.files.items()}
@@ -539,11 +545,24 @@ class FakeBackups:
         pass
 
 
+@functools.cache
+def _empty_database() -> bytes:
+    """What a new store's file holds: its tables are created once per process."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "state.db"
+        SqliteStore(str(path)).close()
+        return path.read_bytes()
+
+
 class JournaledStore(SqliteStore):
     """The real store, on a file of its own; records its writes, and shows one environment to the test."""
 
     def __init__(self, path: Path, journal: Journal) -> None:
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_bytes(_empty_database())
         super().__init__(str(path))
+        self._database.execute("PRAGMA synchronous = OFF")  # nobody pulls the plug
         self.journal = journal
 
     @property

@@ -19,6 +19,7 @@ from reconciler.core.errors import EngineUnavailableError
 from reconciler.demo import dockerd
 from tests.support import swarm_nodes
 from tests.support.age_key import AgeKey
+from tests.support.cases import each
 from tests.support.commands import CommandFailed, output, run
 from tests.support.compose import ComposeProject, left_behind
 from tests.support.engine import SharedEngine, private_place
@@ -328,17 +329,17 @@ INNER = """\
 import pytest
 
 @pytest.mark.sshd
-def test_that_needs_sshd(): ...
+def test_without_component(): ...
 
-def test_that_skips_itself(): pytest.skip('no right')
+def test_that_skips(): pytest.skip("no right to")
 
-@pytest.mark.skipif(True, reason='no mount')
+@pytest.mark.skipif(True, reason="no right at all")
 def test_that_is_skipped(): ...
 """
 
 
-def _run_without_components(directory: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a test session with INNER, on a search path that has no sshd."""
+def _run_without_components(directory: Path, *options: str) -> tuple[int, str]:
+    """Run a test session in which every test has a reason to be skipped, on a search path that has no sshd."""
     (directory / "test_inner.py").write_text(INNER)
     here = Path(__file__).parent
     code = (
@@ -346,30 +347,51 @@ def _run_without_components(directory: Path, *options: str) -> subprocess.Comple
         "components.SEARCH_PATH = '/nonexistent'; sys.exit(pytest.main(sys.argv[1:]))"
     )
     settings = ("-c", str(here.parent / "pyproject.toml"), "-p", "tests.conftest", "-p", "no:cacheprovider")
-    return run(
+    completed = run(
         sys.executable, "-c", code, *settings, *options, directory / "test_inner.py", cwd=here.parent, env=os.environ
     )
+    return completed.returncode, completed.stdout.decode()
 
 
 def test_missing_component_skips_and_says_what_brings_it(tmp_path: Path) -> None:
-    completed = _run_without_components(tmp_path)
+    code, text = _run_without_components(tmp_path)
 
-    assert completed.returncode == 0
-    assert b"3 skipped" in completed.stdout
-    assert (
-        b"sshd: 1 skipped, because not installed: sshd, ssh, ssh-keygen. To run them: make provision"
-        in completed.stdout
-    )
+    assert code == 0
+    assert "3 skipped" in text
+    assert "sshd: 1 skipped, because not installed: sshd, ssh, ssh-keygen. To run them: make provision" in text
 
 
-def test_where_the_real_ones_are_required_no_reason_to_skip_is_good_enough(tmp_path: Path) -> None:
-    completed = _run_without_components(tmp_path, "--require-real")
+def test_no_reason_to_skip_is_good_enough_where_the_real_components_are_required(tmp_path: Path) -> None:
+    code, text = _run_without_components(tmp_path, "--require-real")
 
-    assert completed.returncode == 1
-    assert b"1 failed, 2 errors" in completed.stdout
-    assert b"sshd: not installed: sshd, ssh, ssh-keygen. To run it: make provision" in completed.stdout
-    assert b"no right" in completed.stdout
-    assert b"no mount" in completed.stdout
+    assert code == 1
+    assert "sshd: not installed: sshd, ssh, ssh-keygen. To run it: make provision" in text
+    assert "no right to" in text
+    assert "no right at all" in text
+    assert "1 failed, 2 errors" in text
+    assert "skipped in" not in text
+
+
+# --- cases -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_reports_every_case_that_fails_by_its_id() -> None:
+    @each("value, limit", [pytest.param(1, 2, id="small"), (5, 2), pytest.param(9, 2, id="large")])
+    def goes_through(base: int, value: int, limit: int) -> None:
+        assert base + value < limit
+
+    with pytest.raises(BaseExceptionGroup, match="2 of 3 cases") as caught:
+        goes_through(base=0)
+    notes = [failure.__notes__ for failure in caught.value.exceptions]
+    assert notes == [["case: (5, 2) (1)"], ["case: large (2)"]]
+    goes_through(base=-9)
+
+    @each("reason", ["no right"])
+    def does_not_begin(reason: str) -> None:
+        pytest.fail(reason)
+
+    with pytest.raises(pytest.fail.Exception, match="no right"):
+        does_not_begin()
 
 
 def _processes_that_name(directory: Path) -> list[str]:

@@ -19,6 +19,7 @@ from reconciler.core.errors import StoreError
 from reconciler.core.forge_links import commit_address
 from reconciler.core.history.entries import HistoryEntry
 from tests.support import answers
+from tests.support.cases import each
 from tests.support.page_site import FakeViews, page_site
 
 KNOWN = {"here": "", "root": "./", "host": "web-1", "now": answers.NOW, "at": answers.at("29T08:00:00")}
@@ -60,6 +61,10 @@ def words(parser: _Text) -> str:
 DOWN = answers.status(
     answers.state("in_sync", services=[answers.service("app/api", "exited (1)", False, reason="it ended 4 times")])
 )
+SERVICE_LOGS = "docker service logs --tail 50 shop_api"
+DOWN_IN_SWARM = answers.status(
+    answers.state("in_sync", services=[answers.service("shop/api", "starting", False, logs=SERVICE_LOGS)])
+)
 REPORTED = answers.status(
     answers.state("drifted", answers.plan(answers.drift("production/worker.env", effect="report")))
 )
@@ -87,7 +92,7 @@ ROLLED_BACK = answers.status(
 )
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "state", "reason", "step"),
     [
         (answers.STATUSES["quarantined"], "quarantined", "unhealthy for 30 s", "reconciler retry -e production"),
@@ -104,6 +109,7 @@ ROLLED_BACK = answers.status(
         (answers.STATUSES["drifted"], "orphan", "/opt/app/old.env stays", "reconciler forget production/old.env"),
         (REPORTED, "drifted", "edited on the server", "reconciler adopt production/worker.env"),
         (DOWN, "unhealthy", "it ended 4 times", "docker compose logs --tail 50 api"),
+        (DOWN_IN_SWARM, "unhealthy", "starting", f"Read why: {SERVICE_LOGS}"),
         (GIT_AWAY, "warning", "git.example.org does not answer", "Check the network"),
     ],
 )
@@ -260,7 +266,7 @@ FORGES = {
 }
 
 
-@pytest.mark.parametrize(("url", "expected"), FORGES.items(), ids=list(FORGES))
+@each(("url", "expected"), FORGES.items(), ids=list(FORGES))
 def test_a_commit_links_to_the_forge_where_its_address_is_known(url: str, expected: str) -> None:
     assert commit_address(url, COMMIT) == (f"{expected}{COMMIT}" if expected else "")
     assert commit_address(url, "../../x") == ""
