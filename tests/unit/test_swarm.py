@@ -34,6 +34,7 @@ from reconciler.core.model.compose import Action, ActionKind, DeployedService, P
 from reconciler.core.model.targets import HealthPolicy, LiveFile, MountedTarget, Ownership, Stack, StackKind
 from reconciler.core.secret import Digester, Secret
 from reconciler.engine.project_guard import StackSides, judge_project
+from tests.support.cases import each
 
 DIGEST = Digester(bytes(32))
 STACK = Stack("production", "app", "/opt/app", health=HealthPolicy(timeout=90, stable_for=1), kind=StackKind.SWARM)
@@ -69,7 +70,7 @@ FAILED = {"Err": "task: non-zero exit (3)", "ContainerStatus": {"ExitCode": 3}, 
 NO_NODE = {"Err": "no suitable node (insufficient resources on 3 nodes)"}
 
 
-@pytest.mark.parametrize(
+@each(
     ("facts", "tasks", "expected"),
     [
         (service(), [task("t1", "running")], ("running", "", "")),
