@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.classify import classify
+from reconciler.core.decide.guards import PROJECT_FILE
 from reconciler.core.decide.service_drift import DRIFT_ID
 from reconciler.core.decide.suspension import (
     CONFLICTING_WRITER,
@@ -96,7 +97,7 @@ async def prepare(
     planning = StackPlanning(
         ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files, plaintexts, unsettled
     )
-    away = away or await _plan_stacks(planning, look_at)
+    away = away or await _plan_stacks(planning, problems, look_at)
     if away is not None:
         changes = [without_engine(change, away, suspension.begun) for change in changes]
         planning = planning.without_engine()
@@ -134,8 +135,12 @@ def _permitted(plan: Plan, permissions: Permissions) -> list[str]:
     return [*sentences, *([permissions.deleted_by] if permissions.deleted_by else [])]
 
 
-async def _plan_stacks(planning: StackPlanning, look_at: Collection[str]) -> EngineUnavailableError | None:
-    """Plan for the stacks that something concerns; returns why the engine cannot be asked, or None."""
+async def _plan_stacks(
+    planning: StackPlanning, problems: Sequence[ReconcilerError], look_at: Collection[str]
+) -> EngineUnavailableError | None:
+    """Plan for the stacks that something concerns, given the problems of files; returns why the engine cannot be asked,
+    or None."""
+    planning.refused |= {problem.where for problem in problems if problem.id == PROJECT_FILE}
     try:
         for stack in planning.snapshot.desired.manifest.stacks:
             if stack.name in planning.suspension.stopped:

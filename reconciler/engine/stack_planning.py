@@ -100,7 +100,7 @@ def permissions_of(request: ReconcileRequest, unfinished: Run | None, neighbours
 class StackPlanning:
     """Plans stack by stack. ``held`` says by stack why it, or some of its services, are not touched; ``whole`` are the
     stacks of which nothing is, ``withheld`` says by live path why a file waits; ``unresolved`` why containers keep an
-    older version of it."""
+    older version of it. ``refused`` are targets (ids) whose content Compose must not even read."""
 
     ports: Ports
     snapshot: Snapshot
@@ -126,6 +126,7 @@ class StackPlanning:
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     followers: dict[str, list[Action]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
 
     def without_engine(self) -> StackPlanning:
         """A plan that touches no service: the pending restarts stay."""
@@ -157,6 +158,8 @@ class StackPlanning:
     async def _plan_without(self, stack: Stack, held: frozenset[str]) -> frozenset[str]:
         """Plan the stack without the services that are held. Returns further ones that have to be."""
         touched = self._touched(stack)
+        if any(change.target.id in self.refused for change in touched):
+            return frozenset()
         staged = {change.target.path: self.staged[change.target.path] for change in touched}
         try:
             managed = await _managed_files(self.ports, self.snapshot, stack, self.staged, self.plaintexts)

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 
 from reconciler.adapters.compose.context import ComposeContext
 from reconciler.adapters.compose.project import DockerCompose
+from reconciler.adapters.compose.remotes import Written
 from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.core.errors import SwarmUnavailableError
 from reconciler.core.model.compose import Container, DeployedService, Ending, Guest, Project, ProjectFiles
@@ -101,6 +102,10 @@ class StackEngines:
         await self._of(project).signal(project, service, signal)
 
 
-def stack_engines(context: ComposeContext, host: Host, digest: Digester, *, swarm: bool) -> StackEngines:
-    """What runs the stacks of one machine; ``swarm``: it is a manager of one."""
-    return StackEngines(DockerCompose(context), DockerSwarm(context, host, digest) if swarm else None)
+def stack_engines(
+    context: ComposeContext, host: Host, digest: Digester, written: Written, *, swarm: bool
+) -> StackEngines:
+    """What runs the stacks of one machine; ``written`` are those of some real paths there that reconciler has written;
+    ``swarm``: it is a manager of one."""
+    swarms = DockerSwarm(context, host, digest, written) if swarm else None
+    return StackEngines(DockerCompose(context, written), swarms)
