@@ -119,7 +119,7 @@ class ProjectResolver:
             return await self.run(argv, root + stack.directory, _RESOLVE)
 
         # Before Compose reads them: what changes meanwhile is then noticed afterwards.
-        inputs = await inputs_digest(self._context, invocation, configuration, staged) if root else ""
+        inputs = await inputs_digest(self._context, invocation, configuration, staged)
         active: tuple[str, ...] = ("*",)
         completed = await attempt(active)
         reason: ReconcilerError | None = None
