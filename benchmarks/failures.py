@@ -52,7 +52,7 @@ services:
 def stack(root: Path) -> Iterator[tuple[Server, ComposeProject]]:
     """A server with two services, in sync and running; everything is removed at the end."""
     dockerd.ensure_image(IMAGE)
-    app = root / f"reconciler-benchmark-{os.getpid()}"
+    app = root / f"reconciler-benchmark-{os.getpid()}-failures"
     app.mkdir(parents=True)
     (app / "compose.yaml").write_text(COMPOSE)
     server = Server(root, app, make_git_remote(root / "remote.git"), make_age_key(root), forked=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,38 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     cells += [cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=False)]
     cells += [target.rjust(widths[-2]), verdict.ljust(widths[-1]), note]
     return "  ".join(cells).rstrip()
+
+
+# --- the file ---
+
+
+class ResultFile:
+    """What --json names. It is written after each part of a measurement, so that an interruption loses one part only.
+
+    ``part_of`` gives the name of the part that a row belongs to. With ``keep``, parts that are not measured now stay in
+    the file as they are. A ``path`` of None writes nothing.
+    """
+
+    def __init__(
+        self, path: Path | None, described: Mapping[str, str], part_of: Callable[[Any], str], *, keep: bool
+    ) -> None:
+        self._path = path
+        self._part_of = part_of
+        known = json.loads(path.read_text()) if keep and path and path.exists() else {}
+        self._data: dict[str, Any] = {**known, "machine": dict(described)}
+
+    def write(self, section: str, part: str, rows: Iterable[Any], failure: str = "") -> None:
+        """Put the part's rows into this section, in the place of those that it had. ``failure`` is why the part is not
+        whole; "" if it is."""
+        if self._path is None:
+            return
+        before = self._data.get(section, [])
+        place = next((number for number, row in enumerate(before) if self._part_of(row) == part), len(before))
+        others = [row for row in before if self._part_of(row) != part]
+        self._data[section] = [*others[:place], *rows, *others[place:]]
+        failed = [text for text in self._data.get("failed", []) if not text.startswith(f"{part} (")]
+        self._data["failed"] = [*failed, f"{part} ({failure})"] if failure else failed
+        self._path.write_text(json.dumps(self._data, indent=2) + "\n")
 
 
 # --- the machine ---

@@ -15,9 +15,9 @@ from tests.support.git_remote import GitRemote
 COMMITS = 5_000
 FILES = 10
 KEYS = 20  # in each file
-WHOLE_TARGET = 5.0  # s
-RUNS = 3
-SHORTER = (500, 1_000, 2_500)  # commits
+WHOLE_TARGET = 5000.0  # ms
+RUNS = 5
+LENGTHS = (500, 1_000, 2_500, COMMITS)
 DIRECTORY = "envs"
 
 
@@ -31,37 +31,29 @@ async def _ages(remote: GitRemote, state_dir: str) -> list[Figure]:
     mirror = GitMirror(url=remote.url, branch="main", state_dir=state_dir)
     head = await mirror.head()
     await mirror.fetch(head)
-    before = remote.git("rev-parse", "main~1")
-    whole, more = [], []
+    return [figure for commits in LENGTHS for figure in await _of_first(mirror, remote, commits, state_dir)]
+
+
+async def _of_first(mirror: GitMirror, remote: GitRemote, commits: int, state_dir: str) -> list[Figure]:
+    """Of as many commits from the beginning: all of them, and the last one alone."""
+    head, before = (remote.git("rev-parse", f"main~{COMMITS - commits + more}") for more in (0, 1))
+    whole, last = [], []
     for run in range(RUNS):
-        store = SqliteStore(os.path.join(state_dir, f"{run}.db"))
-        for since, samples in ((None, whole), (before, more)):
+        store = SqliteStore(os.path.join(state_dir, f"{commits}-{run}.db"))
+        for since, samples in ((None, whole), (before, last)):
             began = time.perf_counter()
             seen = await mirror.first_seen(head, since, DIRECTORY)
             store.remember_first_seen(DIRECTORY, head, seen)
-            samples.append(time.perf_counter() - began)
+            samples.append((time.perf_counter() - began) * 1000)
         store.close()
-    note = f"{len(seen)} values read"
+    target, note = (WHOLE_TARGET if commits == COMMITS else None), f"{len(seen)} values read"
+    name = f"age of secrets, {commits:,} commits"
+    whole_point = Point("ages of all secrets, read once: wall", "commits", commits)
+    last_point = Point("ages after one more commit: wall", "commits", commits)
     return [
-        *[await _shorter(mirror, remote, commits) for commits in SHORTER],
-        Figure(f"age of secrets, {COMMITS:,} commits", "s", tuple(whole), WHOLE_TARGET, point=_point(COMMITS)),
-        Figure("age of secrets, one more commit", "ms", tuple(1000 * sample for sample in more), note=note),
+        Figure(f"{name}: wall", "ms", tuple(whole), target, point=whole_point),
+        Figure(f"{name} and one more: wall", "ms", tuple(last), note=note, point=last_point),
     ]
-
-
-async def _shorter(mirror: GitMirror, remote: GitRemote, commits: int) -> Figure:
-    """Of as many commits from the beginning."""
-    head = remote.git("rev-parse", f"main~{COMMITS - commits}")
-    samples = []
-    for _ in range(RUNS):
-        began = time.perf_counter()
-        await mirror.first_seen(head, None, DIRECTORY)
-        samples.append(time.perf_counter() - began)
-    return Figure(f"age of secrets, {commits:,} commits", "s", tuple(samples), point=_point(commits))
-
-
-def _point(commits: int) -> Point:
-    return Point("ages of all secrets, read once", "commits", commits)
 
 
 def _write(remote: GitRemote) -> None:

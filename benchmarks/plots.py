@@ -25,6 +25,7 @@ BARS = {
     "no change: CPU": "Nothing changed: CPU, s",
     "one change: CPU": "One change: CPU, s",
     "one change: healthy": "One change: seconds until healthy",
+    "one change: memory": "Peak memory of the largest process, MB",
 }
 STYLE = {
     "font.size": 10,
@@ -60,10 +61,10 @@ def _save(figure: Figure, path: Path) -> None:
 def growth(bench: Mapping[str, Any]) -> Figure:
     """A panel each for files, hosts, keys and commits; a dotted line grows in proportion."""
     curves: defaultdict[str, defaultdict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    units = {"ms": 1.0, "s": 1000.0}
     for measured in bench["figures"]:
-        if (point := measured.get("point")) and measured["unit"] in units:
-            curves[point["axis"]][point["curve"]].append((point["x"], measured["median"] * units[measured["unit"]]))
+        if measured["group"] in ("growth", "history") and (point := measured.get("point")):
+            curve = point["curve"].partition(":")[0]
+            curves[point["axis"]][curve].append((point["x"], measured["median"]))
     figure, panels = plt.subplots(2, 2, figsize=(9, 6.6), layout="constrained")
     for panel, (axis, label) in zip(panels.flat, AXES.items(), strict=True):
         for colour, (curve, points) in zip(COLOURS, curves[axis].items(), strict=False):
@@ -99,7 +100,7 @@ def beside_peers(peers: Mapping[str, Any]) -> Figure:
         (figure["group"], figure["point"]["curve"], figure["point"]["x"]): figure["median"]
         for figure in peers["figures"]
     }
-    figure, panels = plt.subplots(3, 1, figsize=(9, 9), layout="constrained")
+    figure, panels = plt.subplots(len(BARS), 1, figsize=(9, 3 * len(BARS)), layout="constrained")
     sizes = [files for files in SIZES if any(x == files for _, _, x in medians)]
     width = 0.8 / len(TOOLS)
     for panel, (group, title) in zip(panels, BARS.items(), strict=True):
@@ -109,7 +110,8 @@ def beside_peers(peers: Mapping[str, Any]) -> Figure:
                 [x + (place - 1.5) * width for x in range(len(sizes))], heights, width * 0.92, color=colour
             )
             bars.set_label(tool)
-            panel.bar_label(bars, [number(height) for height in heights], padding=2, fontsize=8, color=GREY)
+            labels = [number(height) if height else "" for height in heights]
+            panel.bar_label(bars, labels, padding=2, fontsize=8, color=GREY)
         panel.set_yscale("log")
         panel.set_xticks(range(len(sizes)), [f"{files} files" for files in sizes])
         panel.set_title(title)
@@ -119,6 +121,11 @@ def beside_peers(peers: Mapping[str, Any]) -> Figure:
         panel.set_axisbelow(True)
         seen = [median for (measure, tool, _), median in medians.items() if measure == group and tool in TOOLS]
         panel.set_ylim(min(seen) / 5, max(seen) * 2)
-    labels = panels[0].get_legend_handles_labels()
-    figure.legend(*labels, ncols=len(TOOLS), loc="outside upper center", fontsize=9, labelcolor=GREY)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        ncols=len(TOOLS),
+        loc="outside upper center",
+        fontsize=9,
+        labelcolor=GREY,
+    )
     return figure

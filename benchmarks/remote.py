@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from benchmarks.figures import Figure, skipped
@@ -27,8 +29,6 @@ POLLS = 20
 FETCHES = 10
 POLL_INTERVAL = 30.0  # seconds, as `repository.poll_interval` is by default
 BRANCH = "refs/heads/main"
-# What git sends to ask for one branch: https://git-scm.com/docs/protocol-v2
-ASK = b"0014command=ls-refs\n0001001eref-prefix refs/heads/main0000"
 
 
 def measure(root: Path) -> Iterator[Figure]:
@@ -38,8 +38,10 @@ def measure(root: Path) -> Iterator[Figure]:
     for number in range(COMMITS):
         _change(remote, number)
     with _git_daemon(root) as (port, process):
-        yield from _served("git daemon", remote, f"git://127.0.0.1:{port}/config.git", process.pid, {})
-    yield from _figures("HTTP, without TLS", [_http_poll(root) for _ in range(POLLS)], [])
+        url = f"git://127.0.0.1:{port}/config.git"
+        yield from _served("git daemon", remote, url, lambda: _cpu(process.pid), {})
+    with HttpBackend(root) as backend:
+        yield from _served("HTTP, without TLS", remote, f"{backend.url}/config.git", lambda: backend.used, {})
     if (lack := missing("sshd")) is not None:
         yield skipped("polls over SSH", str(lack))
         return
@@ -48,7 +50,8 @@ def measure(root: Path) -> Iterator[Figure]:
     sshd = make_sshd(room)
     try:
         listener = int(output("pgrep", "-f", f"sshd.*{room}/sshd_config").decode().split()[0])
-        yield from _served("SSH", remote, sshd.url(remote.path), listener, {"GIT_SSH_COMMAND": sshd.git_ssh_command})
+        variables = {"GIT_SSH_COMMAND": sshd.git_ssh_command}
+        yield from _served("SSH", remote, sshd.url(remote.path), lambda: _cpu(listener), variables)
     finally:
         sshd.stop()
 
@@ -58,31 +61,31 @@ def _change(remote: GitRemote, number: int) -> None:
     remote.commit({name: content(name, f"commit {number}")})
 
 
-def _served(way: str, remote: GitRemote, url: str, listener: int, variables: Mapping[str, str]) -> Iterator[Figure]:
-    """``listener`` is the process that serves, with its children."""
+def _served(
+    way: str, remote: GitRemote, url: str, used: Callable[[], float], variables: Mapping[str, str]
+) -> Iterator[Figure]:
+    """``used`` gives the seconds of CPU that serving has taken so far."""
     env = {**os.environ, **variables, "GIT_CONFIG_GLOBAL": os.devnull}
-    clone = remote.path.parent / f"clone-{way.replace(' ', '-')}"
+    clone = remote.path.parent / f"clone-{way.partition(',')[0].replace(' ', '-')}"
     output("git", "clone", "--quiet", "--bare", url, clone, env=env)
     polls, fetches = [], []
     for _ in range(POLLS):
-        before = _cpu(listener)
+        before = used()
         output("git", "ls-remote", url, BRANCH, env=env)
-        polls.append(_cpu(listener) - before)
+        polls.append(used() - before)
     for number in range(FETCHES):
         _change(remote, number + COMMITS)
-        before = _cpu(listener)
+        before = used()
         output("git", "-C", clone, "fetch", "--quiet", "--no-tags", url, BRANCH, env=env)
-        fetches.append(_cpu(listener) - before)
+        fetches.append(used() - before)
     yield from _figures(way, polls, fetches)
 
 
 def _figures(way: str, polls: list[float], fetches: list[float]) -> Iterator[Figure]:
     """The clock counts in hundredths of a second: only the mean of many is worth something."""
-    poll = sum(polls) / len(polls)
+    poll, fetch = sum(polls) / len(polls), sum(fetches) / len(fetches) * 1000
     yield Figure(f"one poll, {way}, the remote's side: CPU", "ms", (poll * 1000,), note=f"mean of {len(polls)}")
-    if fetches:
-        fetch = sum(fetches) / len(fetches) * 1000
-        yield Figure(f"one fetch, {way}, the remote's side: CPU", "ms", (fetch,), note=f"mean of {len(fetches)}")
+    yield Figure(f"one fetch, {way}, the remote's side: CPU", "ms", (fetch,), note=f"mean of {len(fetches)}")
     note = f"that each poll every {POLL_INTERVAL:g} s"
     yield Figure(f"servers on one core of the remote, {way}", "", (POLL_INTERVAL // poll,), note=note)
 
@@ -109,29 +112,65 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _http_poll(root: Path) -> float:
-    """Both requests of `git ls-remote`, as a web server hands them to git http-backend."""
-    common = {
-        "PATH": os.environ["PATH"],
-        "GIT_PROJECT_ROOT": str(root),
-        "GIT_HTTP_EXPORT_ALL": "1",
-        "GIT_PROTOCOL": "version=2",
-        "REMOTE_USER": "x",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-    }
-    get = {"REQUEST_METHOD": "GET", "PATH_INFO": "/config.git/info/refs", "QUERY_STRING": "service=git-upload-pack"}
-    post = {
-        "REQUEST_METHOD": "POST",
-        "PATH_INFO": "/config.git/git-upload-pack",
-        "CONTENT_TYPE": "application/x-git-upload-pack-request",
-    }
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    output("git", "http-backend", env={**common, **get})
-    answer = output("git", "http-backend", stdin=ASK, env={**common, **post})
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if BRANCH.encode() not in answer:
-        raise RuntimeError(f"git http-backend answered {answer!r}")
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+class HttpBackend:
+    """git http-backend for the repositories below ``root``, as a web server starts it: once for each request. The web
+    server's own work, and TLS, do not count."""
+
+    def __init__(self, root: Path) -> None:
+        self.used = 0.0
+        backend = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.connection.settimeout(20)
+                head, _, data = backend.serve(self, root).partition(b"\r\n\r\n")
+                self.send_response(200)
+                for line in head.decode().splitlines():
+                    self.send_header(*line.split(": ", 1))
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_POST = do_GET  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def serve(self, request: BaseHTTPRequestHandler, root: Path) -> bytes:
+        """What git answers to the request: header fields and body."""
+        path, _, query = request.path.partition("?")
+        variables = {
+            "PATH": os.environ["PATH"],
+            "GIT_PROJECT_ROOT": str(root),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_PROTOCOL": request.headers.get("Git-Protocol", ""),
+            "HTTP_CONTENT_ENCODING": request.headers.get("Content-Encoding", ""),
+            "CONTENT_TYPE": request.headers.get("Content-Type", ""),
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "REQUEST_METHOD": request.command,
+        }
+        with tempfile.TemporaryFile() as body, tempfile.TemporaryFile() as answer:
+            body.write(request.rfile.read(int(request.headers.get("Content-Length", 0))))
+            body.seek(0)
+            process = subprocess.Popen(["git", "http-backend"], stdin=body, stdout=answer, env=variables)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            self.used += usage.ru_utime + usage.ru_stime
+            answer.seek(0)
+            return answer.read()
+
+    def __enter__(self) -> HttpBackend:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def _cpu(pid: int) -> float:

@@ -28,9 +28,12 @@ MEASURES = {
     "one change: CPU": "one change: CPU",
     "one change: started": "one change, until its container runs",
     "one change: healthy": "one change, until it is healthy",
-    "one change: memory": "largest process",
+    "one change: memory": "peak memory of the largest process",
     "first run: CPU": "first run: CPU",
 }
+PUSHED_TO = 500  # servers, each of which polls and fetches
+FLAT = 2.0  # times the cost, between the smallest and the largest size
+LINEAR = 1.1  # times the cost that would grow in proportion to the size
 _BLOCK = re.compile(r"(<!-- measured: (\S+) -->\n).*?(<!-- /measured -->)", re.DOTALL)
 Data = Mapping[str, Any]
 
@@ -62,26 +65,52 @@ def figures_table(data: Data) -> str:
     for figure in data["figures"]:
         name = figure["name"].replace("|", "\\|")
         if "skipped" in figure:
-            rows.append((name, "–", "", "", f"skipped: {figure['skipped']}"))
+            rows.append((name, "–", "", "", "skipped", figure["skipped"]))
             continue
         spread = f"{number(figure['min'])} – {number(figure['max'])}" if len(figure["samples"]) > 1 else ""
         target = "" if figure["target"] is None else f"≤ {number(figure['target'])}"
         median = f"{number(figure['median'])} {figure['unit']}".strip()
         verdict = "" if not target else "**missed**" if figure["missed"] else "met"
-        rows.append((name, median, spread, f"{len(figure['samples'])}", f"{target} {verdict}".strip()))
-    return table(("figure", "median", "range", "runs", "target"), rows)
+        rows.append((name, median, spread, f"{len(figure['samples'])}", f"{target} {verdict}".strip(), figure["note"]))
+    return table(("figure", "median", "range", "runs", "target", "note"), rows)
 
 
 def remote_table(data: Data) -> str:
-    """What polls and fetches cost the remote, for each way to reach it."""
+    """What polls and fetches cost the remote, for each way to reach it, and what a push to many servers does."""
     figures = {figure["name"]: figure for figure in data["figures"] if figure["group"] == "remote"}
     rows = []
     for way in ("git daemon", "HTTP, without TLS", "SSH"):
         names = (f"one poll, {way}, the remote's side: CPU", f"one fetch, {way}, the remote's side: CPU")
+        costs = [figures[name]["median"] for name in names if name in figures]
         servers = figures.get(f"servers on one core of the remote, {way}")
         count = "–" if servers is None else number(servers["median"])
-        rows.append((way, *(_cell(figures.get(name), runs=False) for name in names), count))
-    return table(("", "one poll", "one fetch of a commit", "servers on one core, at 30 s"), rows)
+        push = f"{number(PUSHED_TO * sum(costs) / 1000)} s" if len(costs) == len(names) else "–"
+        rows.append((way, *(_cell(figures.get(name), runs=False) for name in names), count, push))
+    head = ("", "one poll", "one fetch of a commit", "servers on one core, at 30 s", f"a push to {PUSHED_TO} servers")
+    return table(head, rows)
+
+
+def growth_table(data: Data) -> str:
+    """What each cost grows with, from its smallest to its largest size."""
+    curves: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for figure in data["figures"]:
+        if point := figure.get("point"):
+            curve = curves.setdefault((point["curve"], point["axis"], figure["unit"]), [])
+            curve.append((point["x"], figure["median"]))
+    rows = []
+    for (name, axis, unit), points in curves.items():
+        (small, least), (large, most) = min(points), max(points)
+        size, cost = large / small, most / least
+        sizes = f"{number(small)} → {number(large)} {axis} (× {number(size)})"
+        rows.append((name, sizes, f"{number(least)} → {number(most)} {unit} (× {number(cost)})", _growth(size, cost)))
+    return table(("", "size", "cost", "growth"), rows)
+
+
+def _growth(size: float, cost: float) -> str:
+    """In a word, for so many times the size and so many times the cost."""
+    if cost <= FLAT:
+        return "flat"
+    return "at most linear" if cost <= size * LINEAR else "**more than linear**"
 
 
 # --- make bench-peers ---
@@ -133,6 +162,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "machine": lambda: machine_of(read("bench")),
     "figures": lambda: figures_table(read("bench")),
+    "growth": lambda: growth_table(read("bench")),
     "remote": lambda: remote_table(read("bench")),
     "peers-machine": lambda: machine_of(read("peers")),
     "costs": lambda: costs_table(read("peers")),

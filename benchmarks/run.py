@@ -7,7 +7,6 @@ fails.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the package and tests/support
 
 from benchmarks import failures
-from benchmarks.figures import Figure, machine, table
+from benchmarks.figures import Figure, ResultFile, machine, table
 from benchmarks.groups import GROUPS, Bench, Group, measure, select_groups
 from reconciler.demo import dockerd
 
@@ -37,26 +36,27 @@ def main() -> int:
         if os.getloadavg()[0] > len(os.sched_getaffinity(0)):
             print("This machine is busy with something else: do not trust the wall times.")
         sys.stdout.flush()
-        figures, failed = _measured(arguments.only, Bench(Path(scratch), cleanup, arguments.kills))
-    if arguments.json:
-        data = {"machine": described, "figures": [figure.data() for figure in figures], "failed": failed}
-        arguments.json.write_text(json.dumps(data, indent=2) + "\n")
+        file = ResultFile(arguments.json, described, lambda row: str(row["group"]), keep=arguments.only != list(GROUPS))
+        figures, failed = _measured(arguments.only, Bench(Path(scratch), cleanup, arguments.kills), file)
     return _verdict([figure.name for figure in figures if figure.missed], failed)
 
 
-def _measured(groups: list[Group], bench: Bench) -> tuple[list[Figure], list[str]]:
+def _measured(groups: list[Group], bench: Bench, file: ResultFile) -> tuple[list[Figure], list[str]]:
     """All figures, printed as a table, and which groups failed with what."""
     figures: list[Figure] = []
     failed: list[str] = []
     began = time.monotonic()
     try:
         for group, measured, error in measure(groups, bench):
-            figures += [replace(figure, group=group.name) for figure in measured]
+            mine = [replace(figure, group=group.name) for figure in measured]
+            figures += mine
             print(f"{group.name:>12}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
             began = time.monotonic()
+            failure = f"{type(error).__name__}: {error}" if error is not None else ""
             if error is not None:
                 traceback.print_exception(error)
-                failed.append(f"{group.name} ({type(error).__name__}: {error})")
+                failed.append(f"{group.name} ({failure})")
+            file.write("figures", group.name, [figure.data() for figure in mine], failure)
     finally:
         print("\n" + table(figures))  # also after an interruption half way
     return figures, failed
@@ -72,7 +72,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", metavar="NAME[,NAME]", type=_groups, default=list(GROUPS), help="measure these groups only"
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write every sample to this file")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        type=Path,
+        help="also write every sample to this file; with --only, it keeps the others",
+    )
     parser.add_argument(
         "--kills", metavar="N", type=int, default=failures.KILLS, help="kills at random instants (default: %(default)s)"
     )

@@ -288,6 +288,9 @@ class FakeHost:
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership()
 
+    async def new_owner(self, path: str) -> Ownership:
+        return Ownership(0, 0)
+
     async def sight(self, path: str, container: str, pid: int, inside: str) -> Sight:
         return self.sights.get(path, Sight.UNKNOWN)
 
@@ -322,6 +325,7 @@ class FakeCompose:
     sick: dict[str, str] = field(default_factory=dict)
     refuses: Callable[[Mapping[str, bytes]], ReconcilerError | None] = lambda _: None
     reachable: bool = True
+    away: EngineUnavailableError = field(default_factory=lambda: EngineUnavailableError("the engine does not answer"))
     after_recreate: Callable[[], None] = lambda: None
     stacks: dict[str, str] = field(default_factory=dict)
     included: set[str] = field(default_factory=set)
@@ -463,7 +467,7 @@ class FakeCompose:
 
     def _reach(self) -> None:
         if not self.reachable:
-            raise EngineUnavailableError("the engine does not answer")
+            raise self.away
 
     def _files(self, staged: Mapping[str, Secret | None]) -> dict[str, bytes]:
         files = {path: file.data.reveal() for path, file in self.host.files.items()}

@@ -13,7 +13,7 @@ import os
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,25 +24,24 @@ from benchmarks.peers.sites import (
     SITES,
     AnsibleSite,
     ReconcilerSite,
+    Run,
     ScriptSite,
     Site,
     content,
     names,
 )
-from tests.support.age_key import AgeKey, make_age_key
+from tests.support.age_key import AgeKey
 from tests.support.server import Daemon
 from tests.support.waiting import eventually
 
 SIZES = (3, 50, 200)  # files
 ROUNDS = 5
-# A run of ansible-pull takes seconds for each ten files. With 200, its first run finds all live files as they should be
-# and counts as the run with no change.
-FEWER_ROUNDS = {(AnsibleSite.tool, 50): 2, (AnsibleSite.tool, 200): 1}
-POLLS = 4  # for one sample: the clock of processes counts in hundredths of a second
+FEWER_ROUNDS = {(AnsibleSite.tool, 50): 2, (AnsibleSite.tool, 200): 1}  # a run takes seconds for each ten files
+POLLS = 20  # for one sample: the clock of processes counts in hundredths of a second
 QUIET = 0.5  # seconds without CPU: the daemon has done everything
 UNITS = {"CPU": "s", "started": "s", "healthy": "s", "memory": "MB"}
 SECRET = b"the webhook's own secret"
-MakeSite = Callable[[type[Site], str, AgeKey], Site]
+MakeSite = Callable[[type[Site], str], Site]
 
 
 class Samples:
@@ -63,31 +62,29 @@ class Samples:
             yield Figure(name, unit, tuple(samples), point=Point(tool, "files", self._files), group=measure)
 
 
-def measure(scratch: Path, make_site: MakeSite, sizes: Sequence[int] = SIZES) -> Iterator[Figure]:
-    """The figures for each number of files; ``make_site`` makes one of this kind, name and key."""
-    key = make_age_key(scratch)
-    for files in sizes:
-        with ThreadPoolExecutor(2) as pool:
-            plain = {name: content(name, "first") for name in names(files)}
-            encrypted = dict(
-                zip(plain, pool.map(lambda data: key.encrypt("source.env", data), plain.values()), strict=True)
-            )
-        samples = Samples(files)
+def measure(files: int, make_site: MakeSite, key: AgeKey) -> Iterator[Figure]:
+    """The figures for so many files, also those before a failure; ``make_site`` makes one of this kind and name."""
+    with ThreadPoolExecutor(2) as pool:
+        plain = {name: content(name, "first") for name in names(files)}
+        encrypted = dict(
+            zip(plain, pool.map(lambda data: key.encrypt("source.env", data), plain.values()), strict=True)
+        )
+    samples = Samples(files)
+    try:
         with ExitStack() as stack:
             sites = []
             for kind in SITES:
-                site = make_site(kind, f"{kind.__name__.lower()}-{files}", key)
+                site = make_site(kind, f"{kind.__name__.lower()}-{files}")
                 stack.callback(site.remove)
                 shared = isinstance(site, ReconcilerSite | ScriptSite | AnsibleSite)
                 sources = encrypted if shared else {name: site.encrypt(name, data) for name, data in plain.items()}
-                only_round = FEWER_ROUNDS.get((site.tool, files)) == 1
-                if only_round:
-                    site.seed(plain)
-                first = site.start(sources)
-                samples.add(site.tool, "no change" if only_round else "first run", CPU=first.cpu)
+                samples.add(site.tool, "first run", CPU=site.start(sources).cpu)
                 sites.append(site)
             _rounds(stack, sites, samples, files)
+    except Exception:
         yield from samples.figures()
+        raise
+    yield from samples.figures()
 
 
 def _rounds(stack: ExitStack, sites: list[Site], samples: Samples, files: int) -> None:
@@ -98,9 +95,8 @@ def _rounds(stack: ExitStack, sites: list[Site], samples: Samples, files: int) -
             if number >= FEWER_ROUNDS.get((site.tool, files), ROUNDS):
                 continue
             if isinstance(site, ReconcilerSite):
-                polls = [daemon.announce("in_sync")[0] for _ in range(POLLS)]
-                samples.add(site.tool, "no change", CPU=sum(polls) / POLLS)
-            elif FEWER_ROUNDS.get((site.tool, files)) != 1:
+                samples.add(site.tool, "no change", CPU=daemon.announce("in_sync", POLLS)[0] / POLLS)
+            else:
                 _unchanged(site, samples)
             changed = {"api.env": content("api.env", f"round{number}")}
             began = time.time()
@@ -109,10 +105,8 @@ def _rounds(stack: ExitStack, sites: list[Site], samples: Samples, files: int) -
             if isinstance(site, ReconcilerSite):
                 cpu, memory = daemon.announce("applied")
             else:
-                run = site.run()
+                run = _successful(site)
                 cpu, memory = run.cpu, run.memory
-                if run.exit_code != 0:
-                    raise RuntimeError(f"{site.tool} ended with {run.exit_code}: {run.output[-2000:]}")
             if site.live("api.env").read_bytes() != changed["api.env"]:
                 raise RuntimeError(f"{site.tool} has ended, but the live file is not the changed one")
             started, healthy = _events(site, began)
@@ -121,13 +115,21 @@ def _rounds(stack: ExitStack, sites: list[Site], samples: Samples, files: int) -
             )
 
 
+def _successful(site: Site, **more: str) -> Run:
+    """Run the tool. Raises RuntimeError unless it exits with 0: a run that fails is quick."""
+    run = site.run(**more)
+    if run.exit_code != 0:
+        raise RuntimeError(f"{site.tool} ended with {run.exit_code}: {run.output[-2000:]}")
+    return run
+
+
 def _unchanged(site: Site, samples: Samples) -> None:
-    samples.add(site.tool, "no change", CPU=site.run().cpu)
+    samples.add(site.tool, "no change", CPU=_successful(site).cpu)
     if isinstance(site, ScriptSite):
-        samples.add("cron script, only news", "no change", CPU=site.run(ONLY_NEW="yes").cpu)
+        samples.add("cron script, only news", "no change", CPU=_successful(site, ONLY_NEW="yes").cpu)
     if isinstance(site, AnsibleSite):
         site.options = ("--only-if-changed",)
-        samples.add("ansible-pull, only news", "no change", CPU=site.run().cpu)
+        samples.add("ansible-pull, only news", "no change", CPU=_successful(site).cpu)
         site.options = ()
 
 
@@ -163,9 +165,19 @@ class WatchedDaemon:
         )
         self._wait_until_quiet()
 
-    def announce(self, result: str) -> tuple[float, float]:
-        """Announce a push and wait until it has ended so; return seconds of CPU, children included, and peak MB."""
-        seen, before = len(self._daemon.events()), self._cpu()
+    def announce(self, result: str, times: int = 1) -> tuple[float, float]:
+        """Announce a push and wait until it has ended so, some times; return the seconds of CPU of all together,
+        children included, and peak MB."""
+        before = self._cpu()
+        for _ in range(times):
+            self._announce_once(result)
+        self._wait_until_quiet()
+        status_lines = Path(f"/proc/{self._daemon.process.pid}/status").read_text().splitlines()
+        peak = next(int(line.split()[1]) for line in status_lines if line.startswith("VmHWM"))
+        return self._cpu() - before, peak * 1024 / 1e6
+
+    def _announce_once(self, result: str) -> None:
+        seen = len(self._daemon.events())
         body = json.dumps({"ref": "refs/heads/main"}).encode()
         signature = hmac.new(SECRET, body, hashlib.sha256).hexdigest()
         status, _ = self._daemon.post("/webhook", body, {"X-Hub-Signature-256": f"sha256={signature}"})
@@ -180,10 +192,6 @@ class WatchedDaemon:
             return any(event["result"] == result for event in ends)
 
         eventually(done, timeout=LONGEST_RUN)
-        self._wait_until_quiet()
-        status_lines = Path(f"/proc/{self._daemon.process.pid}/status").read_text().splitlines()
-        peak = next(int(line.split()[1]) for line in status_lines if line.startswith("VmHWM"))
-        return self._cpu() - before, peak * 1024 / 1e6
 
     def _cpu(self) -> float:
         """Seconds of CPU of the daemon and its ended children, in hundredths."""

@@ -7,20 +7,19 @@ is there, and once more after it is gone, or, where it stays, at the next turn o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.peers.sites import PROJECT_FILE, SERVICES, SITES, HarbormasterSite, Run, Site, content
-from tests.support.age_key import AgeKey, make_age_key
 from tests.support.commands import CommandFailed, output
 from tests.support.engine_api import ask_engine, labelled
 from tests.support.git_remote import LINK
 from tests.support.waiting import eventually
 
-MakeSite = Callable[[type[Site], str, AgeKey, int], Site]
+MakeSite = Callable[[type[Site], str, int], Site]
 DISK = 8 * 1024 * 1024  # bytes of the small file system
 ROOM = 24 * 1024  # bytes that are left of it
 FILES = (PROJECT_FILE, "api.env", "worker.env")
@@ -292,19 +291,17 @@ FAULTS = (
 )
 
 
-def measure(scratch: Path, make_site: MakeSite, engine: Engine) -> Iterator[Ending]:
-    """Every fault at every tool. ``make_site`` makes one of this kind, name and key, on a disk of so many bytes."""
-    key = make_age_key(scratch)
-    for number, fault in enumerate(FAULTS):
-        disk = DISK if fault.small_disk else 0
-        sites = [make_site(kind, f"{kind.__name__.lower()}-fault-{number}", key, disk) for kind in SITES]
-        try:
-            yield from _tried(fault, sites, engine)
-        finally:
-            if not engine.running:
-                engine.start()
-            for site in sites:
-                site.remove()
+def measure(fault: Fault, make_site: MakeSite, engine: Engine) -> list[Ending]:
+    """The fault at every tool. ``make_site`` makes one of this kind and name, on a disk of so many bytes."""
+    disk = DISK if fault.small_disk else 0
+    sites = [make_site(kind, f"{kind.__name__.lower()}-fault-{FAULTS.index(fault)}", disk) for kind in SITES]
+    try:
+        return _tried(fault, sites, engine)
+    finally:
+        if not engine.running:
+            engine.start()
+        for site in sites:
+            site.remove()
 
 
 def _tried(fault: Fault, sites: list[Site], engine: Engine) -> list[Ending]:

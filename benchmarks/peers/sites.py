@@ -150,12 +150,6 @@ class Site(ABC):
         self.bring_up()
         return first
 
-    def seed(self, files: Mapping[str, bytes]) -> None:
-        """Write the live files before the tool's first run."""
-        for name, plain in files.items():
-            self.live(name).write_bytes(plain)
-            self.live(name).chmod(0o600)
-
     def bring_up(self) -> None:  # noqa: B027  # for most, nothing
         """What an operator does after the tool's first run."""
 

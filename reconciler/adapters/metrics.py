@@ -153,7 +153,9 @@ class PrometheusMetrics(ServiceDriftMetrics):
             "service_recreate", "Services recreated, restarted or signalled.", *service, "result"
         )
         self._engine_up = self._gauge(
-            "engine_up", "1 while the Docker engine of the environment's stacks answers.", "environment"
+            "engine_up",
+            "1 while the Docker engine of the environment's stacks answers, and a Swarm's manager.",
+            "environment",
         )
         self._service_healthy = self._gauge(
             "service_healthy", "1 where the service is healthy; one series a service.", *service, "state"

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from reconciler.core.model.targets import StackKind
+from reconciler.core.model.targets import DEFAULT_KIND, StackKind
 from reconciler.core.secret import Secret
 
 
@@ -98,7 +98,7 @@ class FoundProject:
     options: tuple[str, ...] = ()
     problem: str = ""
     notes: tuple[str, ...] = ()
-    kind: StackKind = StackKind.COMPOSE
+    kind: StackKind = DEFAULT_KIND
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from reconciler.core.decide import health
+from reconciler.core.decide.next_steps import next_steps
 from reconciler.core.errors import ChangedMeanwhileError, ServiceFailedError, StillStartingError, UnhealthyError
 from reconciler.core.model.compose import Action, ActionKind, Project, ServiceHealth, Sight
 from reconciler.core.model.plans import Change
@@ -404,7 +405,7 @@ def _excuse(run: Run, view: StackView, report: health.HealthReport, project: Pro
     broken = [finding.service for finding in failed if not _was_so_before(run, view.stack, finding)]
     if broken or (not report.failed and set(report.silent) - set(run.silent)):
         raise (StillStartingError if report.late.issuperset(broken) else UnhealthyError)(report.reason, where=where)
-    hint = f"See the service's own log: `{project.invocation.show()}` in {view.stack.directory}"
+    hint = f"See the service's own log: `{next_steps(view.stack, project).look}` in {view.stack.directory}"
     return ServiceFailedError(f"{report.reason}, as before the change", where=where, hint=hint)
 
 

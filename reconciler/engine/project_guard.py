@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reconciler.core.decide.affected_services import is_stopped_on_purpose, managed_keys
+from reconciler.core.decide.next_steps import next_steps
 from reconciler.core.decide.service_drift import DRIFT_ID
 from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.dotenv.interpolation import resolve_env_file
@@ -19,6 +20,7 @@ from reconciler.core.fidelity.guard import (
     Grants,
     ProjectSides,
     bound_files,
+    changed_modes,
     definitions,
     edits,
     is_edited_by_hand,
@@ -30,12 +32,11 @@ from reconciler.core.model.compose import (
     ActionKind,
     Container,
     DeployedService,
-    Invocation,
     ManagedFile,
     Project,
 )
 from reconciler.core.model.settings import Settings
-from reconciler.core.model.targets import OnDrift, Parser, Stack, StackKind, environment_of
+from reconciler.core.model.targets import OnDrift, Parser, Stack, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.text import listed
@@ -89,6 +90,8 @@ async def judge_project(
     changed, words = definitions(project, Grants(fields=allowed, any_field=any_field), sides.hidden)
     if changed:
         return ProjectVerdict(_git_may_not(sides.stack, changed, words), "project-change-refused")
+    if modes := changed_modes(project, touched):
+        return ProjectVerdict(_other_mode(sides, modes), "project-edited", services=frozenset(modes))
     fresh = touched - sides.pending
     keys = {name: _explained_keys(project, name, sides.managed) for name in fresh}
     blamed = {name: edits(project, [name], Grants(keys), sides.hidden) for name in sorted(fresh)}
@@ -185,34 +188,36 @@ def _git_may_not(stack: Stack, changed: Sequence[str], words: Sequence[str]) -> 
     return f"git would change more of the project than it may. {'. '.join(changed)}. {hint}"
 
 
+def _other_mode(sides: StackSides, modes: Mapping[str, tuple[str, str]]) -> str:
+    """What an operator has to do for a service of another mode. A stack of which nothing is left stays down."""
+    assert sides.after is not None
+    changes = [f"{name} is {runs}, and the project says {says}" for name, (runs, says) in modes.items()]
+    names = " ".join(f"{sides.after.name}_{name}" for name in modes)
+    others = {service.name for service in sides.deployed or ()} - modes.keys()
+    created = bool(others) and sides.stack.on_drift is not OnDrift.REPORT
+    then = "`reconciler sync` creates it again" if created else "deploy the stack by hand"
+    remove = f"remove it with `docker service rm {names}`"
+    return f"{'. '.join(changes)}. Swarm changes no service's mode: {remove}, then {then}"
+
+
 def _conflict(stack: Stack, sentences: Sequence[str]) -> str:
     return (
         f"changed by hand, and git changes it too. {'. '.join(sentences)}. on_drift is report: an operator decides. "
-        f"Undo the change by hand, or deploy the project over it with `reconciler sync --accept-project {stack.id}`"
+        f"Undo the change by hand, or deploy the project over it with `{next_steps(stack, None).accept}`"
     )
 
 
 def _edited_since(sides: StackSides, sentences: Sequence[str], bound: Mapping[str, Sequence[str]]) -> str:
-    stack, accept = sides.stack, f"reconciler sync --accept-project {sides.stack.id}"
-    project = sides.before or sides.after
-    compose = project.invocation if project else Invocation(stack.directory)
+    stack = sides.stack
+    steps = next_steps(stack, sides.before or sides.after)
     if binds := [f"{name} binds {listed(paths)}" for name, paths in bound.items() if paths]:
         return (
             f"{stack.name} was deployed otherwise. {'; '.join(binds)}, which git manages: a bind exists on one node "
             "only, so it is deployed as a config, or where git encrypts it as a secret, at the same place. "
-            f"{'. '.join(sentences)}. A deploy by hand cannot do that: accept it with `{accept}`"
+            f"{'. '.join(sentences)}. A deploy by hand cannot do that: accept it with `{steps.accept}`"
         )
-    said = f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(sentences)}. "
-    if stack.kind is StackKind.SWARM:
-        return (
-            f"{said}Read `{compose.command('config')}` in {stack.directory}: that is how the project is deployed. A "
-            "deploy by hand may read other values (quotes in env files stay, .env is left out). "
-            f"Accept it as it stands with `{accept}`"
-        )
-    return (
-        f"{said}Read `{compose.command('config')}`, then run `{compose.start()}` in {stack.directory} yourself, "
-        f"or accept the project as it stands with `{accept}`"
-    )
+    said = f"the project of {stack.name} is not what runs, and git does not explain it. {'. '.join(sentences)}"
+    return f"{said}. {steps.settle_edit()}"
 
 
 def hidden_values(snapshot: Snapshot, staged: Mapping[str, Secret | None], stack: Stack) -> frozenset[str]:

@@ -96,6 +96,7 @@ class _RolloutRun:
         self._hosts = hosts
         self._reconcile = reconcile
         self._request = request
+        self._compared: tuple[int, int] | None = None  # the store's version when all records were last compared
         self.outcomes: dict[str, Outcome] = {}
 
     async def begin(self) -> None:
@@ -144,8 +145,10 @@ class _RolloutRun:
 
     async def roll_back_others(self) -> None:
         """Roll back, last host first, every host that already has a revision which another host has quarantined."""
-        if self._request.dry_run:
+        version = self._ports.store.version
+        if self._request.dry_run or version == self._compared:
             return
+        self._compared = version
         for failed in self._hosts:
             record = self._record(failed)
             quarantine = record.quarantine_of(record.head) if record.head else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from reconciler.core.decide import health
+from reconciler.core.decide.next_steps import next_steps
 from reconciler.core.decide.suspension import HOUR, restored_stacks, suspension_of
 from reconciler.core.errors import ModelRefusedError, OutsideError, ReconcilerError, ServiceFailedError, UnhealthyError
 from reconciler.core.model.compose import Action
@@ -217,10 +218,10 @@ async def _failed_revision(planned: _PlannedRun, error: ReconcilerError) -> Outc
     ports.metrics.failed(plan.environment, ports.clock.now())
     run, views = planned.transaction.run, planned.prepared.views
     projects = [planned.transaction.projects.get(name) or view.before for name, view in views.items()]
-    logs = [f"`{project.invocation.show()}`" for project in projects if project]
-    look = f"Look at the service ({', '.join(logs) or '`docker compose logs`'}), or fix it with a new commit"
+    sides = list(zip(views.values(), projects, strict=True))
+    looks = dict.fromkeys(f"`{next_steps(view.stack, project).look}`" for view, project in sides)
+    look = f"Look at the service ({', '.join(looks)}), or fix it with a new commit"
     if any(view.stack.on_failure is OnFailure.HOLD for name, view in views.items() if name in run.stacks):
-        sides = zip(views.values(), projects, strict=True)
         mixed = [await mixed_state(ports, view.stack, project, run) for view, project in sides]
         stays = "on_failure is hold: the new files stay"
         return _degraded(planned, ". ".join(filter(None, [str(error), stays, *mixed, look])))

@@ -1052,6 +1052,18 @@ def test_names_become_numbers(host: LocalHost) -> None:
     assert asyncio.run(host.ownership(None, None)) == Ownership(None, None)
 
 
+@pytest.mark.parametrize("inherited", [False, pytest.param(True, marks=pytest.mark.root)])
+def test_a_new_file_has_the_owner_that_was_said_before(host: LocalHost, root: Path, *, inherited: bool) -> None:
+    if inherited:
+        os.chown(root, -1, NOBODY)
+        root.chmod(0o2755)
+    said = asyncio.run(host.new_owner(str(root / "new.env")))
+    put(host, root / "new.env")
+    made = (root / "new.env").stat()
+    assert said == Ownership(made.st_uid, made.st_gid) == Ownership(os.geteuid(), NOBODY if inherited else os.getegid())
+    assert asyncio.run(host.new_owner(str(root / "absent" / "new.env"))) == Ownership(os.geteuid(), os.getegid())
+
+
 @pytest.mark.parametrize(
     ("owner", "group", "message"),
     [

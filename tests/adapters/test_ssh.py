@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -69,6 +70,19 @@ async def write(host: SshHost, file: Path, replaces: LiveFile | None) -> None:
 
 def names(file: Path) -> list[str]:
     return sorted(path.name for path in file.parent.iterdir())
+
+
+@pytest.mark.parametrize("inherited", [False, pytest.param(True, marks=pytest.mark.root)])
+async def test_a_new_file_has_the_owner_that_was_said_before(host: SshHost, file: Path, *, inherited: bool) -> None:
+    if inherited:
+        file.parent.chmod(file.parent.stat().st_mode | stat.S_ISGID)
+        os.chown(file.parent, -1, 65534)
+    new = file.with_name("new.env")
+    said = await host.new_owner(str(new))
+    await write(host, new, None)
+    made = new.stat()
+    assert said == Ownership(made.st_uid, made.st_gid)
+    assert (made.st_gid == 65534) == inherited
 
 
 async def test_a_file_is_replaced_by_one_with_its_mode_and_owner(host: SshHost, file: Path) -> None:

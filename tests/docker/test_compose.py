@@ -40,6 +40,7 @@ RECREATE = OnChange(ChangeMode.RECREATE)
 # PID 1 of the test image ends immediately when stopped; `init` forwards signals where a test sends one.
 SLEEPER = """
     image: IMAGE
+    network_mode: none
     init: true
     stop_grace_period: 1s
     command: sleep 1000
@@ -299,7 +300,7 @@ services:
   api:{SLEEPER}    env_file: api.env
     ipc: shareable
     volumes: [./api.conf:/api.conf, /data]
-  side:{SLEEPER}    network_mode: service:api
+  side:{SLEEPER.replace("network_mode: none", "network_mode: service:api")}
   tools:{SLEEPER}    pid: service:api
     ipc: service:api
   files:{SLEEPER}    volumes_from: [api]

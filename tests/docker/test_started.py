@@ -24,10 +24,12 @@ pytestmark = pytest.mark.docker
 MakeProject = Callable[..., ComposeProject]
 SERVICE = """
     image: IMAGE
+    network_mode: none
     init: true
     stop_grace_period: 1s
     command: sleep 1000
 """
+NETWORKED = SERVICE.replace("    network_mode: none\n", "")
 
 
 def stack_of(made: ComposeProject, /, **more: object) -> Stack:
@@ -95,7 +97,7 @@ async def test_a_published_port_from_an_env_file_stays(compose_project: MakeProj
     made = compose_project("services: {unused: {image: x}}", {"api.env": "LEVEL=info\n", ".env.prod": "PORT=18300\n"})
     made.write(
         "prod.yaml",
-        f"services:\n  api:{SERVICE}    env_file: api.env\n    ports: ['127.0.0.1:${{PORT}}:8000']\n".replace(
+        f"services:\n  api:{NETWORKED}    env_file: api.env\n    ports: ['127.0.0.1:${{PORT}}:8000']\n".replace(
             "IMAGE", "reconciler-test/busybox:1"
         ),
     )

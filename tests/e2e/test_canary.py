@@ -21,15 +21,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.age_key import AgeKey
 from tests.support.commands import output
 from tests.support.compose import ComposeProject
-from tests.support.failures import ENVIRONMENT_FAILURES, SERVER_FAILURES, Failure, Site, sites
-from tests.support.forks import COMMAND
+from tests.support.failures import ENVIRONMENT_FAILURES, SERVER_FAILURES, Failure, Site, grouped, sites
+from tests.support.forks import COMMAND, ForkedProcess
 from tests.support.importer import BRANCH, make_importer
 from tests.support.server import Daemon, Server
 from tests.support.site import Site as ConfigurationSite
@@ -60,7 +59,7 @@ services:
 # What the daemon's children may find in their environment (their names; no value may be a secret).
 DOCUMENTED = {
     "git": r"PATH|HOME|LC_ALL|GIT_[A-Z0-9_]+|RECONCILER_TOKEN_FILE|no_proxy",
-    "sops": r"PATH|HOME|GOMAXPROCS|GOTRACEBACK|SOPS_[A-Z_]+|AWS_EC2_METADATA_DISABLED",
+    "sops": r"PATH|HOME|GOGC|GOMAXPROCS|GOTRACEBACK|SOPS_[A-Z_]+|AWS_EC2_METADATA_DISABLED",
     "docker": r"PATH|HOME|PWD|DOCKER_[A-Z_]+",
 }
 
@@ -262,24 +261,12 @@ def test_the_search_finds_a_secret_whole_or_in_part_and_in_any_disguise(canary: 
     assert not canary.sings_in(word[:8].encode() + b"AGE-SECRET-KEY-1" + os.urandom(4096).hex().encode())
 
 
-def groups() -> list[Any]:
-    """Those that need nothing special, a dozen at a time, and the others."""
-    plain = [failure for failure in ENVIRONMENT_FAILURES if not failure.marks]
-    special = [failure for failure in ENVIRONMENT_FAILURES if failure.marks]
-    marks = {mark for failure in special for mark in failure.marks}
-    some = len(plain) // 12 + 1
-    return [
-        *(pytest.param(plain[number::some], id=f"plain-{number}") for number in range(some)),
-        pytest.param(special, id="-".join(sorted(marks)), marks=[getattr(pytest.mark, mark) for mark in marks]),
-    ]
-
-
 def results(server: Server) -> dict[str, str]:
     """How the last reconciliation of each environment ended."""
     return {each["environment"]: each["result"] for each in server.json("status")["environments"]}
 
 
-@pytest.mark.parametrize("failures", groups())
+@pytest.mark.parametrize("failures", grouped(ENVIRONMENT_FAILURES, size=9))
 def test_no_secret_leaks_while_everything_goes_wrong_at_the_same_time(
     failures: list[Failure], server: Server, canary: Canary, strays: Callable[[Canary], set[Path]]
 ) -> None:
@@ -297,7 +284,7 @@ def test_no_secret_leaks_while_everything_goes_wrong_at_the_same_time(
         made[-1].commit(2)
         ear.commands("plan", "sync")
         with (
-            server.daemon(installed=True, **ear.variables, APP_SECRET=canary.word) as daemon,
+            server.daemon(**ear.variables, APP_SECRET=canary.word) as daemon,
             watched(daemon) as watcher,
         ):
             made[-1].commit(3)
@@ -352,7 +339,7 @@ def test_no_secret_leaks_when_the_whole_server_fails(
         if failure.result is None:
             ear.commands("sync", "run")
         else:
-            with server.daemon(installed=True, **ear.variables) as daemon, watched(daemon) as watcher:
+            with server.daemon(**ear.variables) as daemon, watched(daemon) as watcher:
                 ear.commands("sync")
                 ear.hear("/metrics", daemon.get("/metrics")[1])
                 ear.hear("/api/v1/status", daemon.get("/api/v1/status")[1])
@@ -377,7 +364,7 @@ def test_no_secret_leaks_by_adopting_it(server: Server, canary: Canary, strays: 
     ear.commands("sync")
     binary.write_bytes(f"-----BEGIN {word}".encode() + b"\xff\0")
 
-    def adopt_everything(started: Callable[[subprocess.Popen[bytes]], Watcher | None], *, installed: bool) -> None:
+    def adopt_everything(started: Callable[[subprocess.Popen[bytes]], Watcher | None]) -> None:
         for content, keys in (
             (f"A={word}\nB=2\n", ()),
             (f"A={word}\n\nB={word}.b\nNEW={word}.n\n", ("A", "NEW")),
@@ -391,7 +378,7 @@ def test_no_secret_leaks_by_adopting_it(server: Server, canary: Canary, strays: 
             more = [argument for key in keys for argument in ("--key", key)]
             for target in ("production/api.env", *(("production/blob",) if keys else ())):
                 pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-                with server.start("adopt", target, *more, installed=installed, **pipes) as process:
+                with server.start("adopt", target, *more, **pipes) as process:
                     watcher = started(process)
                     said, _ = process.communicate(timeout=120)
                     if watcher:
@@ -407,9 +394,9 @@ def test_no_secret_leaks_by_adopting_it(server: Server, canary: Canary, strays: 
         threading.Thread(target=watchers[-1].look).start()
         return watchers[-1]
 
-    adopt_everything(watch, installed=True)
-    with server.daemon(installed=True) as daemon, watched(daemon) as watcher:
-        adopt_everything(lambda _: None, installed=False)
+    adopt_everything(watch)
+    with server.daemon() as daemon, watched(daemon) as watcher:
+        adopt_everything(lambda _: None)
         ear.commands("age", "status", arguments=BOTH)
     ear.hear("log", daemon.log.read_text())
 
@@ -449,10 +436,9 @@ def test_no_secret_leaks_by_importing_it(
 
     def run_and_watch(*more: str) -> tuple[int, Watcher]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-        command = [COMMAND, "import", "production", *arguments, *more]
-        # asyncssh looks for libraries with programs (gcc, ldconfig) that get all of our environment.
-        env = importer.environment(**({} if over_ssh else {"APP_SECRET": word}))
-        with subprocess.Popen(command, cwd=importer.clone, env=env, **pipes) as process:
+        command = [str(COMMAND), "import", "production", *arguments, *more]
+        env = importer.environment(APP_SECRET=word)
+        with ForkedProcess(command, cwd=importer.clone, env=env, **pipes) as process:
             watcher = Watcher(process.pid)
             thread = threading.Thread(target=watcher.look)
             thread.start()
@@ -502,7 +488,7 @@ def test_no_secret_leaks_by_setting_and_editing_it(
     def run_and_watch(stdin: str, *arguments: str, script: str = "") -> int:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         more = {"EDITOR": f"{editor} '{script}'"}
-        with subprocess.Popen([COMMAND, *arguments], cwd=site.root, env=env | more, **pipes) as process:
+        with ForkedProcess([str(COMMAND), *arguments], cwd=site.root, env=env | more, **pipes) as process:
             watchers.append(Watcher(process.pid))
             thread = threading.Thread(target=watchers[-1].look)
             thread.start()

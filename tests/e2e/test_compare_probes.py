@@ -17,6 +17,8 @@ from tests.support.server import Server
 from tests.support.site import Site
 from tests.support.sshd import Sshd
 
+SLEEPER = "image: IMAGE, network_mode: none, command: sleep 600, stop_grace_period: 0s"
+
 
 def sides(root: Path, left: str, right: str) -> list[str]:
     """Two directories with the same env file, and another lock file each."""
@@ -145,7 +147,7 @@ def test_an_address_is_requested_from_the_machine_of_each_side(sshd: Sshd, tmp_p
 def test_a_probe_runs_in_the_container_of_a_service(
     compose_project: Callable[..., ComposeProject], tmp_path: Path
 ) -> None:
-    text = "services: {api: {image: IMAGE, command: sleep 600, stop_grace_period: 0s, hostname: HOST}}\n"
+    text = f"services: {{api: {{{SLEEPER}, hostname: HOST}}}}\n"
     first, second = (compose_project(text.replace("HOST", name), {"a.env": "A=1\n"}) for name in ("one", "two"))
     first.up()
     second.up()
@@ -164,7 +166,7 @@ def test_a_probe_runs_in_the_container_of_a_service(
 def test_a_probe_of_a_service_finds_a_project_that_was_started_with_options(
     compose_project: Callable[..., ComposeProject], tmp_path: Path
 ) -> None:
-    text = "services: {api: {image: IMAGE, command: sleep 600, stop_grace_period: 0s, hostname: '${NAME:?}'}}\n"
+    text = f"services: {{api: {{{SLEEPER}, hostname: '${{NAME:?}}'}}}}\n"
     first, second = (compose_project(text, {"prod.env": f"NAME={name}\n"}) for name in ("one", "two"))
     for project in (first, second):
         assert project.compose("--env-file", "prod.env", "up", "-d", "--pull", "never").returncode == 0
@@ -177,7 +179,7 @@ def test_a_probe_of_a_service_finds_a_project_that_was_started_with_options(
 def test_a_probe_of_a_service_runs_in_the_project_below_the_side_and_shows_a_masked_error(
     compose_project: Callable[..., ComposeProject], tmp_path: Path
 ) -> None:
-    text = "services: {api: {image: IMAGE, command: sleep 600, stop_grace_period: 0s}}\n"
+    text = f"services: {{api: {{{SLEEPER}}}}}\n"
     project = compose_project(text, {"a.env": "TOKEN=invented-secret\n"})
     (project.directory / "docker").mkdir()
     (project.directory / "compose.yaml").rename(project.directory / "docker" / "prod.yaml")

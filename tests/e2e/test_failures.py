@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import output
-from tests.support.failures import ENVIRONMENT_FAILURES, FAILURES, SERVER_FAILURES, Failure, Site, fill, sites
+from tests.support.failures import ENVIRONMENT_FAILURES, FAILURES, SERVER_FAILURES, Failure, Site, fill, grouped, sites
 from tests.support.server import Daemon, Server
 from tests.support.waiting import eventually
 
@@ -26,13 +26,6 @@ Completed = subprocess.CompletedProcess[str]
 SURVIVED = [failure.parameter for failure in SERVER_FAILURES if failure.result == "in_sync"]
 ONLY_WRITING_TELLS = ("disk-full", "no-inodes", "read-only-disk", "no-write-access", "disk-error")
 IN_THE_DAEMON = ("not-encrypted", "live-path-is-a-directory", *ONLY_WRITING_TELLS)
-
-
-@pytest.fixture
-def pair(server: Server) -> Iterator[list[Site]]:
-    """Two environments, broken and healthy. Neither was applied yet."""
-    with sites(server, "broken", "healthy") as made:
-        yield made
 
 
 @pytest.fixture
@@ -67,45 +60,66 @@ def said(done: Completed) -> str:
 
 def assert_reported(failure: Failure, site: Site, text: str) -> None:
     for words in (failure.message, failure.where, failure.next_step, f" [{failure.printed_id}]"):
-        assert words.replace("{root}", str(site.server.root)) in text
+        assert words.replace("{root}", str(site.server.root)).replace("{environment}", site.environment) in text
     assert "Traceback" not in text
 
 
 # --- one environment ---
 
 
-@pytest.mark.parametrize("failure", [failure.parameter for failure in ENVIRONMENT_FAILURES])
-def test_a_broken_environment_is_reported_and_unchanged_while_the_other_continues(
-    failure: Failure, pair: list[Site]
+@pytest.mark.parametrize("failures", grouped(ENVIRONMENT_FAILURES, size=9))
+def test_broken_environments_are_reported_and_unchanged_while_another_continues(
+    failures: list[Failure], server: Server
 ) -> None:
-    broken, healthy = pair
-    assert run(broken, "sync").returncode == 0
-    failure.happens(broken)
-    healthy.commit(2)
-    before = tree(*broken.server.app.glob("broken*"))
+    with sites(server, *(failure.id for failure in failures), "healthy") as (*broken, healthy):
+        assert run(healthy, "sync").returncode == 0
+        for failure, site in zip(failures, broken, strict=True):
+            failure.happens(site)
+            healthy.variables |= site.variables
+        healthy.commit(2)
+        before = trees(broken)
 
-    plan = run(broken, "plan")
-    if failure.id not in ONLY_WRITING_TELLS:
-        assert plan.returncode == 1
-        assert_reported(failure, broken, said(plan))
-    assert tree(*broken.server.app.glob("broken*")) == before
-    assert healthy.live.read_bytes() == healthy.plaintext(1)
+        plan = run(healthy, "plan")
+        for failure, site in zip(failures, broken, strict=True):
+            if failure.id not in ONLY_WRITING_TELLS:
+                assert plan.returncode == 1
+                assert_reported(failure, site, section(plan, site))
+        assert trees(broken) == before
+        assert healthy.live.read_bytes() == healthy.plaintext(1)
 
-    sync = run(broken, "sync")
-    assert sync.returncode == 1
-    assert_reported(failure, broken, said(sync))
-    assert f"broken: {failure.result}" in sync.stdout
-    assert ("a running daemon retries" in said(sync)) == failure.retried
-    assert tree(*broken.server.app.glob("broken*")) == before
+        sync = run(healthy, "sync")
+        assert sync.returncode == 1
+        for failure, site in zip(failures, broken, strict=True):
+            text = section(sync, site)
+            assert_reported(failure, site, text)
+            assert text.startswith(f"{failure.id}: {failure.result}")
+            assert ("a running daemon retries" in text) == failure.retried, text
+        assert trees(broken) == before
 
-    assert "healthy: applied" in sync.stdout
-    assert healthy.live.read_bytes() == healthy.plaintext(2)
-    assert {path.name for path in healthy.directory.iterdir()} == {"api.env"}
+        assert section(sync, healthy).startswith("healthy: applied")
+        assert healthy.live.read_bytes() == healthy.plaintext(2)
+        assert {path.name for path in healthy.directory.iterdir()} == {"api.env"}
 
-    failure.fixed(broken)
-    assert run(broken, "sync").returncode == 0
-    assert broken.live.read_bytes() == broken.plaintext(failure.heals_to)
-    assert not [path for path in broken.directory.iterdir() if ".reconciler-" in path.name]
+        for failure, site in zip(failures, broken, strict=True):
+            failure.fixed(site)
+        fixed = run(healthy, "sync")
+        assert fixed.returncode == 0, fixed.stdout
+        for failure, site in zip(failures, broken, strict=True):
+            assert site.live.read_bytes() == site.plaintext(failure.heals_to), failure.id
+            assert not [path for path in site.directory.iterdir() if ".reconciler-" in path.name]
+
+
+def trees(broken: list[Site]) -> dict[str, dict[str, tuple[object, ...]]]:
+    """What lies below each environment's directory, and beside it."""
+    return {site.environment: tree(*site.server.app.glob(f"{site.environment}*")) for site in broken}
+
+
+def section(done: Completed, site: Site) -> str:
+    """What the command printed of the environment, in one line."""
+    assert "Traceback" not in done.stdout + done.stderr
+    parts = re.split(r"^(?=[\w-]+: )", done.stdout, flags=re.MULTILINE)
+    (part,) = [part for part in parts if part.startswith(f"{site.environment}: ")]
+    return " ".join(part.split())
 
 
 @pytest.mark.root
@@ -185,29 +199,39 @@ def ended(daemon: Daemon, environment: str, result: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "failure", [failure.parameter for failure in ENVIRONMENT_FAILURES if failure.id in IN_THE_DAEMON]
+    "failures", grouped([failure for failure in ENVIRONMENT_FAILURES if failure.id in IN_THE_DAEMON], size=9)
 )
-def test_the_daemon_logs_the_reason_goes_on_and_recovers_by_itself(failure: Failure, pair: list[Site]) -> None:
-    broken, healthy = pair
-    server, result = broken.server, str(failure.result)
+def test_the_daemon_logs_the_reason_goes_on_and_recovers_by_itself(failures: list[Failure], server: Server) -> None:
     server.settings["repository"]["poll_interval"] = server.settings["drift"]["interval"] = "1s"
-    broken.obey_modes()
-    with server.daemon(**broken.faults.variables) as daemon:
-        failure.happens(broken)
-        eventually(lambda: ended(daemon, "broken", result) >= 1, timeout=30)
-        eventually(lambda: passes(daemon, "broken")[-1]["result"] == result)  # logged a moment after it is counted
-        logged = passes(daemon, "broken")[-1]
-        assert (logged["result"], logged["level"], bool(logged.get("retry"))) == (result, "error", failure.retried)
-        assert_reported(failure, broken, f"{logged['reason']} [{logged['error_id']}]")
+    with sites(server, *(failure.id for failure in failures), "healthy") as (*broken, healthy):
+        healthy.obey_modes()
+        with server.daemon(**healthy.faults.variables) as daemon:
+            for failure, site in zip(failures, broken, strict=True):
+                it_is_logged(failure, site, daemon)
 
-        healthy.commit(2)
-        eventually(lambda: healthy.live.read_bytes() == healthy.plaintext(2), timeout=30)
+            healthy.commit(2)
+            eventually(lambda: healthy.live.read_bytes() == healthy.plaintext(2), timeout=30)
 
-        failure.fixed(broken)
-        eventually(lambda: broken.live.read_bytes() == broken.plaintext(failure.heals_to), timeout=30)
-        eventually(lambda: passes(daemon, "broken")[-1]["result"] == "applied")
-        assert ended(daemon, "healthy", result) == 0
-        assert daemon.stop() == 0
+            for failure, site in zip(failures, broken, strict=True):
+                it_recovers(failure, site, daemon)
+                assert ended(daemon, "healthy", str(failure.result)) == 0
+            assert daemon.stop() == 0
+
+
+def it_is_logged(failure: Failure, site: Site, daemon: Daemon) -> None:
+    result = str(failure.result)
+    failure.happens(site)
+    eventually(lambda: ended(daemon, failure.id, result) >= 1, timeout=30)
+    eventually(lambda: passes(daemon, failure.id)[-1]["result"] == result)  # logged a moment after it is counted
+    logged = passes(daemon, failure.id)[-1]
+    assert (logged["result"], logged["level"], bool(logged.get("retry"))) == (result, "error", failure.retried)
+    assert_reported(failure, site, f"{logged['reason']} [{logged['error_id']}]")
+
+
+def it_recovers(failure: Failure, site: Site, daemon: Daemon) -> None:
+    failure.fixed(site)
+    eventually(lambda: site.live.read_bytes() == site.plaintext(failure.heals_to), timeout=30)
+    eventually(lambda: passes(daemon, failure.id)[-1]["result"] == "applied")
 
 
 GIT_GONE = next(failure for failure in SERVER_FAILURES if failure.id == "git-remote-gone")

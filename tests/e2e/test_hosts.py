@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,8 +139,13 @@ def fleet(
 
 
 @pytest.mark.docker
-def test_a_project_of_another_host_is_guarded_as_well(fleet: Callable[..., Fleet]) -> None:
+def test_a_project_of_another_host_is_guarded_and_asked_for_its_health_from_there(fleet: Callable[..., Fleet]) -> None:
     made = fleet("web-1")
+    it_is_guarded(made)
+    its_health_url_is_asked_from_the_host_itself(made)
+
+
+def it_is_guarded(made: Fleet) -> None:
     project = made.projects["web-1"]
     compose = project.directory / "compose.yaml"
     text = compose.read_text()
@@ -161,6 +167,15 @@ def test_a_project_of_another_host_is_guarded_as_well(fleet: Callable[..., Fleet
     assert refused["result"] == "stalled"
     assert "allow_compose_files" in refused["reason"]
     assert not (project.directory / "compose.override.yaml").exists()
+
+
+def its_health_url_is_asked_from_the_host_itself(made: Fleet) -> None:
+    """Through the connection: a firewall between is no matter."""
+    manifest = made.manifest()
+    manifest["stacks"]["app-web-1"]["health"]["http"] = [{"url": "http://127.0.0.1:9/health"}]
+    made.server.commit({"api.env": b"MODE=2\n", "compose.override.yaml": None}, manifest)
+    done = made.sync()["web-1"]
+    assert (done["result"], "127.0.0.1:9" in done["reason"]) == ("failed", True), done
 
 
 # --- a single host ----------------------------------------------------------------------------------------------------
@@ -389,48 +404,49 @@ def test_a_key_that_cannot_be_read_is_a_matter_of_its_host_only(
 
 
 @pytest.mark.docker
-def test_a_change_recreates_the_services_of_every_host(fleet: Callable[..., Fleet]) -> None:
-    made = fleet("web-1", "web-2")
+def test_a_revision_goes_from_host_to_host_and_back_from_all_where_one_fails(fleet: Callable[..., Fleet]) -> None:
+    made = fleet("web-1", "web-2", "web-3")
+    it_recreates_the_services_of_every_host(made)
+    a_failure_on_the_first_host_keeps_it_from_the_others(made)
+    a_failure_on_a_later_host_rolls_those_back_that_are_done_the_last_first(made)
+    a_host_that_is_cut_off_stops_no_other_and_follows_when_it_is_back(made)
+    a_host_without_docker_is_reported_and_keeps_its_files(made)
+    several_hosts_may_be_given_it_at_a_time(made)
+
+
+def it_recreates_the_services_of_every_host(made: Fleet) -> None:
     made.commit(b"MODE=1\n")
-    done = made.sync()
-    assert {name: outcome["result"] for name, outcome in done.items()} == {"web-1": "applied", "web-2": "applied"}
-    assert [made.runs(name) for name in made.hosts] == ["1", "1"]
-    assert {environment["environment"] for environment in made.server.json("status")["environments"]} == {
-        "production@web-1",
-        "production@web-2",
-    }
+    assert made.results() == dict.fromkeys(made.hosts, "applied")
+    assert [made.runs(name) for name in made.hosts] == ["1"] * 3
+    environments = {environment["environment"] for environment in made.server.json("status")["environments"]}
+    assert environments == {f"production@{name}" for name in made.hosts}
     assert set(made.results().values()) == {"in_sync"}
     levels = {finding["component"]: finding["level"] for finding in made.server.json("doctor")}
     assert levels["environment production@web-1: live files"] == "ok"
     assert levels["stack production@web-2/app-web-2"] == "ok"
 
 
-@pytest.mark.docker
-def test_a_failure_on_the_first_host_keeps_the_revision_from_the_others(fleet: Callable[..., Fleet]) -> None:
-    made = fleet("web-1", "web-2")
+def a_failure_on_the_first_host_keeps_it_from_the_others(made: Fleet) -> None:
     made.commit(b"MODE=bad-web-1\n")
     done = made.sync()
-    assert {name: outcome["result"] for name, outcome in done.items()} == {"web-1": "rolled_back", "web-2": "in_sync"}
+    results = {name: outcome["result"] for name, outcome in done.items()}
+    assert results == {"web-1": "rolled_back", "web-2": "in_sync", "web-3": "in_sync"}
     assert "production@web-1" in done["web-2"]["warning"]
-    assert [made.runs(name) for name in made.hosts] == ["0", "0"]
-    assert made.live("web-2") == b"MODE=0\n"
-    assert [run["result"] for run in made.server.json("history") if run["environment"] == "production@web-2"] == [
-        "applied"
-    ]
+    assert [made.runs(name) for name in made.hosts] == ["1"] * 3
+    assert made.live("web-2") == b"MODE=1\n"
+    runs = [run["result"] for run in made.server.json("history") if run["environment"] == "production@web-2"]
+    assert runs == ["applied", "applied"]
     assert set(made.results().values()) == {"in_sync"}
     made.commit(b"MODE=2\n")
     assert set(made.results().values()) == {"applied"}
-    assert [made.runs(name) for name in made.hosts] == ["2", "2"]
+    assert [made.runs(name) for name in made.hosts] == ["2"] * 3
 
 
-@pytest.mark.docker
-def test_a_failure_on_a_later_host_rolls_those_back_that_are_done_the_last_first(fleet: Callable[..., Fleet]) -> None:
-    made = fleet("web-1", "web-2", "web-3")
+def a_failure_on_a_later_host_rolls_those_back_that_are_done_the_last_first(made: Fleet) -> None:
     made.commit(b"MODE=bad-web-3\n")
-    done = made.sync()
-    assert {name: outcome["result"] for name, outcome in done.items()} == dict.fromkeys(made.hosts, "rolled_back")
-    assert [made.runs(name) for name in made.hosts] == ["0"] * 3
-    assert {made.live(name) for name in made.hosts} == {b"MODE=0\n"}
+    assert made.results() == dict.fromkeys(made.hosts, "rolled_back")
+    assert [made.runs(name) for name in made.hosts] == ["2"] * 3
+    assert {made.live(name) for name in made.hosts} == {b"MODE=2\n"}
     runs = [run["environment"] for run in made.server.json("history") if run["trigger"] == "rollback"]
     assert runs == ["production@web-1", "production@web-2"]  # newest first
     assert set(made.results().values()) == {"in_sync"}
@@ -439,64 +455,81 @@ def test_a_failure_on_a_later_host_rolls_those_back_that_are_done_the_last_first
     assert "production@web-3" in quarantines[0]["reason"]
 
 
-@pytest.mark.docker
-def test_hosts_may_be_given_a_revision_several_at_a_time(fleet: Callable[..., Fleet]) -> None:
-    made = fleet("web-1", "web-2", "web-3", "web-4", rollout={"max_unavailable": 2})
-    made.commit(b"MODE=bad-web-2\n")
-    done = made.sync()
-    # The first host alone, then two of them, then the last.
-    assert {name: outcome["result"] for name, outcome in done.items()} == {
-        "web-1": "rolled_back",
-        "web-2": "rolled_back",
-        "web-3": "rolled_back",
-        "web-4": "in_sync",
-    }
-    assert [made.runs(name) for name in made.hosts] == ["0"] * 4
-
-
-@pytest.mark.docker
-def test_one_host_that_is_cut_off_stops_no_other_and_follows_when_it_is_back(fleet: Callable[..., Fleet]) -> None:
-    made = fleet("web-1", "web-2", "web-3")
+def a_host_that_is_cut_off_stops_no_other_and_follows_when_it_is_back(made: Fleet) -> None:
     made.hosts["web-2"].stop()
-    made.commit(b"MODE=1\n")
+    made.commit(b"MODE=3\n")
     assert made.results() == {"web-1": "applied", "web-2": "failed", "web-3": "applied"}
-    assert made.live("web-2") == b"MODE=0\n"
+    assert made.live("web-2") == b"MODE=2\n"
     made.hosts["web-2"].start()
     assert made.results() == {"web-1": "in_sync", "web-2": "applied", "web-3": "in_sync"}
-    assert made.runs("web-2") == "1"
+    assert made.runs("web-2") == "3"
+
+
+def a_host_without_docker_is_reported_and_keeps_its_files(made: Fleet) -> None:
+    made.server.settings["hosts"]["web-1"]["docker_socket"] = "/nonexistent/docker.sock"
+    (made.app("web-1") / "api.env").write_bytes(b"MODE=by-hand\n")
+    done = made.sync()["web-1"]
+    assert (done["result"], done["retry"], made.live("web-1")) == ("corrected", True, b"MODE=3\n")
+    assert "Docker engine does not answer" in done["reason"]
+    made.commit(b"MODE=4\n")
+    done = made.sync()
+    assert (done["web-1"]["result"], done["web-1"]["retry"]) == ("failed", True)
+    assert "Docker engine does not answer" in done["web-1"]["reason"]
+    assert made.live("web-1") == b"MODE=3\n"
+    assert done["web-2"]["result"] == "applied"
+
+    del made.server.settings["hosts"]["web-1"]["docker_socket"]
+    assert made.sync()["web-1"]["result"] == "applied"
+    assert made.live("web-1") == b"MODE=4\n"
+
+
+def several_hosts_may_be_given_it_at_a_time(made: Fleet) -> None:
+    """The first host alone, then two of them: web-3 has it although it fails on web-2."""
+    made.server.settings["rollout"] = {"max_unavailable": 2}
+    made.commit(b"MODE=bad-web-2\n")
+    assert made.results() == dict.fromkeys(made.hosts, "rolled_back")
+    assert [made.runs(name) for name in made.hosts] == ["4"] * 3
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize("lost", ["connection", "reconciler"])
 def test_cut_off_in_the_middle_the_host_has_whole_files_and_gets_its_pending_restarts(
-    fleet: Callable[..., Fleet], lost: str
+    fleet: Callable[..., Fleet],
 ) -> None:
     made = fleet("web-1")
+    for mode, lost in (("1", "connection"), ("2", "reconciler")):
+        cut_off_in_the_middle(made, mode, lost)
+    runs = [run["result"] for run in made.server.json("history")]
+    assert runs == ["applied"] * 3
+
+
+def cut_off_in_the_middle(made: Fleet, mode: str, lost: str) -> None:
     project, sshd = made.projects["web-1"], made.hosts["web-1"]
-    made.commit(b"MODE=1\n")
+    made.commit(f"MODE={mode}\n".encode())
     mine = f"label=com.docker.compose.project={project.name}"
+    since = f"{time.time():.6f}"
     with subprocess.Popen(
-        ("docker", "events", "--format", "{{.Action}}", "--filter", mine), stdout=subprocess.PIPE, text=True
+        ("docker", "events", "--since", since, "--format", "{{.Action}}", "--filter", mine),
+        stdout=subprocess.PIPE,
+        text=True,
     ) as events:
         process = made.server.start("sync", "--json", stdout=subprocess.PIPE)
         assert events.stdout is not None
-        assert any(line.strip() in ("create", "destroy", "die") for line in events.stdout)
+        assert any(line.strip() in ("create", "destroy", "die") for line in events.stdout), lost
         if lost == "reconciler":
             process.kill()
         else:
             sshd.stop()  # with all that it serves, compose among it
         output, _ = process.communicate(timeout=120)
         events.terminate()
-    assert made.live("web-1") == b"MODE=1\n"
+    assert made.live("web-1") == f"MODE={mode}\n".encode(), lost
     if lost == "connection":
         (done,) = read_answer("sync", output)
         assert (done["result"], done["retry"]) == ("failed", True)
         sshd.start()
     eventually(lambda: not sshd.served())  # a compose that lives on has the project to itself until it has ended
-    assert made.results()["web-1"] in ("applied", "in_sync")
-    assert made.runs("web-1") == "1"
-    assert sorted(path.name for path in made.app("web-1").iterdir()) == ["api.env", "compose.yaml"]
-    assert [run["result"] for run in made.server.json("history")] == ["applied", "applied"]
+    assert made.results()["web-1"] in ("applied", "in_sync"), lost
+    assert made.runs("web-1") == mode, lost
+    assert sorted(path.name for path in made.app("web-1").iterdir()) == ["api.env", "compose.yaml"], lost
 
 
 @pytest.mark.docker
@@ -517,37 +550,6 @@ def test_no_value_is_printed_or_left_anywhere_but_in_the_file_and_its_backups(fl
     assert made.app("web-1") / "api.env" in places
     place = staging(made, "web-1")
     assert not list(place.parent.glob(f"{place.name}*"))
-
-
-@pytest.mark.docker
-def test_a_host_without_docker_is_reported_and_keeps_its_files(fleet: Callable[..., Fleet]) -> None:
-    made = fleet("web-1", "web-2")
-    made.server.settings["hosts"]["web-1"]["docker_socket"] = "/nonexistent/docker.sock"
-    (made.app("web-1") / "api.env").write_bytes(b"MODE=by-hand\n")
-    done = made.sync()["web-1"]
-    assert (done["result"], done["retry"], made.live("web-1")) == ("corrected", True, b"MODE=0\n")
-    assert "Docker engine does not answer" in done["reason"]
-    made.commit(b"MODE=1\n")
-    done = made.sync()
-    assert (done["web-1"]["result"], done["web-1"]["retry"]) == ("failed", True)
-    assert "Docker engine does not answer" in done["web-1"]["reason"]
-    assert made.live("web-1") == b"MODE=0\n"
-    assert done["web-2"]["result"] == "applied"
-
-    del made.server.settings["hosts"]["web-1"]["docker_socket"]
-    assert made.sync()["web-1"]["result"] == "applied"
-    assert made.live("web-1") == b"MODE=1\n"
-
-
-@pytest.mark.docker
-def test_a_health_url_is_asked_from_the_host_itself(fleet: Callable[..., Fleet]) -> None:
-    """Through the connection: a firewall between is no matter."""
-    made = fleet("web-1")
-    manifest = made.manifest()
-    manifest["stacks"]["app-web-1"]["health"]["http"] = [{"url": "http://127.0.0.1:9/health"}]
-    made.server.commit({"api.env": b"MODE=1\n"}, manifest)
-    done = made.sync()["web-1"]
-    assert (done["result"], "127.0.0.1:9" in done["reason"]) == ("failed", True)
 
 
 @pytest.mark.docker

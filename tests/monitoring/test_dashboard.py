@@ -23,8 +23,8 @@ DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/dashboards/reconciler.
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [(f"{panel['title']} {target['refId']}", target["expr"]) for panel in PANELS for target in panel["targets"]]
 ROWS = [
-    *("Overview", "Drift", "Delivery", "Health and rollbacks", "Source and crypto", "Backups", "Daemon"),
-    "Environments compared",
+    *("Overview", "Drift", "Delivery", "Health and rollbacks", "Swarm services", "Source and crypto", "Backups"),
+    *("Daemon", "Environments compared"),
 ]
 VARIABLES = {"$host": ".*", "$environment": ".*", "$__rate_interval": "1m", "$__range": "5m"}
 
@@ -96,7 +96,7 @@ def test_a_query_does_not_add_up_what_two_servers_call_by_one_name(name: str, qu
 @pytest.fixture
 def watched(stack_server: Callable[..., tuple[Server, ComposeProject]], tmp_path: Path) -> Iterator[Prometheus]:
     """A Prometheus that has seen a revision applied, drift corrected, drift reported, and a rollback."""
-    server, project = stack_server(MAY_CRASH)
+    server, project = stack_server(MAY_CRASH + "    deploy: {replicas: 2}\n")
     server.settings["drift"]["interval"] = "1s"
     server.settings["webhook"] = {"secret_file": str(tmp_path / "token")}
     (tmp_path / "token").write_bytes(TOKEN)
@@ -135,6 +135,8 @@ def test_every_panel_has_data(watched: Prometheus) -> None:
         "reconciler_drift{target='production/notes.env', kind='content'}": 1,
         "reconciler_health_status{stack='app', status='healthy'}": 1,
         "reconciler_service_healthy{service='api'}": 1,
+        "reconciler_service_containers{service='api'}": 2,
+        "reconciler_engine_up": 1,
         "reconciler_quarantined": 1,
         "reconciler_webhook_requests_total{code='202'}": 1,
         "reconciler_backups{target='production/api.env'}": 4,

@@ -139,7 +139,7 @@ def state(result: str, after: Any = None, environment: str = "production", **mor
 
 def service(name: str, state: str = "running (healthy)", healthy: bool = True, **more: Any) -> Any:
     stack, _, service = name.partition("/")
-    usual = {"restarts": 0, "containers": 1, "running": 1, "nodes": []}
+    usual = {"restarts": 0, "containers": 1, "running": 1, "nodes": [], "logs": ""}
     return {"stack": stack, "service": service, "state": state, "healthy": healthy, **usual, **more}
 
 

@@ -30,11 +30,12 @@ def private_place(directory: str) -> dockerd.EnginePlace:
 def quick_place(directory: Path) -> dockerd.EnginePlace:
     """The machine's own place, for an engine whose containers start in a fifth less CPU time.
 
-    Its runtime collects no garbage in its few milliseconds, and compiles no seccomp filter for each.
+    Its runtime collects no garbage in its few milliseconds, and compiles no seccomp filter for each. A network costs a
+    third: nothing outside needs to reach one, so it writes no iptables rules.
     """
     filters = directory / "seccomp.json"
     filters.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW"}))
-    command = ("env", "GOGC=400", "dockerd", "--seccomp-profile", str(filters))
+    command = ("env", "GOGC=400", "dockerd", "--iptables=false", "--seccomp-profile", str(filters))
     return replace(dockerd.USUAL_PLACE, command=command)
 
 

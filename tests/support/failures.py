@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Site:
         return f"TOKEN={self.value}.{generation}\nPASSWORD={self.value}\nMODE=generation-{generation}\n".encode()
 
     def ciphertext(self, generation: int) -> bytes:
-        return self.server.key.encrypt("api.env", self.plaintext(generation))
+        return self.server.ciphertext("api.env", self.plaintext(generation))
 
     def manifest(self, *, stack: bool = False, **target: Any) -> bytes:
         """api.env as a target of no stack, or of one whose directory is the site's."""
@@ -89,10 +89,8 @@ class Site:
 
     def obey_modes(self) -> None:
         """Have every later command, also if it is root's, write only where the mode of a file or directory says so."""
-        if os.geteuid() != 0:
-            return
-        without = "-dac_override,-dac_read_search"
-        self.server.started_by = ("setpriv", "--bounding-set", without, "--inh-caps", without)
+        if os.geteuid() == 0:
+            self.server.hook = ("tests.support.without_rights", {})
 
     def mount(self, directory: Path, size: str) -> None:
         """A small file system of its own for what is in ``directory``."""
@@ -136,10 +134,10 @@ class Failure:
 
     ``happens`` causes it, in git or on the server, and makes a second generation the desired one where possible;
     ``fixed`` does what the message asks for, after which ``heals_to`` is the generation that goes live. The message
-    contains ``message``, ``where`` and ``next_step`` ({root} is the server's directory). ``result`` is that of the
-    reconciliation; None if none can begin. ``exit_code`` is that of `plan` and `sync`. ``retried``: without a new
-    revision. ``applied``: whether the first generation was applied before. It is named after ``happens``;
-    ``entry`` is the id that the message ends with, where that is not its name.
+    contains ``message``, ``where`` and ``next_step`` ({root} is the server's directory, {environment} the site's).
+    ``result`` is that of the reconciliation; None if none can begin. ``exit_code`` is that of `plan` and `sync`.
+    ``retried``: without a new revision. ``applied``: whether the first generation was applied before. It is named after
+    ``happens``; ``entry`` is the id that the message ends with, where that is not its name.
     """
 
     happens: Callable[[Site], object]
@@ -168,6 +166,17 @@ class Failure:
     @property
     def parameter(self) -> Any:
         return pytest.param(self, id=self.id, marks=[getattr(pytest.mark, mark) for mark in self.marks])
+
+
+def grouped(failures: Sequence[Failure], size: int) -> list[Any]:
+    """Parameters of about ``size`` failures each, and those that need the same special thing together."""
+    plain = [failure for failure in failures if not failure.marks]
+    some = max(1, round(len(plain) / size))
+    groups = [pytest.param(plain[number::some], id=f"plain-{number}") for number in range(some)]
+    for marks in sorted({failure.marks for failure in failures if failure.marks}):
+        special = [failure for failure in failures if failure.marks == marks]
+        groups.append(pytest.param(special, id="-".join(marks), marks=[getattr(pytest.mark, mark) for mark in marks]))
+    return groups
 
 
 # --- the manifest ---
@@ -255,14 +264,13 @@ def _unparsable_env_file(site: Site) -> None:
 
 # --- contracts ---
 
-CONTRACT = "contracts/api.yaml"
-
 
 def _with_contract(site: Site, text: str | None) -> None:
     """The second generation, whose manifest names a contract. Only this environment's target does."""
+    contract = f"contracts/{site.environment}.yaml"
     if text is not None:
-        site.server.remote.commit({f"envs/{CONTRACT}": text.encode()})
-    site.commit(2, schema=CONTRACT)
+        site.server.remote.commit({f"envs/{contract}": text.encode()})
+    site.commit(2, schema=contract)
 
 
 def _broken_contract(site: Site) -> None:
@@ -278,7 +286,7 @@ def _unusable_contract(site: Site) -> None:
 
 
 def _slow_contract(site: Site) -> None:
-    site.faults.limit_contracts(1)
+    site.faults.limit_contracts(0.3)
     _with_contract(site, "properties:\n  TOKEN: {pattern: ^(.+)+(.+)+(.+)+(.+)+(.+)+$x}\n")
 
 
@@ -608,13 +616,13 @@ ENVIRONMENT_FAILURES = (
         "reconciler edit envs/"),
     Failure(_unparsable_env_file, "a quote is opened and never closed", "/api.env: Compose could not read it: line 2:",
         "close it"),
-    Failure(_broken_contract, "TOKEN must be one of a, b (`enum` of contracts/api.yaml:2)", "/api.env: ",
+    Failure(_broken_contract, "TOKEN must be one of a, b (`enum` of contracts/{environment}.yaml:2)", "/api.env: ",
         "fix the value with `reconciler set`, or the contract"),
-    Failure(_missing_contract, "the contract does not exist at revision", "envs/contracts/api.yaml: ",
+    Failure(_missing_contract, "the contract does not exist at revision", "envs/contracts/{environment}.yaml: ",
         "Commit the file, or remove it from the target's schema"),
     Failure(_unusable_contract, "properties.MODE.const: every value is a string: put it in quotes",
-        "contracts/api.yaml:2: ", "put it in quotes"),
-    Failure(_slow_contract, "a contract takes too long", "contracts/api.yaml: ", "Make its patterns simpler"),
+        "contracts/{environment}.yaml:2: ", "put it in quotes"),
+    Failure(_slow_contract, "a contract takes too long", "contracts/{environment}.yaml: ", "Make its patterns simpler"),
     Failure(_disk_full, "No space left on device", "{root}/app/", "free some space", fixed=_disk_has_room,
         result="failed", retried=True, heals_to=2, marks=("root",)),
     Failure(_no_inodes, "cannot write the live file (No space left on device: no inodes are left on the disk",

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.support.waiting import eventually
 
 _HOOKS = """\
-import errno, os, resource, time
+import errno, os, signal, time
 
 ORDERS = os.environ["FAULTS"]
 
@@ -48,11 +48,17 @@ def held(call):
 os.write, os.fsync = failing(os.write), failing(os.fsync)
 time.time = shifted(time.time)
 
-from reconciler.adapters.json_schema import client
+def limited(call, seconds):
+    def evaluate():
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # of CPU; then the process is killed by a signal
+        call()
+    return evaluate
+
+from reconciler.adapters.json_schema import worker
 from reconciler.adapters.local import files
 
 if order("contract-seconds"):
-    client.LIMITS.resources[resource.RLIMIT_CPU] = int(order("contract-seconds"))
+    worker.main = limited(worker.main, float(order("contract-seconds")))
 
 files.exchange = held(files.exchange)
 """
@@ -75,7 +81,7 @@ class Faults:
     def repair_disk(self) -> None:
         (self.directory / "disk-error").unlink()
 
-    def limit_contracts(self, seconds: int) -> None:
+    def limit_contracts(self, seconds: float) -> None:
         """Give contracts so much CPU time, where one of them would take all that there is."""
         (self.directory / "contract-seconds").write_text(str(seconds))
 

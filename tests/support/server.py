@@ -20,7 +20,7 @@ import yaml
 
 from tests.support.age_key import AgeKey
 from tests.support.commands import run
-from tests.support.forks import COMMAND, TIMEOUT, ForkedProcess, reconciler
+from tests.support.forks import COMMAND, TIMEOUT, ForkedProcess, Hook, reconciler
 from tests.support.git_remote import GitRemote
 from tests.support.json_answers import read_answer
 from tests.support.waiting import eventually
@@ -39,6 +39,7 @@ class Server:
     key: AgeKey
     started_by: tuple[str, ...] = ()  # a program that starts the command, with its arguments
     forked: bool = False  # its commands save the time that Python takes to begin: see tests/support/forks.py
+    hook: Hook | None = None  # what a forked command calls before it begins
     settings: dict[str, Any] = field(default_factory=dict)
     _encrypted: set[tuple[str, bytes]] = field(default_factory=set)
 
@@ -70,12 +71,12 @@ class Server:
         files: dict[str, bytes | None] = {}
         for name, data in sources.items():
             encrypted = data is not None and name.endswith(".env")
-            files[f"envs/{environment}/{name}"] = self._ciphertext(name, data) if encrypted and data else data
+            files[f"envs/{environment}/{name}"] = self.ciphertext(name, data) if encrypted and data else data
         if manifest is not None:
             files[f"envs/{environment}/environment.yaml"] = yaml.safe_dump(dict(manifest)).encode()
         return self.remote.commit(files, message, author=author)
 
-    def _ciphertext(self, name: str, data: bytes) -> bytes:
+    def ciphertext(self, name: str, data: bytes) -> bytes:
         """Encrypted once for all tests; but another time for each further commit of the same server."""
         key = self.key.public, name, data
         if key not in _CIPHERTEXTS or (name, data) in self._encrypted:
@@ -124,7 +125,7 @@ class Server:
         """Run the command with this server's configuration."""
         env = {**self.variables(), **(environment or {})}
         if self.forked and not self.started_by:
-            return reconciler(*arguments, env=env, timeout=timeout)
+            return reconciler(*arguments, env=env, timeout=timeout, hook=self.hook)
         done = run(*self.started_by, COMMAND, *arguments, env=env, timeout=timeout)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -142,7 +143,7 @@ class Server:
         """
         env = {**self.variables(), **(environment or {})}
         if self.forked and not self.started_by and not installed:
-            return ForkedProcess([str(COMMAND), *arguments], env=env, stdin=stdin, **files)
+            return ForkedProcess([str(COMMAND), *arguments], env=env, stdin=stdin, hook=self.hook, **files)
         return subprocess.Popen(
             [*self.started_by, COMMAND, *arguments], env=env, stdin=stdin, start_new_session=True, **files
         )

@@ -23,9 +23,10 @@ NAMESPACE = "com.docker.stack.namespace"
 
 @dataclass(frozen=True, slots=True)
 class Swarm:
-    """An engine that is the only manager of a Swarm."""
+    """An engine that is the only manager of a Swarm; ``namespace`` is the path of its network namespace."""
 
     host: str
+    namespace: str
 
     def docker(self, *arguments: str, stdin: bytes | None = None, check: bool = True) -> str:
         """What a docker command prints there. Raises CommandFailed."""
@@ -60,7 +61,8 @@ class Swarm:
         """Remove a stack with its configs and secrets, and wait until its tasks are gone."""
         self.docker("stack", "rm", stack, check=False)  # a network may be gone with the Swarm that had it
         deadline = time.monotonic() + TIMEOUT
-        while self.docker("ps", "--all", "--quiet", "--filter", f"label={NAMESPACE}={stack}").strip():
+        while containers := self.docker("ps", "--all", "--quiet", "--filter", f"label={NAMESPACE}={stack}").split():
+            self.docker("rm", "--force", *containers, check=False)  # Swarm itself leaves those of a job
             assert time.monotonic() < deadline, f"containers of {stack} stay"
 
 
@@ -76,7 +78,7 @@ def single_node_swarm() -> Iterator[Swarm]:
         try:
             assert engine.wait_until_ready()
             dockerd.ensure_image(IMAGE, host)
-            swarm = Swarm(host)
+            swarm = Swarm(host, f"/proc/{engine.pid}/ns/net")
             swarm.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
             yield swarm
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, ResultFile
 from benchmarks.groups import GROUPS, Bench, Group, measure, select_groups
 
 
@@ -34,6 +35,22 @@ def test_a_group_that_fails_keeps_its_first_figures_and_the_next_group_runs(tmp_
     assert (first, str(error), second, none) == ([good], "no daemon", [good], None)
 
 
+def test_what_is_measured_again_takes_its_own_place_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+
+    def write(*parts: tuple[str, str, str], keep: bool) -> tuple[list[str], list[str]]:
+        file = ResultFile(path, {"load": "0"}, lambda row: str(row["group"]), keep=keep)
+        for group, name, failure in parts:
+            file.write("figures", group, [{"group": group, "name": name}] if name else [], failure)
+        data = json.loads(path.read_text())
+        return [row["name"] for row in data["figures"]], data["failed"]
+
+    first = write(("help", "a", ""), ("kills", "", "RuntimeError: x"), ("pages", "b", ""), keep=False)
+    assert first == (["a", "b"], ["kills (RuntimeError: x)"])
+    assert write(("help", "c", ""), ("kills", "d", ""), keep=True) == (["c", "b", "d"], [])
+    assert write(("help", "e", ""), keep=False) == (["e"], [])
+
+
 @pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.name)
 def test_the_tables_of_a_page_are_made_from_the_measured_figures(page: Path) -> None:
     assert page.read_text() == report.refresh(page.read_text())  # else: make bench-report
@@ -42,11 +59,11 @@ def test_the_tables_of_a_page_are_made_from_the_measured_figures(page: Path) -> 
 def test_a_table_says_what_missed_its_target_and_what_was_skipped() -> None:
     figures = [
         Figure("slow", "ms", (3.0, 5.0, 4.0), target=3.5),
-        Figure("small", "", (1.0,), target=1.0),
+        Figure("small", "", (1.0,), target=1.0, note="of two"),
         Figure("other", "", (), note="no engine"),
     ]
     assert report.figures_table({"figures": [figure.data() for figure in figures]}).splitlines()[2:] == [
-        "| slow | 4 ms | 3 – 5 | 3 | ≤ 3.5 **missed** |",
-        "| small | 1 | | 1 | ≤ 1 met |",
-        "| other | – | | | skipped: no engine |",
+        "| slow | 4 ms | 3 – 5 | 3 | ≤ 3.5 **missed** | |",
+        "| small | 1 | | 1 | ≤ 1 met | of two |",
+        "| other | – | | | skipped | no engine |",
     ]

@@ -13,6 +13,7 @@ from reconciler.core.errors import (
     LiveFileError,
     ReconcilerError,
     StackGoneError,
+    SwarmUnavailableError,
 )
 from reconciler.core.model.compose import Action, ActionKind
 from reconciler.core.model.requests import ReconcileRequest
@@ -43,6 +44,14 @@ async def test_both_edits_are_restored_and_the_engine_is_named(world: World) -> 
     assert "healthy" not in outcome.reason
     assert world.metrics.engine_up is False
     assert sorted(world.metrics.corrections) == ["production/api.env", "production/worker.env"]
+
+
+async def test_without_a_quorum_nothing_is_written_and_the_metric_says_so(world: World) -> None:
+    world.compose.reachable, world.compose.away = False, SwarmUnavailableError("the Swarm has no leader")
+    edit(world)
+    outcome = await reconcile_once(world, "drift")
+    assert (outcome.result, outcome.error_id, outcome.retry) == (Result.FAILED, "swarm-unavailable", True)
+    assert (world.live("api"), world.metrics.engine_up) == ("A=edited", False)
 
 
 async def test_what_a_correction_leaves_pending_is_done_when_the_engine_is_back(world: World) -> None:

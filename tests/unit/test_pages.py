@@ -60,6 +60,10 @@ def words(parser: _Text) -> str:
 DOWN = answers.status(
     answers.state("in_sync", services=[answers.service("app/api", "exited (1)", False, reason="it ended 4 times")])
 )
+SERVICE_LOGS = "docker service logs --tail 50 shop_api"
+DOWN_IN_SWARM = answers.status(
+    answers.state("in_sync", services=[answers.service("shop/api", "starting", False, logs=SERVICE_LOGS)])
+)
 REPORTED = answers.status(
     answers.state("drifted", answers.plan(answers.drift("production/worker.env", effect="report")))
 )
@@ -104,6 +108,7 @@ ROLLED_BACK = answers.status(
         (answers.STATUSES["drifted"], "orphan", "/opt/app/old.env stays", "reconciler forget production/old.env"),
         (REPORTED, "drifted", "edited on the server", "reconciler adopt production/worker.env"),
         (DOWN, "unhealthy", "it ended 4 times", "docker compose logs --tail 50 api"),
+        (DOWN_IN_SWARM, "unhealthy", "starting", f"Read why: {SERVICE_LOGS}"),
         (GIT_AWAY, "warning", "git.example.org does not answer", "Check the network"),
     ],
 )

@@ -76,6 +76,24 @@ async def test_git_is_asked_once_for_all_hosts(hosts: Hosts) -> None:
     assert hosts.live == ["A=2"] * 3
 
 
+async def test_where_nothing_changes_the_records_of_all_hosts_are_compared_once(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once more after each host: that would grow with the square of their number."""
+    await hosts.run()
+    read: list[str] = []
+    of_store = type(hosts.store).environment
+    monkeypatch.setattr(
+        type(hosts.store), "environment", lambda store, name: (read.append(name), of_store(store, name))[1]
+    )
+    await hosts.run(poll=False)
+    compared_again = len(read)
+    hosts.at_a_time = 2  # one wave less
+    read.clear()
+    await hosts.run(poll=False)
+    assert len(read) == compared_again
+
+
 async def test_a_revision_that_fails_on_one_host_reaches_no_further_one_and_is_rolled_back_on_those_before(
     hosts: Hosts,
 ) -> None:

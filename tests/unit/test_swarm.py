@@ -20,11 +20,13 @@ from reconciler.adapters.compose.context import LocalComposeContext
 from reconciler.adapters.swarm.api import SwarmEngine
 from reconciler.adapters.swarm.contents import contents_of, owner_of, with_contents
 from reconciler.adapters.swarm.errors import of_deploy
+from reconciler.adapters.swarm.notes import notes_on
 from reconciler.adapters.swarm.refusals import require_deployable
 from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.adapters.swarm.stack_file import stack_file, unknown_fields
 from reconciler.adapters.swarm.tasks import allowed_time, containers_of, references
 from reconciler.core.decide.health import Verdict, watch_health
+from reconciler.core.decide.one_shots import with_one_shots
 from reconciler.core.decide.stack_notes import stack_notes
 from reconciler.core.errors import ChangedMeanwhileError, ModelRefusedError, NodeLostError, SwarmUnavailableError
 from reconciler.core.fidelity.swarm_service import deployed_service, expected_fields
@@ -112,10 +114,72 @@ def test_a_task_that_ended_with_its_node_has_not_failed() -> None:
     late, soon = {**back, "Timestamp": "2026-11-29T10:00:08Z"}, {**back, "Timestamp": "2026-11-29T10:00:01Z"}
     replaced = [task("t1", "failed", desired="shutdown", **late), task("t2", "running")]
     assert containers_of(service(), replaced, {})[0].restarts == 0
-    crashed = [task("t1", "failed", desired="shutdown", **soon), task("t2", "running")]
-    assert containers_of(service(), crashed, {})[0].restarts == 1
+    # Its node may have been restarted before Swarm calls it down: only a second time is it the task's own failure.
+    once = [task("t1", "failed", desired="shutdown", **soon), task("t2", "running")]
+    assert containers_of(service(), once, {})[0].restarts == 0
+    assert containers_of(service(), once[:1], {})[0].state == "pending"
+    twice = [*once[:1], task("t2", "failed", desired="shutdown", **back, Timestamp="2026-11-29T10:00:02Z")]
+    assert containers_of(service(), [*twice, task("t3", "running")], {})[0].restarts == 2
+    assert containers_of(service(), twice, {})[0].state == "exited"
+    assert containers_of(service(), [*twice[1:], task("t3", "failed", "A=0", **soon)], {})[0].state == "pending"
     (container,) = containers_of(service(), [task("t1", "running")], {"n1": "web-1"}, down={"n1"})
     assert (container.state, container.error) == ("pending", "node web-1 is down")
+
+
+JOB = {"Mode": {"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 2}}}
+ENDED = {"ContainerStatus": {"ExitCode": 0}}
+
+
+def test_a_job_is_as_the_tasks_of_its_latest_run_are() -> None:
+    job = {**service(**JOB), "JobStatus": {"JobIteration": {"Index": 5}}}
+    earlier = {**task("t1", "complete", slot=0, desired="remove", **ENDED), "JobIteration": {}}
+    tasks = [
+        earlier,
+        {**task("t2", "complete", slot=0, desired="complete", **ENDED), "JobIteration": {"Index": 5}},
+        {**task("t3", "failed", slot=1, desired="shutdown", **FAILED), "JobIteration": {"Index": 5}},
+    ]
+    containers = containers_of(job, tasks, {"n1": "web-1"})
+    assert [(it.state, it.exit_code, it.name) for it in containers] == [
+        ("exited", 0, "app_api.0"),
+        ("exited", 3, "app_api.1"),
+    ]
+    assert {it.allowed for it in containers} == {0.0}, "nobody knows how long its work takes"
+    assert [it.state for it in containers_of(job, [earlier], {})] == ["pending", "pending"]
+    moved = {**tasks[2], "Slot": 0, "NodeID": "n2", "ID": "t1", "CreatedAt": "2026-11-29T10:00:01Z"}
+    assert [it.state for it in containers_of(job, [moved, tasks[1]], {})] == ["exited", "pending"], (
+        "one place, on two nodes"
+    )
+    everywhere = {**service(Mode={"GlobalJob": {}}), "JobStatus": {"JobIteration": {}}}
+    (container,) = containers_of(everywhere, [{**earlier, "DesiredState": "complete"}], {})
+    assert (container.state, container.name) == ("exited", "app_api.n1")
+
+
+def test_a_job_is_meant_to_end_and_takes_no_update_config() -> None:
+    own = {"image": "app:1", "deploy": {"mode": "replicated-job"}}
+    job = defined(own)
+    project = Project("app", {"api": replace(job, deploys_as=expected_fields("app", job))})
+    assert with_one_shots(STACK, project, []).one_shot == {"api"}
+    assert with_one_shots(STACK, Project("app", {"api": job}), []).one_shot == set(), "Compose runs it as any service"
+    own["deploy"] = {"mode": "global-job", "update_config": {"parallelism": 1}}
+    with pytest.raises(ModelRefusedError, match=r"api has deploy\.update_config"):
+        require_deployable(Project("app", {"api": defined(own)}), STACK)
+
+
+async def test_a_service_of_another_mode_is_held_also_where_the_project_is_accepted() -> None:
+    everywhere = defined({"image": "app:1", "deploy": {"mode": "global"}})
+    project = Project("app", {"api": replace(everywhere, deploys_as=expected_fields("app", everywhere))})
+    runs = [DeployedService("api", expected_fields("app", defined({"image": "app:1"})))]
+    sides = StackSides(STACK, project, project, [], {}, deployed=runs)
+    settings = SimpleNamespace(git_may_change={}, allow_compose_files=True)
+    ports = SimpleNamespace(settings=settings, compose=SimpleNamespace(images=AsyncMock(return_value={})))
+    due = [Action("app", "api", ActionKind.RECREATE, "")]
+    verdict = await judge_project(ports, sides, due, accepted=True)  # type: ignore[arg-type]
+    assert (verdict.services, verdict.accepted) == ({"api"}, "")
+    assert "api is replicated, and the project says global" in verdict.hold
+    assert verdict.hold.endswith("remove it with `docker service rm app_api`, then deploy the stack by hand")
+    sides = replace(sides, deployed=[*runs, DeployedService("worker", {})])
+    verdict = await judge_project(ports, sides, due, accepted=True)  # type: ignore[arg-type]
+    assert verdict.hold.endswith("then `reconciler sync` creates it again")
 
 
 class _LostNode:
@@ -162,6 +226,18 @@ async def test_an_update_that_ends_with_a_node_is_deployed_again_and_blames_no_r
         await swarm.containers(STACK, "app")
     await swarm.containers(STACK, "app")  # planning the next try is not kept from it
     assert await swarm._stuck("app", [facts]) == ({"api"} if facts["UpdateStatus"]["State"] == "updating" else set())
+
+
+async def test_whoever_waits_learns_of_a_lost_node_whichever_process_has_deployed() -> None:
+    tasks = [task("t1", "assigned", desired="shutdown"), task("t2", "running")]
+    swarm = DockerSwarm(SimpleNamespace(engine=None), SimpleNamespace(), DIGEST)  # type: ignore[arg-type]
+    swarm._engine = engine = _LostNode(service(update="updating"), tasks)  # type: ignore[assignment]
+    engine.listen_to = AsyncMock()  # type: ignore[attr-defined]
+    await swarm.containers(STACK, "app")
+    async with swarm.noticing(Project("app", {})):
+        with pytest.raises(NodeLostError):
+            await swarm.containers(STACK, "app")
+    await swarm.containers(STACK, "app")
 
 
 async def test_a_deploy_that_something_else_is_always_faster_than_blames_no_revision() -> None:
@@ -247,6 +323,18 @@ async def test_a_restart_replaces_the_tasks_unless_swarm_has_just_rolled_it_back
     assert (engine.updated, swarm._deployed) == (updated, {"s1": deployed})
 
 
+@pytest.mark.parametrize(("has", "expected"), [(4, 4), (0, 0)])
+async def test_a_restart_keeps_as_many_tasks_as_somebody_scaled_the_service_to(has: int, expected: int) -> None:
+    """Also where the restart is a deploy, as its definition names a new config."""
+    context = SimpleNamespace(engine=None, docker_config=AsyncMock(return_value=None))
+    swarm, commands = deploying(context)
+    swarm._engine = _LostNode(service(replicas=has), [task("t1", "running")])  # type: ignore[assignment]
+    api = defined({"image": "app:1", "deploy": {"replicas": 1}})
+    api = replace(api, deploys_as=expected_fields("app", api), digest="new")
+    await swarm.restart(Project("app", {"api": api}), ["api"])
+    assert json.loads(commands[0][-1])["services"]["api"]["deploy"]["replicas"] == expected
+
+
 def test_places_that_are_missing_or_given_up_are_counted() -> None:
     tasks = [task("t1", "running"), task("t2", "shutdown", slot=2, desired="shutdown"), task("t3", "running", slot=4)]
     containers = containers_of(service(replicas=3), tasks, {})
@@ -273,6 +361,20 @@ def test_a_stuck_service_fails_when_the_timeout_ends_and_a_crash_immediately() -
     crashed = containers_of(service(), [task("t1", "failed", desired="shutdown", **FAILED)], {"n1": "web-1"})
     _, report = watch_health(STACK, ["api"], [], 0.0).look(crashed, 0.0)
     assert (report.verdict, report.reason) == (Verdict.FAILED, "api failed on web-1: task: non-zero exit (3)")
+
+
+def test_a_task_that_ran_nowhere_before_does_not_end_the_wait_for_an_update_that_goes_on() -> None:
+    watch, facts = watch_health(STACK, ["api"], [], 0.0), service(replicas=2, env="A=2", update="updating")
+    before = task("t1", "pending", **NO_NODE)
+    for now in (0.0, 90.0):  # the update takes longer than health.timeout, as Swarm lets it
+        tasks = [before, task("t2", "starting", "A=2", slot=2)]
+        places = [replace(place, allowed=300.0) for place in containers_of(facts, tasks, {})]
+        watch, report = watch.look(places, now)
+        assert report.verdict is Verdict.WAIT
+    tasks = [task("t3", "pending", "A=2", **NO_NODE), task("t2", "running", "A=2", slot=2)]
+    for now in (91.0, 181.0):
+        watch, report = watch.look(containers_of(facts, tasks, {}), now)
+    assert (report.verdict, report.findings[0].unplaced) == (Verdict.FAILED, 1), "as many as before: it is excused"
 
 
 SECOND = 1_000_000_000  # the engine counts nanoseconds
@@ -418,9 +520,10 @@ async def owned(path: str, target: MountedTarget) -> tuple[int, int]:
         (MountedTarget(owner="web"), LiveFile(Secret(b"x"), 0o600, 7, 8), (1000, 8)),
         (MountedTarget(owner="web", group="web"), None, (1000, 1001)),
         (MountedTarget(), LiveFile(Secret(b"x"), 0o600, 7, 8), (7, 8)),
-        (MountedTarget(), None, (0, 0)),
+        (MountedTarget(), None, (998, 997)),
+        (MountedTarget(owner="web"), None, (1000, 997)),
     ],
-    ids=["owner", "new", "as-it-is", "nobody"],
+    ids=["owner", "new", "as-it-is", "new-of-nobody", "new-of-no-group"],
 )
 async def test_a_bound_file_keeps_its_owner(
     target: MountedTarget, live: LiveFile | None, expected: tuple[int, int]
@@ -428,7 +531,8 @@ async def test_a_bound_file_keeps_its_owner(
     async def ownership(owner: str | None, group: str | None) -> Ownership:
         return Ownership(1000 if owner else None, 1001 if group else None)
 
-    host = SimpleNamespace(ownership=ownership, read=AsyncMock(return_value=live))
+    new_owner = AsyncMock(return_value=Ownership(998, 997))
+    host = SimpleNamespace(ownership=ownership, new_owner=new_owner, read=AsyncMock(return_value=live))
     assert await owner_of(host, "/opt/app/web.conf", target) == expected  # type: ignore[arg-type]
 
 
@@ -643,11 +747,32 @@ def test_what_is_reachable_or_allowed_is_never_changed_silently(own: dict[str, A
 def test_what_swarm_ignores_is_a_note() -> None:
     tmpfs = {"type": "tmpfs", "target": "/t", "tmpfs": {"mode": 0o700}}
     own = {"network_mode": "host", "security_opt": ["no-new-privileges"], "privileged": False, "volumes": [tmpfs]}
-    project = Project("app", {"api": defined({"image": "app:1", "devices": [], **own})}, kind=StackKind.SWARM)
+    project = Project("app", {"api": defined({"image": "app:1", "devices": [], **own})})
     require_deployable(project, STACK)
-    (note,) = stack_notes(STACK, project, [], {}, {})
+    noted = {name: replace(service, notes=notes_on(service, ())) for name, service in project.services.items()}
+    (note,) = stack_notes(STACK, replace(project, services=noted), [], {}, {})
     assert note == "stack app: Swarm ignores what api says as network_mode, security_opt, volumes.tmpfs.mode"
-    assert stack_notes(STACK, replace(project, kind=StackKind.COMPOSE), [], {}, {}) == []
+    assert stack_notes(STACK, project, [], {}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "constraints", "noted"),
+    [
+        ("/opt/app/conf/", [], True),
+        ("/opt/app/conf", ["node.role == manager"], True),
+        ("/opt/app/conf", ["node.role == manager", "node.hostname == web-1"], False),
+        ("/opt/app/data", [], False),
+    ],
+)
+def test_a_bound_directory_of_managed_files_is_a_note_as_other_nodes_lack_them(
+    source: str, constraints: list[str], *, noted: bool
+) -> None:
+    bind = {"type": "bind", "source": source, "target": "/conf"}
+    api = defined({"image": "app:1", "volumes": [bind], "deploy": {"placement": {"constraints": constraints}}})
+    notes = notes_on(api, ["/opt/app/conf/web.conf"])
+    assert [note.partition(":")[0] for note in notes] == (
+        ["api binds /opt/app/conf, where git manages files"] if noted else []
+    )
 
 
 @pytest.mark.parametrize("place", ["services.api.deploy.resources.limits", "volumes.data", "services.api.ports.0"])

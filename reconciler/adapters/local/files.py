@@ -164,6 +164,13 @@ class LocalHost:
             _id("group", "groupadd", group, lambda name: grp.getgrnam(name).gr_gid),
         )
 
+    async def new_owner(self, path: str) -> Ownership:
+        with contextlib.suppress(OSError):
+            directory = os.stat(os.path.dirname(path))
+            if directory.st_mode & stat.S_ISGID:
+                return Ownership(os.geteuid(), directory.st_gid)
+        return Ownership(os.geteuid(), os.getegid())
+
     async def resolve(self, path: str) -> str:
         return os.path.realpath(path)  # noqa: ASYNC240  # a few stat calls
 

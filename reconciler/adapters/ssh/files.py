@@ -162,6 +162,22 @@ class SshHost:
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         return Ownership(await self._id("passwd", "user", owner), await self._id("group", "group", group))
 
+    async def new_owner(self, path: str) -> Ownership:
+        import asyncssh
+
+        done = await self._connection.run(["sh", "-c", "id -u; id -g"], limits=_QUICK)
+        numbers = [int(word) for word in done.stdout.split() if word.isdigit()]
+        if len(numbers) != 2:
+            raise GuardError("`id` does not show our user and group", where=self._connection.name)
+        uid, gid = numbers
+        sftp = await self._connection.sftp()
+        with contextlib.suppress(asyncssh.SFTPError):
+            async with self._connection.answering():
+                directory = await sftp.stat(posixpath.dirname(path))
+            if (directory.permissions or 0) & stat.S_ISGID and directory.gid is not None:
+                gid = directory.gid
+        return Ownership(uid, gid)
+
     async def resolve(self, path: str) -> str:
         return await resolve_path(self._connection, path)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from reconciler.core.errors import ChangedMeanwhileError, LiveFileError, ModelRefusedError
 from reconciler.core.model.compose import Project, Service
-from reconciler.core.model.targets import MountedTarget, Stack
+from reconciler.core.model.targets import MountedTarget, Ownership, Stack
 from reconciler.core.ports.host import Host
 from reconciler.core.secret import Digester, Secret
 
@@ -46,16 +46,19 @@ class StackContent:
 
 
 async def owner_of(host: Host, path: str, target: MountedTarget) -> tuple[int, int]:
-    """The uid and gid of a managed file: as the manifest names them, else the live file's own, else root's.
+    """The uid and gid of a managed file: as the manifest names them, else the live file's own, else a new file's.
 
     Raises GuardError where the host has no such user or group.
     """
-    ownership, live = await host.ownership(target.owner, target.group), None
-    if None in (ownership.uid, ownership.gid):
-        with contextlib.suppress(LiveFileError):  # the plan reports it
-            live = await host.read(path)
-    uid, gid = (live.uid, live.gid) if live else (0, 0)
-    return uid if ownership.uid is None else ownership.uid, gid if ownership.gid is None else ownership.gid
+    named, live = await host.ownership(target.owner, target.group), None
+    if named.uid is not None and named.gid is not None:
+        return named.uid, named.gid
+    with contextlib.suppress(LiveFileError):  # the plan reports it
+        live = await host.read(path)
+    usual = Ownership(live.uid, live.gid) if live else await host.new_owner(path)
+    uid = usual.uid if named.uid is None else named.uid
+    gid = usual.gid if named.gid is None else named.gid
+    return uid or 0, gid or 0
 
 
 async def with_contents(project: Project, stack: Stack, digest: Digester, read: Read, owner: OwnerOf) -> Project:

@@ -32,6 +32,16 @@ def require_deployable(project: Project, stack: Stack) -> None:
         *(project, stack, _of_drivers, "only a Swarm's own driver knows the content of configs or secrets"),
         "Create it with `docker secret create --driver` and name it as external",
     )
+    _refuse(
+        *(project, stack, _updates_of_jobs, "a Swarm takes no update_config for a job"),
+        "Take it out of the compose file",
+    )
+
+
+def _updates_of_jobs(service: Service) -> list[str]:
+    deploy = json.loads(service.definition.reveal())["service"].get("deploy") or {}
+    is_job = str(deploy.get("mode", "")).endswith("-job")
+    return ["deploy.update_config"] if is_job and deploy.get("update_config") is not None else []
 
 
 def _of_drivers(service: Service) -> list[str]:

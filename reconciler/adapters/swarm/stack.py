@@ -9,9 +9,8 @@ import asyncio
 import contextlib
 import functools
 import json
-import posixpath
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.adapters import process
@@ -21,6 +20,7 @@ from reconciler.adapters.compose.resolver import ProjectResolver
 from reconciler.adapters.swarm import errors
 from reconciler.adapters.swarm.api import STACK_LABEL, Json, SwarmEngine, is_of_stack
 from reconciler.adapters.swarm.contents import KINDS, contents_of, owner_of, with_contents
+from reconciler.adapters.swarm.notes import managed_directories, notes_on
 from reconciler.adapters.swarm.refusals import require_deployable
 from reconciler.adapters.swarm.registry_login import has_login
 from reconciler.adapters.swarm.stack_file import stack_file
@@ -32,6 +32,7 @@ from reconciler.adapters.swarm.tasks import (
     lost_update,
     references,
     service_name,
+    wanted,
 )
 from reconciler.core.decide.invocation import manifest_invocation
 from reconciler.core.errors import EngineUnavailableError, NodeLostError, RefusedError
@@ -72,6 +73,7 @@ class DockerSwarm:
         # By service id, until it is known to run: the template of the tasks that we have deployed; None where Swarm has
         # rolled it back already. Where Swarm rolls back to that, the update was somebody else's.
         self._deployed: dict[str, Json | None] = {}
+        self._watched: set[str] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def close(self) -> None:
@@ -125,10 +127,11 @@ class DockerSwarm:
             return await self._context.read_file(path)
 
         project = await with_contents(resolved, stack, self._digest, read, functools.partial(owner_of, self._host))
-        services = {name: self._as_deployed(project.name, service) for name, service in project.services.items()}
-        project = replace(project, services=services)
-        invocation = replace(project.invocation, look=f"docker stack ps --no-trunc {project.name}")
-        return replace(project, kind=StackKind.SWARM, invocation=invocation)
+        services = {
+            name: replace(self._as_deployed(project.name, service), notes=notes_on(service, stack.managed))
+            for name, service in project.services.items()
+        }
+        return replace(project, kind=StackKind.SWARM, services=services)
 
     async def is_current(self, stack: Stack, project: Project) -> bool:
         """Whether Compose would resolve the project so again, from the files as they are; False in doubt."""
@@ -157,9 +160,16 @@ class DockerSwarm:
         digest = self._digest(service.definition.reveal())
         return replace(service, deploys_as=expected_fields(stack, service), digest=digest)
 
-    def noticing(self, project: Project) -> contextlib.AbstractAsyncContextManager[asyncio.Event]:
-        """Swarm reports no events of tasks: the event is set for services, and for containers here."""
-        return noticing(functools.partial(self._engine.listen_to, project.name))
+    @contextlib.asynccontextmanager
+    async def noticing(self, project: Project) -> AsyncIterator[asyncio.Event]:
+        """Swarm reports no events of tasks: the event is set for services, and for containers here. Whoever waits for
+        services gets a NodeLostError for updates that another process began, too."""
+        async with noticing(functools.partial(self._engine.listen_to, project.name)) as noticed:
+            self._watched.add(project.name)
+            try:
+                yield noticed
+            finally:
+                self._watched.discard(project.name)
 
     async def glance(self, stack: Stack) -> tuple[Container, ...]:
         """The same without asking for the names of new nodes."""
@@ -168,7 +178,8 @@ class DockerSwarm:
     async def _places(self, name: str, down: Collection[str] = ()) -> tuple[Container, ...]:
         services, tasks = await self._engine.services(name), await self._engine.tasks(name)
         for service in services:
-            if service["ID"] in self._deployed and (reason := self._lost(service, tasks, down)):
+            watched = service["ID"] in self._deployed or name in self._watched
+            if watched and (reason := self._lost(service, tasks, down)):
                 self._deployed.pop(service["ID"], None)
                 raise NodeLostError(reason, where=f"stack {name}")
         containers: list[Container] = []
@@ -214,12 +225,13 @@ class DockerSwarm:
         """
         chosen = [project.services[name] for name in services]
         managed = self._stacks[project.name].managed
-        forced = [service.name for service in chosen if force and _mounts_directory_of(service, managed)]
+        forced = [service.name for service in chosen if force and managed_directories(service, managed)]
         await self._deploy(project, chosen, scale or {}, forced)
 
     async def restart(self, project: Project, services: Sequence[str]) -> None:
-        """Replace the tasks of these services, one batch after the other. They get what the project says now."""
-        await self._deploy(project, [project.services[name] for name in services], {}, services)
+        """Replace the tasks of these services, one batch after the other. They get what the project says now, but stay
+        as many as they are."""
+        await self._deploy(project, [project.services[name] for name in services], None, services)
 
     async def signal(self, project: Project, service: str, signal: str) -> None:
         """Raises RefusedError: the manifest cannot ask for it."""
@@ -229,14 +241,17 @@ class DockerSwarm:
         self,
         project: Project,
         services: Sequence[Service],
-        scale: Mapping[str, int],
+        scale: Mapping[str, int] | None,
         forced: Collection[str],
     ) -> None:
-        """``forced`` are services whose tasks are to be replaced even if nothing differs."""
+        """``forced`` are services whose tasks are to be replaced even if nothing differs; without a ``scale``, each
+        keeps as many tasks as the Swarm wants of it now."""
         if not services:
             return
         async with self._locks[project.name]:
             before = await self._by_name(project.name)
+            if scale is None:
+                scale = {name: count for name, facts in before.items() if (count := wanted(facts)) is not None}
             networks = await self._engine.networks(network_ids(before.values()))
             stuck = await self._stuck(project.name, before.values())
             due = [
@@ -378,9 +393,3 @@ def _labels(service: Service, image: str) -> dict[str, str]:
 def _image_of(service: Service) -> str:
     """As the project names it."""
     return str(json.loads(service.definition.reveal())["service"].get("image") or "")
-
-
-def _mounts_directory_of(service: Service, paths: Iterable[str]) -> bool:
-    own = json.loads(service.definition.reveal())["service"]
-    sources = [mount["source"] for mount in own.get("volumes") or () if mount.get("type") == "bind"]
-    return any(f"{posixpath.normpath(source)}/" in f"{path}/" for source in sources for path in paths)

@@ -50,7 +50,7 @@ def containers_of(
     is not as we have deployed it, so an update that Swarm rolled back was ours, and has failed. ``down``: the ids of
     nodes that are; a task runs there only by Swarm's last word of it.
     """
-    by_place = _by_place(tasks)
+    by_place = _by_place(service, tasks)
     count = wanted(service)
     update = (service.get("UpdateStatus") or {}).get("State", "")
     failure = _failure(service, by_place.values()) if update in PAUSED or (ours and update in ROLLED_BACK) else ""
@@ -82,7 +82,18 @@ def wanted(service: Json) -> int | None:
     mode = service["Spec"].get("Mode") or {}
     if "Replicated" in mode:
         return int((mode["Replicated"] or {}).get("Replicas", 1))
+    if "ReplicatedJob" in mode:
+        return int((mode["ReplicatedJob"] or {}).get("TotalCompletions", 1))
     return None
+
+
+def _is_job(service: Json) -> bool:
+    return any(mode.endswith("Job") for mode in service["Spec"].get("Mode") or {})
+
+
+def _is_of_iteration(task: Json, service: Json) -> bool:
+    """Whether the task is none of an earlier run of a job: each update of a job runs it again."""
+    return task.get("JobIteration") == (service.get("JobStatus") or {}).get("JobIteration")
 
 
 def _written(service: Json) -> str:
@@ -92,12 +103,14 @@ def _written(service: Json) -> str:
     return str(started or (service["UpdatedAt"] if service.get("PreviousSpec") else ""))
 
 
-def _by_place(tasks: Iterable[Json]) -> dict[str, list[Json]]:
-    """Tasks, oldest first, by slot; of a global service by node."""
+def _by_place(service: Json, tasks: Iterable[Json]) -> dict[str, list[Json]]:
+    """Tasks, oldest first, by slot; of a global service by node. Of a job, those of its latest run."""
     places: dict[str, list[Json]] = {}
+    by_node = wanted(service) is None
     for task in sorted(tasks, key=lambda task: (task["CreatedAt"], task["Version"]["Index"])):
-        slot = task.get("Slot")
-        places.setdefault(f"{slot:06}" if slot else task.get("NodeID", ""), []).append(task)
+        if _is_of_iteration(task, service):
+            place = task.get("NodeID", "") if by_node else f"{task.get('Slot') or 0:06}"
+            places.setdefault(place, []).append(task)
     return places
 
 
@@ -148,8 +161,12 @@ def _container(
         state, health, error = "exited", "", failure
     elif task.get("NodeID") in down and status["State"] not in _ENDED:
         state, health, error = "pending", "", f"node {nodes.get(task['NodeID'], task['NodeID'])} is down"
+    elif status["State"] in _FAILED and not _has_failed(task, history):
+        state = "pending"  # its node took it along
     elif state == "running" and (not current or update in _UPDATING):
         health = "starting"
+    elif state == "pending" and not current and update in _UPDATING:
+        health = "starting"  # that no node takes it says nothing about the task that the update has yet to give to it
     result = last["Status"].get("ContainerStatus") or {}
     slot = str(int(place)) if place.isdecimal() else place
     return Container(
@@ -184,16 +201,28 @@ def _state(state: str, failed: Collection[Json], *, checked: bool) -> tuple[str,
     return ("pending", "") if state in _WAITING else ("running", "starting")
 
 
-def _has_failed(task: Json, history: Iterable[Json]) -> bool:
+def _has_failed(task: Json, history: Collection[Json]) -> bool:
     """Whether the task itself failed, given those of its place; not its node, or one that had only just come back."""
     status = task["Status"]
     if status["State"] not in _FAILED or "when swarm is not active" in status.get("Err", ""):
         return False
-    if (status.get("ContainerStatus") or {}).get("ExitCode") != _ENDED_WITH_NODE:
+    if not _ended_with_node(task):
         return True
-    # Of a node that was lost, Swarm hears how a task ended when the node is back: long after it has replaced that.
-    later = [other for other in history if other["CreatedAt"] > task["CreatedAt"]]
-    return not any(other["CreatedAt"][:_SECOND] < status.get("Timestamp", "")[:_SECOND] for other in later)
+    if _was_replaced_before(task, history):
+        return False
+    # A node that restarts before Swarm calls it down leaves nothing but the exit code: once may be that, twice is not.
+    alike = [it for it in history if _ended_with_node(it) and _comparable(it["Spec"]) == _comparable(task["Spec"])]
+    return sum(not _was_replaced_before(it, history) for it in alike) > 1
+
+
+def _ended_with_node(task: Json) -> bool:
+    return (task["Status"].get("ContainerStatus") or {}).get("ExitCode") == _ENDED_WITH_NODE
+
+
+def _was_replaced_before(task: Json, history: Iterable[Json]) -> bool:
+    """Of a node that was lost, Swarm hears how a task ended when the node is back: long after it has replaced that."""
+    ended = task["Status"].get("Timestamp", "")[:_SECOND]
+    return any(task["CreatedAt"] < later["CreatedAt"] and later["CreatedAt"][:_SECOND] < ended for later in history)
 
 
 def lost_update(service: Json, tasks: Iterable[Json], nodes: Mapping[str, str], down: Collection[str]) -> str:
@@ -203,14 +232,17 @@ def lost_update(service: Json, tasks: Iterable[Json], nodes: Mapping[str, str], 
     """
     tasks, update = list(tasks), service.get("UpdateStatus") or {}
     message, state = update.get("Message", ""), update.get("State", "")
-    for history in _by_place(tasks).values():
+    for history in _by_place(service, tasks).values():
         for task in history:
             blamed = state in PAUSED | ROLLED_BACK and task["ID"] in message
             ended_with_node = task["Status"]["State"] in _FAILED and not _has_failed(task, history)
             waits = state in _UPDATING and task["DesiredState"] == "shutdown" and task["Status"]["State"] in _UNDER_WAY
             node = task.get("NodeID", "")
             if (blamed and (node in down or ended_with_node)) or (waits and node in down and is_current(task, service)):
-                return f"node {nodes.get(node, node)} was lost during the update of {service_name(service)}"
+                name, updated = nodes.get(node, node), service_name(service)
+                if _ended_with_node(task) and node not in down:
+                    return f"a task of {updated} ended during the update, as when its node {name} restarts (exit 255)"
+                return f"node {name} was lost during the update of {updated}"
     return ""
 
 
@@ -247,7 +279,10 @@ def _variables(entries: Iterable[str]) -> dict[str, str]:
 
 
 def allowed_time(service: Json) -> float:
-    """Seconds that Swarm itself may need until an update of the service is over, if every task becomes healthy."""
+    """Seconds that Swarm itself may need until an update of the service is over, if every task becomes healthy; 0 for a
+    job, which is not updated in batches, and ends."""
+    if _is_job(service):
+        return 0.0
     template, state = service["Spec"]["TaskTemplate"], (service.get("UpdateStatus") or {}).get("State")
     container = template.get("ContainerSpec") or {}
     update = service["Spec"].get("RollbackConfig" if state in ROLLED_BACK else "UpdateConfig") or {}

@@ -21,6 +21,7 @@ from reconciler.app.daemon.http.listening_sockets import check_http
 from reconciler.app.wiring.notifications import open_messenger
 from reconciler.app.wiring.server import Runtime, open_backups, runtime, scratch_state
 from reconciler.app.wiring.surroundings import engine_in_use, git_surroundings
+from reconciler.core.decide.next_steps import next_steps
 from reconciler.core.decide.private_files import is_exposed
 from reconciler.core.decide.promotion import REPORTS
 from reconciler.core.decide.startup import allowed_by_container
@@ -28,7 +29,7 @@ from reconciler.core.errors import ConfigError, ReconcilerError, with_id
 from reconciler.core.forge.statuses import named_with_host
 from reconciler.core.model.compose import Container
 from reconciler.core.model.revisions import GitRevert, Verify
-from reconciler.core.model.targets import Manifest, Stack, StackKind
+from reconciler.core.model.targets import Manifest, Stack
 from reconciler.core.ports import Ports
 from reconciler.core.ports.forge import Forge
 from reconciler.core.text import listed
@@ -363,13 +364,9 @@ async def _stacks(ports: Ports, manifest: Manifest) -> AsyncIterator[DoctorFindi
             yield _failed(component, error)
             continue
         text = f"project {project.name}: {len(project.services)} service(s), {len(containers)} container(s)"
-        up = "" if stack.kind is StackKind.SWARM else project.invocation.start()
-        text += f", run as `{up}`" if containers and up else ""
-        advice = f"`{up}` in {stack.directory}: services are only ever recreated"
-        if not up:
-            # Docker's own loader gives other values than ours: these follow.
-            advice = f"deploy it once by hand, then `reconciler sync --accept-project {stack.id}` gives it its values"
-        advice = "" if containers else advice
+        steps = next_steps(stack, project)
+        text += f", run as `{steps.up}`" if containers and steps.up else ""
+        advice = "" if containers else steps.first_start()
         yield DoctorFinding(component, "ok" if containers else "warning", text, advice)
         if slow := _slow_starters(stack, containers):
             advice = "raise health.timeout, or shorten the health checks: a change waits as long as they allow"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,9 +31,9 @@ from reconciler.engine.rollout import Rollout, select_units, without_needless_re
 _FIRST_RETRY = 5.0
 _LAST_RETRY = 300.0
 _JITTER = 0.05
-# After a reconciliation that a touched file has started, the next such one waits four times as long as that one took:
-# a flood of changes costs a fifth of a core at most. The first change after a quiet time is handled immediately.
-# Waiting for services costs nothing, so no rest takes longer than so many seconds.
+# After a reconciliation that a touched file has started, the next such one waits four times as long as the CPU was busy
+# with that one: a flood of changes costs a fifth of a core at most. The first change after a quiet time is handled
+# immediately, and so is one after a wait for services. No rest takes longer than so many seconds.
 _REST = 4.0
 _LONGEST_REST = 10.0
 # The loop turns at least this often (seconds), so that a missing tick means that it hangs.
@@ -42,6 +43,12 @@ _LONGEST_STEP = 900.0
 # A reconciliation in one of these is past its read side.
 _CHANGING = (Phase.BACKUP, Phase.WRITE, Phase.RECREATE, Phase.VERIFY, Phase.ROLLBACK)
 _WELL = (Result.APPLIED, Result.CORRECTED, Result.IN_SYNC)
+
+
+def _cpu_seconds() -> float:
+    """What this process has used, and the programs that it ran."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 class FileWatching(Protocol):
@@ -77,7 +84,7 @@ class Daemon:
     ``poll_interval`` and ``drift_interval`` in seconds: how often git is polled, how often live files are checked.
     ``requested`` is the activity of what operators request beside reconciliations, such as a restore.
     ``observers`` take every outcome; running them is the caller's part. ``on_head`` takes the branch's head whenever
-    git has answered, before it is reconciled.
+    git has answered, before it is reconciled. ``cpu_seconds`` says how much CPU time the process has used.
     Requests that still wait at the end get a NotServedError: after a reload, the next daemon serves them.
     """
 
@@ -96,6 +103,7 @@ class Daemon:
         requested: Activity | None = None,
         observers: Sequence[Observer] = (),
         on_head: Callable[[str], None] = lambda _: None,
+        cpu_seconds: Callable[[], float] = _cpu_seconds,
     ) -> None:
         self.reconcilers = reconcilers
         self._rollouts = tuple(rollouts)
@@ -107,6 +115,7 @@ class Daemon:
         self._on_progress = on_progress
         self._observers = tuple(observers)
         self._on_head = on_head
+        self._cpu_seconds = cpu_seconds
         self._activities = [*(host.activity for host in reconcilers.values()), requested or Activity()]
         self._wake = asyncio.Event()
         self._stopping = False
@@ -221,14 +230,15 @@ class Daemon:
             return next_look
         trigger, answer = polled or (self._touched_by if touched else "drift" if self._poll.answer else "start", None)
         self._touched_by = "engine" if polled and self._touched_by == "engine" else ""
+        used = self._cpu_seconds()
         delay = await self._reconcile_all(trigger, answer)
-        began, now = now, self._clock.monotonic()
+        now = self._clock.monotonic()
         if polled:
             self._caught_up = True
             interval = self._poll_interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
             self._poll.next_at = now + min(delay, interval)
-        if touched:
-            self._rest_until = now + min(_REST * (now - began), _LONGEST_REST)
+        if touched and not polled:
+            self._rest_until = now + min(_REST * (self._cpu_seconds() - used), _LONGEST_REST)
         return now + min(delay, self._drift_interval)
 
     async def _reconcile_all(self, trigger: str, answer: GitAnswer | None) -> float:

@@ -114,10 +114,18 @@ def _services(environment: Data) -> Iterator[Attention]:
     services = [service for service in environment.get("services", ()) if not service["healthy"]]
     down = [service for service in services if not service.get("acknowledged")]
     if down:
-        silent = dict.fromkeys(service["service"] for service in down if not _says_why(service))
-        step = f"Read why: `docker compose logs --tail 50 {' '.join([*silent][:5])}` in the stack's directory."
-        steps = (step,) if silent else ()
+        silent = [service for service in down if not _says_why(service)]
+        steps = tuple(f"Read why: {command}." for command in _log_commands(silent))
         yield Attention(BAD, "unhealthy", environment["environment"], next=steps, items=tuple(map(_service, down)))
+
+
+def _log_commands(services: Sequence[Data]) -> Iterator[str]:
+    """The commands that show what the services printed."""
+    names = dict.fromkeys(service["service"] for service in services if not service["logs"])
+    if names:
+        yield f"`docker compose logs --tail 50 {' '.join([*names][:5])}` in the stack's directory"
+    if commands := dict.fromkeys(f"`{service['logs']}`" for service in services if service["logs"]):
+        yield ", ".join([*commands][:5])
 
 
 def _says_why(service: Data) -> bool:

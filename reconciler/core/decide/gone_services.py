@@ -9,18 +9,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide import health
+from reconciler.core.decide.next_steps import NextSteps, next_steps
 from reconciler.core.model.compose import (
     Container,
     DeployedService,
     Ending,
     HealthStatus,
-    Invocation,
     Project,
     RanService,
     ServiceHealth,
     StackHealth,
 )
-from reconciler.core.model.targets import OnDrift, Stack, StackKind
+from reconciler.core.model.targets import Stack
 from reconciler.core.text import instant
 
 _UP = frozenset({"running", "paused", "restarting"})
@@ -303,26 +303,19 @@ def _is_taken_down(gone: Sequence[_Gone], containers: Iterable[Container]) -> bo
     return removed or (len(gone) > 1 and all(service.by_hand for service in gone))
 
 
-def _way_on(stack: Stack, service: str, project: Project | None, end: _End) -> str:
-    """How an operator has the service run again. Docker's own loader would give a service of a Swarm other values."""
-    if stack.kind is not StackKind.SWARM:
-        start = (project.invocation if project else Invocation(stack.directory)).start(service)
-        return f"`{start}` in {stack.directory} starts it"
-    name = f"{project.name if project else stack.project or stack.name}_{service}"
+def _way_on(steps: NextSteps, service: str, end: _End) -> str:
+    """How an operator has the service run again."""
     if end.reason == _SCALED_TO_NONE:
-        count = project.services[service].replicas if project and service in project.services else 1
-        return f"`docker service scale {name}={count}` starts it"
-    if end.reason != _SERVICE_REMOVED:
-        return f"`docker service ps --no-trunc {name}` shows why"
-    needed = "With on_drift: restore, `" if stack.on_drift is OnDrift.REPORT else "`"
-    return f"{needed}reconciler sync` creates it again"
+        return steps.scale_up(service)
+    return steps.create(service) if end.reason == _SERVICE_REMOVED else steps.start(service)
 
 
 def _health(stack: Stack, gone: _Gone, project: Project | None, *, taken_down: bool, paused: bool) -> ServiceHealth:
     ran, worst = gone.ran, min(gone.ends, key=lambda end: _WORST_FIRST.index(end.state))
     number = f"{len(gone.ends)} of {len(gone.ends) + gone.running} containers: " if gone.running else ""
     since = f", noticed at {instant(ran.gone_since)}" if ran.gone_since is not None else ""
-    step = "" if taken_down else f". {_way_on(stack, ran.service, project, worst)}"
+    steps = next_steps(stack, project)
+    step = "" if taken_down else f". {_way_on(steps, ran.service, worst)}"
     with_project = " with its project" if taken_down else ""
     return ServiceHealth(
         stack.name,
@@ -332,4 +325,5 @@ def _health(stack: Stack, gone: _Gone, project: Project | None, *, taken_down: b
         restarts=gone.restarts,
         reason=f"{number}{worst.reason}{with_project}{since}{step}",
         acknowledged=taken_down or paused,
+        logs=steps.logs(ran.service),
     )

@@ -163,7 +163,7 @@ class HealthWatch:
             late = now - self.began_at >= self._patience(service, [container])
             verdict = Verdict.HEALTHY if late else Verdict.WAIT
             return HealthFinding(service, verdict, f"{service} is at work")
-        if container.state != "running":
+        if container.state != "running" and container.health != "starting":
             waited = seen.since if container.state == "pending" else self.began_at
             return self._pending(service, f"is {container.state}", now, policy.timeout, container.error, waited)
         if container.health == "starting":
@@ -352,6 +352,7 @@ def _summary(stack: Stack, finding: HealthFinding, containers: Sequence[Containe
         containers=len(containers),
         running=sum(container.state == "running" for container in containers),
         nodes=tuple(sorted({container.node for container in containers if container.node})),
+        logs=next((container.logs for container in containers), ""),
     )
 
 

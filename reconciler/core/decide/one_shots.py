@@ -11,6 +11,7 @@ from reconciler.core.model.targets import Stack
 
 _COMPLETED, _HEALTHY = "service_completed_successfully", "service_healthy"
 _NO_RESTART = ("", "no")
+_JOBS = frozenset({"replicated-job", "global-job"})
 
 
 def with_one_shots(
@@ -18,11 +19,13 @@ def with_one_shots(
 ) -> Stack:
     """Given a stack with its containers, return it with every service in ``one_shot`` that is meant to end.
 
-    Beside those that the manifest names: services whose completion others wait for, by the project or by how their
-    containers were started, and services that ended with 0 by themselves, as far as that shows. ``long_running`` are
-    services that are known to run all the time: one of these that ended with 0 was stopped.
+    Beside those that the manifest names: jobs (``deploy.mode``, where the engine knows them), services whose completion
+    others wait for, by the project or by how their containers were started, and services that ended with 0 by
+    themselves, as far as that shows. ``long_running`` are services that are known to run all the time: one of these
+    that ended with 0 was stopped.
     """
     services = project.services.values() if project else ()
+    jobs = {service.name for service in services if service.deploys_as.get("mode", {}).get("", "") in _JOBS}
     dependencies = [*(service.depends_on for service in services), *(container.depends_on for container in containers)]
     conditions = [condition for depends_on in dependencies for condition in depends_on.items()]
     awaited = {name for name, condition in conditions if condition == _COMPLETED}
@@ -37,7 +40,7 @@ def with_one_shots(
         and name not in long_running
         and all(ended_by_itself(replica.facts, replica.state, replica.exit_code) for replica in replicas)
     }
-    return replace(stack, one_shot=stack.one_shot | awaited | ended)
+    return replace(stack, one_shot=stack.one_shot | jobs | awaited | ended)
 
 
 def ended_by_itself(facts: Mapping[str, Any], state: str, exit_code: int | None) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from reconciler.core.decide.affected_services import RUNNING, holds, managed_keys, path_in, stale_keys
-from reconciler.core.fidelity.swarm_spec import ignored_fields
+from reconciler.core.decide.next_steps import next_steps
 from reconciler.core.model.compose import Container, ManagedFile, Project, Service
-from reconciler.core.model.targets import Stack, StackKind
+from reconciler.core.model.targets import Stack
 from reconciler.core.text import key_name, listed
 
 
@@ -35,39 +35,25 @@ def stack_notes(
         by_reason.setdefault(reason, []).append(service)
     running = {container.service for container in containers if container.state in RUNNING}
     orphans = sorted(running - project.services.keys() - project.unresolved.keys())
-    where = f"stack {stack.name}"
+    where, steps = f"stack {stack.name}", next_steps(stack, project)
     sentences = [f"{where}: {path_in(stack, path)}: no service reads this env file" for path in sorted(unread)]
     if orphans:
         sentences.append(
             f"{where}: {listed(orphans)} still runs, and the project has no such service any more. "
-            f"{_removal(stack, project, orphans)}"
+            f"{steps.remove(orphans)}"
         )
     for name in sorted(project.services):
         mine = [container for container in containers if container.service == name]
         keys = _unexplained_keys(project, project.services[name], mine, managed)
         if keys:
-            way_on = f"`{project.invocation.start(name)}` in {stack.directory} gives it those of the project"
-            if stack.kind is StackKind.SWARM:
-                way_on = f"A change of it will wait for `reconciler sync --accept-project {stack.id}`"
             sentences.append(
                 f"{where}: {name} runs with other values of {listed([key_name(key) for key in keys])} than the project "
-                f"says, and no managed file explains that. {way_on}"
+                f"says, and no managed file explains that. {steps.give_values(name)}"
             )
-    if project.kind is StackKind.SWARM:
-        ignored = {name: ignored_fields(service) for name, service in sorted(project.services.items())}
-        for name, fields in ignored.items():
-            sentences += [f"{where}: Swarm ignores what {name} says as {listed(fields)}"] if fields else []
+        sentences += [f"{where}: {note}" for note in project.services[name].notes]
     for reason, names in sorted(by_reason.items()):
         sentences.append(f"{where}: left out {listed(sorted(names))}, which Compose cannot resolve: {reason}")
     return sentences
-
-
-def _removal(stack: Stack, project: Project, orphans: Iterable[str]) -> str:
-    """How an operator removes services that have left the project."""
-    if stack.kind is StackKind.SWARM:
-        names = " ".join(f"{project.name}_{name}" for name in orphans)
-        return f"`docker service rm {names}` removes {'it' if ' ' not in names else 'them'}"
-    return f"`{project.invocation.prune()}` in {stack.directory} removes it"
 
 
 def _unexplained_keys(

@@ -76,6 +76,18 @@ def is_edited_by_hand(sides: ProjectSides, name: str) -> bool:
     return standing is Standing.EDITED_BY_HAND
 
 
+def changed_modes(sides: ProjectSides, services: Collection[str]) -> dict[str, tuple[str, str]]:
+    """The services that the engine keeps in another mode (global, job …) than the project says, which no update
+    changes: both modes, by service."""
+    modes = {}
+    for name in sorted(sides.deployed.keys() & sides.after.services.keys() & {*services}):
+        runs, says = sides.deployed[name].fields, sides.after.services[name].deploys_as
+        pair = tuple(fields.get("mode", {}).get("", "replicated") for fields in (runs, says))
+        if says and pair[0] != pair[1]:
+            modes[name] = (pair[0], pair[1])
+    return modes
+
+
 def bound_files(sides: ProjectSides, name: str, managed: Collection[str]) -> list[str]:
     """The ``managed`` live files that the engine's service binds, and that the project gives it in another way."""
     if name not in sides.deployed or name not in sides.after.services:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from reconciler.core.model.targets import StackKind
+from reconciler.core.model.targets import DEFAULT_KIND, StackKind
 from reconciler.core.secret import Secret
 
 Fields = Mapping[str, Mapping[str, str]]
@@ -29,8 +29,7 @@ class HealthStatus(StrEnum):
 class Invocation:
     """How `docker compose` is run for a project: in ``directory``, with these options before its subcommand.
 
-    Paths are absolute. What is empty is not given: Compose then does what it does by itself. ``look`` is the command
-    line that shows how the services fare, where that is not `logs`.
+    Paths are absolute. What is empty is not given: Compose then does what it does by itself.
     """
 
     directory: str
@@ -39,7 +38,6 @@ class Invocation:
     env_files: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
     project_directory: str = ""
-    look: str = ""
 
     def options(self, profiles: Iterable[str] | None = None, root: str = "") -> list[str]:
         """Words for a command line; with other profiles, and with every path below ``root``, where those are given."""
@@ -57,18 +55,6 @@ class Invocation:
         inside = f"{self.directory.rstrip('/')}/"
         options = [word.removeprefix(inside) for word in self.options()]
         return " ".join(["docker compose", *map(shlex.quote, options), subcommand])
-
-    def start(self, service: str = "") -> str:
-        """The command line that starts the service, or the whole project, by hand."""
-        return self.command(f"up -d {service}".rstrip())
-
-    def prune(self) -> str:
-        """The command line that removes services which have left the project."""
-        return self.command("up -d --remove-orphans")
-
-    def show(self) -> str:
-        """The command line that shows how the project's services fare."""
-        return self.look or self.command("logs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +92,8 @@ class Service:
     ``env_files`` the absolute paths of its env files, ``references`` per variable those that its value is made of;
     ``text`` is the service in JSON as Compose prints it, in its order: for the hash that Compose makes of it.
     Where the engine itself keeps services (see DeployedService), ``deploys_as`` is what a deploy makes of this one
-    there, and ``digest`` the keyed digest of its definition.
+    there, and ``digest`` the keyed digest of its definition. ``notes`` are sentences on what of it is otherwise
+    there than the project says.
     """
 
     name: str
@@ -123,6 +110,7 @@ class Service:
     references: Mapping[str, frozenset[str]] = field(default_factory=dict)
     deploys_as: Fields = field(default_factory=dict, repr=False)
     digest: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +144,7 @@ class Project:
     name: str
     services: Mapping[str, Service] = field(repr=False)
     invocation: Invocation = Invocation("/")
-    kind: StackKind = StackKind.COMPOSE
+    kind: StackKind = DEFAULT_KIND
     profiles: tuple[str, ...] = ("*",)
     environments: frozenset[str] = frozenset()
     unresolved: Mapping[str, str] = field(default_factory=dict)
@@ -169,14 +157,14 @@ class Container:
     """A container as the engine's inspect shows it, or a task of a Swarm: its place in the service (slot).
 
     ``state`` is created, pending, running, paused, restarting, removing, exited or dead; pending is a task that no node
-    runs yet. ``health`` is "", starting, healthy or unhealthy; ``error`` is the engine's own reason for what is wrong
-    with it, ``node`` the machine that it is on, "" for the engine's own; ``allowed`` the seconds that the engine itself
-    gives it, and those that are updated with it, to become healthy; ``logs`` is the command that shows what it printed;
-    ``number`` distinguishes the replicas of a service; ``image`` is the reference it was made from;
-    ``out_of_memory`` says that the kernel killed it; ``started_at`` and ``finished_at`` are RFC 3339 times of its
-    latest run, in the engine's clock; ``depends_on`` gives the condition of each service on which its start depended;
-    ``facts`` is all that inspect says of it (nothing where only the list was asked), ``image_facts`` what its image
-    gives.
+    runs yet. ``health`` is "", starting (also of one that an update has yet to replace), healthy or unhealthy;
+    ``error`` is the engine's own reason for what is wrong with it, ``node`` the machine that it is on, "" for the
+    engine's own; ``allowed`` the seconds that the engine itself gives it, and those that are updated with it, to become
+    healthy; ``logs`` is the command that shows what it printed; ``number`` distinguishes the replicas of a service;
+    ``image`` is the reference it was made from; ``out_of_memory`` says that the kernel killed it; ``started_at`` and
+    ``finished_at`` are RFC 3339 times of its latest run, in the engine's clock; ``depends_on`` gives the condition of
+    each service on which its start depended; ``facts`` is all that inspect says of it (nothing where only the list was
+    asked), ``image_facts`` what its image gives.
     """
 
     id: str
@@ -318,7 +306,7 @@ class ServiceHealth:
 
     Of one that ran and runs no more the state is stopped, killed, missing, replaced or created; ``reason`` says more.
     ``running`` of its ``containers`` run, those that it shall have included; ``nodes`` are the machines they are on,
-    none where that is the engine's own.
+    none where that is the engine's own; ``logs`` is the command that shows what it printed, "" for Compose's.
 
     ``acknowledged``: an operator knows that it does not run, as they paused it or took it down with its project.
     """
@@ -333,6 +321,7 @@ class ServiceHealth:
     containers: int = 0
     running: int = 0
     nodes: tuple[str, ...] = ()
+    logs: str = ""
 
 
 @dataclass(frozen=True, slots=True)

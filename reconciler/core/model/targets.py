@@ -129,6 +129,10 @@ class StackKind(StrEnum):
     SWARM = "swarm"
 
 
+DEFAULT_KIND = StackKind.COMPOSE
+"""What runs a stack whose manifest does not say."""
+
+
 @dataclass(frozen=True, slots=True)
 class MountedTarget:
     """A live file of a stack, for services that mount it by itself: if its source is encrypted, its mode and owner.
@@ -165,7 +169,7 @@ class Stack:
     on_failure: OnFailure = OnFailure.ROLLBACK
     one_shot: frozenset[str] = frozenset()
     on_drift: OnDrift = OnDrift.RESTORE
-    kind: StackKind = StackKind.COMPOSE
+    kind: StackKind = DEFAULT_KIND
     managed: Mapping[str, MountedTarget] = field(default_factory=dict, hash=False)
 
     @property

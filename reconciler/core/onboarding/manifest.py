@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from reconciler.core.decide.guards import is_below
 from reconciler.core.dotenv.grammar import EnvFileError
 from reconciler.core.dotenv.readings import known_variables
-from reconciler.core.model.targets import Format, Parser, StackKind
+from reconciler.core.model.targets import DEFAULT_KIND, Format, Parser
 from reconciler.core.onboarding.source_names import BINARY_SUFFIX
 from reconciler.core.onboarding.types import DEFAULT_MODE, Draft, DraftFile, DraftStack, holds_variables
 from reconciler.core.secrets.names import names_a_secret
@@ -41,7 +41,7 @@ def _stack_fields(
     contracts: Mapping[str, Sequence[str]],
 ) -> dict[str, object]:
     fields: dict[str, object] = {"directory": stack.directory}
-    if stack.kind is not StackKind.COMPOSE:
+    if stack.kind is not DEFAULT_KIND:
         fields["kind"] = str(stack.kind)
     for name in ("files", "env_files", "project", "project_directory", "hosts"):
         if value := getattr(stack, name):

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import FoundFile, Inventory, Use
 from reconciler.core.model.plans import KeyChange
-from reconciler.core.model.targets import Format, Parser, StackKind
+from reconciler.core.model.targets import DEFAULT_KIND, Format, Parser, StackKind
 from reconciler.core.secret import Secret
 from reconciler.core.secrets.plaintext import is_env_file, reason_for_secrecy
 from reconciler.core.sops.normal_form import Rewriting
@@ -118,7 +118,7 @@ class DraftStack:
     env_files: tuple[str, ...] = ()
     project: str = ""
     project_directory: str = ""
-    kind: StackKind = StackKind.COMPOSE
+    kind: StackKind = DEFAULT_KIND
 
 
 @dataclass(frozen=True, slots=True)

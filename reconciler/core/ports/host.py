@@ -61,6 +61,9 @@ class Host(Protocol):
     async def ownership(self, owner: str | None, group: str | None) -> Ownership:
         """Numeric ids of the names. Raises GuardError for one that does not exist on this machine."""
 
+    async def new_owner(self, path: str) -> Ownership:
+        """Whose a file is that ``write`` creates at ``path`` where ``ownership`` names none: both ids are known."""
+
     async def resolve(self, path: str) -> str:
         """``path`` with every link resolved, as far as it exists. For comparing with allowed_paths."""
 

@@ -189,7 +189,8 @@ class ActivityData(BaseModel):
 
 class ServiceData(BaseModel):
     """``acknowledged``: an operator knows that it does not run. ``running`` of its ``containers`` run, those that it
-    shall have included, on these ``nodes`` (of a Swarm)."""
+    shall have included, on these ``nodes`` (of a Swarm); ``logs`` shows what it printed, "" for `docker compose
+    logs`."""
 
     stack: str
     service: str
@@ -201,6 +202,7 @@ class ServiceData(BaseModel):
     containers: int
     running: int
     nodes: list[str]
+    logs: str
 
 
 class EnvironmentData(OutcomeData):
