@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 from reconciler.adapters.compose.context import ComposeContext
 from reconciler.adapters.compose.project import DockerCompose
-from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.core.errors import SwarmUnavailableError
 from reconciler.core.model.compose import Container, DeployedService, Ending, Guest, Project, ProjectFiles
 from reconciler.core.model.targets import Stack, StackKind
 from reconciler.core.ports.host import Host
 from reconciler.core.secret import Digester, Secret
+
+if TYPE_CHECKING:
+    from reconciler.adapters.swarm.stack import DockerSwarm
 
 Staged = Mapping[str, Secret | None]
 
@@ -103,4 +106,8 @@ class StackEngines:
 
 def stack_engines(context: ComposeContext, host: Host, digest: Digester, *, swarm: bool) -> StackEngines:
     """What runs the stacks of one machine; ``swarm``: it is a manager of one."""
-    return StackEngines(DockerCompose(context), DockerSwarm(context, host, digest) if swarm else None)
+    if not swarm:
+        return StackEngines(DockerCompose(context), None)
+    from reconciler.adapters.swarm.stack import DockerSwarm
+
+    return StackEngines(DockerCompose(context), DockerSwarm(context, host, digest))
