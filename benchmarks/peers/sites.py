@@ -150,6 +150,12 @@ class Site(ABC):
         self.bring_up()
         return first
 
+    def seed(self, files: Mapping[str, bytes]) -> None:
+        """Write the live files before the tool's first run."""
+        for name, plain in files.items():
+            self.live(name).write_bytes(plain)
+            self.live(name).chmod(0o600)
+
     def bring_up(self) -> None:  # noqa: B027  # for most, nothing
         """What an operator does after the tool's first run."""
 
@@ -162,7 +168,7 @@ class Site(ABC):
         return self.app / directory / name
 
     def run(self, **more: str) -> Run:
-        """Start the command once, and wait for it. Raises TimeoutError."""
+        """Start the command once, and wait for it; it is killed after ``LONGEST_RUN``."""
         with (self.root / "output").open("w+b") as said:
             began = time.perf_counter()
             process = subprocess.Popen(
@@ -174,7 +180,11 @@ class Site(ABC):
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            status, usage = self._wait(process.pid, began + LONGEST_RUN)
+            try:
+                status, usage = self._wait(process.pid, began + LONGEST_RUN)
+            except KeyboardInterrupt:  # it is in a session of its own
+                _kill_tree(process.pid)
+                raise
             wall = time.perf_counter() - began
             process.returncode = os.waitstatus_to_exitcode(status)
             said.seek(0)

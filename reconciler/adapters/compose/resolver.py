@@ -127,7 +127,7 @@ class ProjectResolver:
             return await self.run(argv, root + stack.directory, _RESOLVE, fetches=fetches)
 
         # Before Compose reads them: what changes meanwhile is then noticed afterwards.
-        inputs = await inputs_digest(self._context, invocation, configuration, staged) if root else ""
+        inputs = await inputs_digest(self._context, invocation, configuration, staged)
         active: tuple[str, ...] = ("*",)
         completed = await attempt(active)
         reason: ReconcilerError | None = None
