@@ -55,7 +55,7 @@ test: provision venv  ## run all tests; PYTEST_ARGS="-k drift" picks some, PYTES
 
 .PHONY: test-fast
 test-fast: venv  ## run the tests that need no real component, in less than a minute
-	@$(VENV)/bin/pytest -n auto --dist loadgroup $(PYTEST_ARGS) \
+	@$(VENV)/bin/pytest -n auto --dist worksteal $(PYTEST_ARGS) \
 		-m "not (docker or sshd or prometheus or browser or root or python or image or swarm or systemd or slow)"
 
 .PHONY: lint

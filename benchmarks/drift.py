@@ -12,9 +12,9 @@ from benchmarks.scratch import SOURCES, content
 from tests.support.server import Server
 
 RESTORE_TARGET = 300.0  # ms, for 19 of 20 edits
-PATIENCE = 30.0  # seconds
+PATIENCE = 60.0  # seconds
 EDITS = 20
-REST = 1.5  # seconds between two edits: the daemon rests four times the length of a reconciliation caused by an edit
+REST = 1.0  # seconds between two edits: the daemon rests four times the length of a reconciliation caused by an edit
 FLOOD = 10_000
 FLOOD_FILES = 100
 CPU_TARGET = 20.0  # percent of a core

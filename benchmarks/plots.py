@@ -112,7 +112,8 @@ def beside_peers(peers: Mapping[str, Any]) -> Figure:
             bars.set_label(tool)
             labels = [number(height) if height else "" for height in heights]
             panel.bar_label(bars, labels, padding=2, fontsize=8, color=GREY)
-        panel.set_yscale("log")
+        logarithmic = not group.endswith("memory")
+        panel.set_yscale("log" if logarithmic else "linear")
         panel.set_xticks(range(len(sizes)), [f"{files} files" for files in sizes])
         panel.set_title(title)
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -120,7 +121,7 @@ def beside_peers(peers: Mapping[str, Any]) -> Figure:
         panel.grid(visible=True, axis="y", which="major")
         panel.set_axisbelow(True)
         seen = [median for (measure, tool, _), median in medians.items() if measure == group and tool in TOOLS]
-        panel.set_ylim(min(seen) / 5, max(seen) * 2)
+        panel.set_ylim(min(seen) / 5 if logarithmic else 0, max(seen) * (2 if logarithmic else 1.2))
     figure.legend(
         *panels[0].get_legend_handles_labels(),
         ncols=len(TOOLS),

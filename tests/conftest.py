@@ -37,6 +37,8 @@ gc.disable()  # until everything is collected: nearly all that is made until the
 
 SHARED_DIRECTORY = pytest.StashKey[str]()
 ENGINE_TROUBLE = pytest.StashKey[Missing | None]()
+# One test of these, or their group, takes as long as hundreds of others.
+LONGEST = {f"test_{name}.py" for name in ("hosts", "image", "structure", "swarm_nodes", "systemd", "tutorial")}
 # Settings of the person, or of a git hook, that would change what the tests' own git, sops and Compose do.
 FOREIGN_SETTINGS = ("GIT_", "SOPS_", "COMPOSE_", "RECONCILER_CONFIG")
 
@@ -77,6 +79,11 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
     ]
     for half in halves:
         half.wait()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no worker has it alone at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_collection_finish() -> None:

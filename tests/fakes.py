@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
+import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -543,11 +545,24 @@ class FakeBackups:
         pass
 
 
+@functools.cache
+def _empty_database() -> bytes:
+    """What a new store's file holds: its tables are created once per process."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "state.db"
+        SqliteStore(str(path)).close()
+        return path.read_bytes()
+
+
 class JournaledStore(SqliteStore):
     """The real store, on a file of its own; records its writes, and shows one environment to the test."""
 
     def __init__(self, path: Path, journal: Journal) -> None:
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_bytes(_empty_database())
         super().__init__(str(path))
+        self._database.execute("PRAGMA synchronous = OFF")  # nobody pulls the plug
         self.journal = journal
 
     @property

@@ -19,9 +19,11 @@ from reconciler.core.errors import EngineUnavailableError
 from reconciler.demo import dockerd
 from tests.support import swarm_nodes
 from tests.support.age_key import AgeKey
+from tests.support.cases import each
 from tests.support.commands import CommandFailed, output, run
 from tests.support.compose import ComposeProject, left_behind
 from tests.support.engine import SharedEngine, private_place
+from tests.support.forks import forked_command
 from tests.support.git_remote import EXECUTABLE, GitRemote
 from tests.support.server import Server
 from tests.support.sshd import Sshd
@@ -102,7 +104,9 @@ def test_engine_is_started_where_none_answers_and_ended_after(short_directory: P
 @pytest.mark.docker
 @pytest.mark.root
 def test_engine_of_one_worker_serves_the_others_and_is_ended_by_the_session(short_directory: Path) -> None:
+    """The pid file of a killed one is no obstacle."""
     place = private_place(str(short_directory))
+    Path(place.pid_file).write_text(str(os.getpid()))  # its number belongs to another process by now
     first, second = SharedEngine(short_directory, place), SharedEngine(short_directory, place)
     try:
         assert first.ensure()
@@ -112,16 +116,6 @@ def test_engine_of_one_worker_serves_the_others_and_is_ended_by_the_session(shor
 
     assert not dockerd.answers(place.docker_host)
     first.end()  # ended already: nothing to do
-
-
-@pytest.mark.docker
-@pytest.mark.root
-def test_pid_file_of_a_killed_engine_is_not_an_obstacle(short_directory: Path) -> None:
-    place = private_place(str(short_directory))
-    Path(place.pid_file).write_text(str(os.getpid()))  # its number belongs to another process by now
-
-    with dockerd.engine(str(short_directory / "log"), place) as started:
-        assert started
 
 
 @pytest.mark.docker
@@ -316,6 +310,8 @@ def test_a_forked_command_does_what_the_installed_one_does(server: Server, argum
         done = server.cli(*arguments)
         answers[server.forked] = [done.returncode, done.stdout, done.stderr]
     assert answers[True] == answers[False]
+    done = run(forked_command(), *arguments, env=server.variables())
+    assert [done.returncode, done.stdout.decode(), done.stderr.decode()] == answers[False]
 
 
 def test_a_forked_command_that_takes_too_long_is_ended(server: Server) -> None:
@@ -329,51 +325,73 @@ def test_a_forked_command_that_takes_too_long_is_ended(server: Server) -> None:
 # --- missing components ----------------------------------------------------------------------------------------------
 
 
-def _run_without_components(
-    directory: Path, *options: str, body: str = "@pytest.mark.sshd\ndef test_inner():\n    pass\n"
-) -> subprocess.CompletedProcess[bytes]:
-    """Run a test session with one test, on a search path that has no sshd."""
-    (directory / "test_inner.py").write_text(f"import pytest\n{body}")
+INNER = """\
+import pytest
+
+@pytest.mark.sshd
+def test_without_component(): ...
+
+def test_that_skips(): pytest.skip("no right to")
+
+@pytest.mark.skipif(True, reason="no right at all")
+def test_that_is_skipped(): ...
+"""
+
+
+def _run_without_components(directory: Path, *options: str) -> tuple[int, str]:
+    """Run a test session in which every test has a reason to be skipped, on a search path that has no sshd."""
+    (directory / "test_inner.py").write_text(INNER)
     here = Path(__file__).parent
     code = (
         "import sys, pytest; import tests.support.components as components;"
         "components.SEARCH_PATH = '/nonexistent'; sys.exit(pytest.main(sys.argv[1:]))"
     )
     settings = ("-c", str(here.parent / "pyproject.toml"), "-p", "tests.conftest", "-p", "no:cacheprovider")
-    return run(
+    completed = run(
         sys.executable, "-c", code, *settings, *options, directory / "test_inner.py", cwd=here.parent, env=os.environ
     )
+    return completed.returncode, completed.stdout.decode()
 
 
 def test_missing_component_skips_and_says_what_brings_it(tmp_path: Path) -> None:
-    completed = _run_without_components(tmp_path)
+    code, text = _run_without_components(tmp_path)
 
-    assert completed.returncode == 0
-    assert (
-        b"sshd: 1 skipped, because not installed: sshd, ssh, ssh-keygen. To run them: make provision"
-        in completed.stdout
-    )
+    assert code == 0
+    assert "3 skipped" in text
+    assert "sshd: 1 skipped, because not installed: sshd, ssh, ssh-keygen. To run them: make provision" in text
 
 
-def test_missing_component_fails_where_the_real_ones_are_required(tmp_path: Path) -> None:
-    completed = _run_without_components(tmp_path, "--require-real")
+def test_no_reason_to_skip_is_good_enough_where_the_real_components_are_required(tmp_path: Path) -> None:
+    code, text = _run_without_components(tmp_path, "--require-real")
 
-    assert completed.returncode == 1
-    assert b"sshd: not installed: sshd, ssh, ssh-keygen. To run it: make provision" in completed.stdout
+    assert code == 1
+    assert "sshd: not installed: sshd, ssh, ssh-keygen. To run it: make provision" in text
+    assert "no right to" in text
+    assert "no right at all" in text
+    assert "1 failed, 2 errors" in text
+    assert "skipped in" not in text
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "def test_inner(): pytest.skip('no right')",
-        "@pytest.mark.skipif(True, reason='no right')\ndef test_inner(): ...",
-    ],
-)
-def test_no_other_reason_to_skip_is_good_enough_where_the_real_ones_are_required(tmp_path: Path, body: str) -> None:
-    completed = _run_without_components(tmp_path, "--require-real", body=body)
-    assert completed.returncode == 1
-    assert b"no right" in completed.stdout
-    assert _run_without_components(tmp_path, body=body).returncode == 0
+# --- cases -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_reports_every_case_that_fails_by_its_id() -> None:
+    @each("value, limit", [pytest.param(1, 2, id="small"), (5, 2), pytest.param(9, 2, id="large")])
+    def goes_through(base: int, value: int, limit: int) -> None:
+        assert base + value < limit
+
+    with pytest.raises(BaseExceptionGroup, match="2 of 3 cases") as caught:
+        goes_through(base=0)
+    notes = [failure.__notes__ for failure in caught.value.exceptions]
+    assert notes == [["case: (5, 2) (1)"], ["case: large (2)"]]
+    goes_through(base=-9)
+
+    @each("reason", ["no right"])
+    def does_not_begin(reason: str) -> None:
+        pytest.fail(reason)
+
+    with pytest.raises(pytest.fail.Exception, match="no right"):
+        does_not_begin()
 
 
 def _processes_that_name(directory: Path) -> list[str]:

@@ -36,7 +36,10 @@ from tests.support.waiting import eventually
 
 SIZES = (3, 50, 200)  # files
 ROUNDS = 5
-FEWER_ROUNDS = {(AnsibleSite.tool, 50): 2, (AnsibleSite.tool, 200): 1}  # a run takes seconds for each ten files
+FEWER_ROUNDS = {(AnsibleSite.tool, 3): 3, (AnsibleSite.tool, 50): 1, (AnsibleSite.tool, 200): 1}
+# With so many files a run takes minutes. Its first one finds the live files as they should be (only the services are
+# not there yet), and counts as the run with no change.
+SEEDED = (AnsibleSite.tool, 200)
 POLLS = 20  # for one sample: the clock of processes counts in hundredths of a second
 QUIET = 0.5  # seconds without CPU: the daemon has done everything
 UNITS = {"CPU": "s", "started": "s", "healthy": "s", "memory": "MB"}
@@ -78,7 +81,10 @@ def measure(files: int, make_site: MakeSite, key: AgeKey) -> Iterator[Figure]:
                 stack.callback(site.remove)
                 shared = isinstance(site, ReconcilerSite | ScriptSite | AnsibleSite)
                 sources = encrypted if shared else {name: site.encrypt(name, data) for name, data in plain.items()}
-                samples.add(site.tool, "first run", CPU=site.start(sources).cpu)
+                seeded = (site.tool, files) == SEEDED
+                if seeded:
+                    site.seed(plain)
+                samples.add(site.tool, "no change" if seeded else "first run", CPU=site.start(sources).cpu)
                 sites.append(site)
             _rounds(stack, sites, samples, files)
     except Exception:
@@ -96,22 +102,22 @@ def _rounds(stack: ExitStack, sites: list[Site], samples: Samples, files: int) -
                 continue
             if isinstance(site, ReconcilerSite):
                 samples.add(site.tool, "no change", CPU=daemon.announce("in_sync", POLLS)[0] / POLLS)
-            else:
+            elif (site.tool, files) != SEEDED:
                 _unchanged(site, samples)
             changed = {"api.env": content("api.env", f"round{number}")}
             began = time.time()
             site.commit(changed)
-            pushed = time.time()
+            since = time.time()
             if isinstance(site, ReconcilerSite):
                 cpu, memory = daemon.announce("applied")
             else:
                 run = _successful(site)
-                cpu, memory = run.cpu, run.memory
+                cpu, memory, since = run.cpu, run.memory, run.began
             if site.live("api.env").read_bytes() != changed["api.env"]:
                 raise RuntimeError(f"{site.tool} has ended, but the live file is not the changed one")
             started, healthy = _events(site, began)
             samples.add(
-                site.tool, "one change", CPU=cpu, memory=memory, started=started - pushed, healthy=healthy - pushed
+                site.tool, "one change", CPU=cpu, memory=memory, started=started - since, healthy=healthy - since
             )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from reconciler.adapters.forge.client import RESULTS
 from reconciler.adapters.metric_registry import MetricRegistry
 from reconciler.core.model.notifications import NotificationEvent
 
+_FORGE_RESULTS = ("ok", "refused", "rate_limited", "failed")
 _WEBHOOK_CODES = (200, 202, 403, 408, 413, 503)
 
 
@@ -23,7 +23,7 @@ class OutsideMetrics(MetricRegistry):
         self._webhook = counter("webhook_requests", "Webhook requests, by the status of the response.", "code")
         for code in _WEBHOOK_CODES:
             self._webhook.labels(code)
-        for result in RESULTS:
+        for result in _FORGE_RESULTS:
             self._forge.labels(result)
         for event in NotificationEvent:
             for result in ("accepted", "dropped"):

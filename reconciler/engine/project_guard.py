@@ -191,15 +191,12 @@ def _git_may_not(stack: Stack, changed: Sequence[str], words: Sequence[str]) -> 
 
 
 def _other_mode(sides: StackSides, modes: Mapping[str, tuple[str, str]]) -> str:
-    """What an operator has to do for a service of another mode. A stack of which nothing is left stays down."""
-    assert sides.after is not None
     changes = [f"{name} is {runs}, and the project says {says}" for name, (runs, says) in modes.items()]
-    names = " ".join(f"{sides.after.name}_{name}" for name in modes)
     others = {service.name for service in sides.deployed or ()} - modes.keys()
-    created = bool(others) and sides.stack.on_drift is not OnDrift.REPORT
-    then = "`reconciler sync` creates it again" if created else "deploy the stack by hand"
-    remove = f"remove it with `docker service rm {names}`"
-    return f"{'. '.join(changes)}. Swarm changes no service's mode: {remove}, then {then}"
+    steps = next_steps(sides.stack, sides.after)
+    return (
+        f"{'. '.join(changes)}. No update changes a service's mode: {steps.replace(list(modes), others=bool(others))}"
+    )
 
 
 def _conflict(stack: Stack, sentences: Sequence[str]) -> str:

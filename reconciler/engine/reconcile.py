@@ -86,13 +86,16 @@ class Reconciler:
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
             if not reconciliation.as_before:
                 self._publish_record(outcome, request)
-            await keep_ages_published(self._ports, self._memory)
         return _with_warnings(outcome, reconciliation.warnings)
 
     async def revert(self, outcome: Outcome) -> Outcome:
         """Have git follow a rollback where that is pending; return the outcome with what came of it."""
         outcome, warning = await _revert(self._ports, outcome)
         return _with_warnings(outcome, [warning] if warning else [])
+
+    async def publish_ages(self) -> None:
+        """Publish how old the secrets are, once per revision. It takes as long as a reconciliation does."""
+        await keep_ages_published(self._ports, self._memory)
 
     async def reach(self) -> None:
         """Make sure that the host answers. Raises HostUnreachableError."""
@@ -266,10 +269,9 @@ class _Reconciliation:
         return None
 
     async def _accepted_head(self) -> Revision:
-        head, warning = await accepted_head(
-            self.ports, self.environment, poll=self.request.poll, answer=self.request.answer
-        )
-        if self.request.poll:
+        poll, answer = self.request.poll, self.request.answer
+        head, warning = await accepted_head(self.ports, self.environment, poll=poll, answer=answer)
+        if poll:
             self.memory.git_warning = warning
             await self._record_refusal(warning)
         if self.memory.git_warning:
@@ -427,9 +429,8 @@ class _Reconciliation:
 
     async def _publish_result(self, desired: Desired) -> None:
         """Publish how services and backups are after a transaction, however it ended."""
-        ports = self.ports
         with contextlib.suppress(ReconcilerError):  # the error is reported where they are needed
-            ports.metrics.backups(self.environment, ports.backups.list(self.environment))
+            self.ports.metrics.backups(self.environment, self.ports.backups.list(self.environment))
             await self._observe_stacks(desired.manifest.stacks)
 
 

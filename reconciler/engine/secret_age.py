@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from reconciler.core.errors import ReconcilerError
@@ -29,8 +30,8 @@ async def secret_ages(ports: Ports, environment: str, revision: Revision) -> tup
 
 
 async def keep_ages_published(ports: Ports, memory: Memory) -> None:
-    """Publish how old the secrets of the desired revision are, and keep it in ``memory``, once per subtree: at the end
-    of a reconciliation, which it can neither delay nor fail."""
+    """Publish how old the secrets of the desired revision are, and keep it in ``memory``, once per subtree: between
+    reconciliations, which it can neither delay nor fail."""
     desired, now = memory.desired, ports.clock.monotonic()
     known = memory.ages.revision.subtree if memory.ages else ""
     if desired is None or desired.revision.subtree == known or now < memory.ages_retried_at:
@@ -61,6 +62,7 @@ async def _ages_of(
     await _read_history(ports, revision.commit)
     ages = []
     for target in targets:
+        await asyncio.sleep(0)  # who asks the daemon meanwhile gets an answer
         source = ports.decryptor.read(target.source, blobs[target.source].data, target.parser)
         entries = [entry for entry in source.entries if not entry.comment]
         ages.append(TargetAge(target, _keys(ports, revision, entries, whole=source.format is Format.BINARY)))

@@ -43,15 +43,15 @@ DOTENV = "KEY=k3y\nBASE_URL=http://x.example.org\nPROJECT=NAME\n"
 
 
 def start(make: MakeProject, path: Path, variables: Mapping[str, str]) -> ComposeProject:
-    """Start the project, with every profile, as its owner would."""
+    """Start the project, with every profile, as its owner would; with another Compose, its containers are made only."""
     made = make(path.read_text(), BESIDE)
     for name in BESIDE:
         file = made.directory / name
         file.write_text(file.read_text().replace("IMAGE", IMAGE))
     made.write(".env", DOTENV.replace("NAME", made.name))
     env = {**os.environ, **variables, "DOCKER_BUILDKIT": "0"}
-    up = ["docker", "compose", "--profile", "*", "up", "--detach"]
-    output(*up, cwd=made.directory, env=env, timeout=120)
+    command = ("create",) if variables else ("up", "--detach")
+    output("docker", "compose", "--profile", "*", *command, cwd=made.directory, env=env, timeout=120)
     return made
 
 

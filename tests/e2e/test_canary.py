@@ -59,7 +59,7 @@ services:
 # What the daemon's children may find in their environment (their names; no value may be a secret).
 DOCUMENTED = {
     "git": r"PATH|HOME|LC_ALL|GIT_[A-Z0-9_]+|RECONCILER_TOKEN_FILE|no_proxy",
-    "sops": r"PATH|HOME|GOMAXPROCS|GOTRACEBACK|SOPS_[A-Z_]+|AWS_EC2_METADATA_DISABLED",
+    "sops": r"PATH|HOME|GOGC|GOMAXPROCS|GOTRACEBACK|SOPS_[A-Z_]+|AWS_EC2_METADATA_DISABLED",
     "docker": r"PATH|HOME|PWD|DOCKER_[A-Z_]+",
 }
 

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.support.commands import output, run
+from tests.support.forks import forked_command
 from tests.support.site import Site
 
 pytestmark = pytest.mark.slow
@@ -98,7 +99,8 @@ def bash(
     script: str, directory: Path, env: Mapping[str, str] | None = None, *, programs: Path | None = None, code: int = 0
 ) -> str:
     """Run it as the servers do; return what it printed."""
-    path = os.pathsep.join([*([str(programs)] if programs else []), str(BIN), os.environ["PATH"]])
+    places = [*([programs] if programs else []), forked_command().parent, BIN]
+    path = os.pathsep.join([*map(str, places), os.environ["PATH"]])
     everything = {"PATH": path, "HOME": str(directory), **(env or {})}
     done = run("bash", "-eo", "pipefail", "-c", script, env=everything, cwd=directory)
     assert done.returncode == code, done.stdout.decode() + done.stderr.decode()

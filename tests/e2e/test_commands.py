@@ -26,6 +26,7 @@ from tests.support.terminal import terminal
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
+NOTHING = {"PATH": os.defpath, "HOME": "/nonexistent"}
 OUTCOME = {
     "environment", "result", "reason", "error_id", "revision", "run", "backup", "retry", "warning", "pending", "plan",
     "after",
@@ -65,24 +66,22 @@ def test_help_of_every_command_says_how_it_exits(run_cli: Callable[..., Any]) ->
     assert {"run", "sync", "plan", "version"} <= set(commands)
 
     for command in commands:
-        done = reconciler(command, "--help", env={"PATH": os.defpath, "HOME": "/nonexistent"})
+        done = reconciler(command, "--help", env=NOTHING)
         assert done.returncode == 0
         assert "Exits 0" in " ".join(done.stdout.split()), command
 
 
 @pytest.mark.parametrize("arguments", [["sync", "--sideways"], ["sideways"], ["restore"], ["demo", "sideways"]])
-def test_arguments_that_cannot_be_read_are_an_error_and_not_something_that_waits(
-    arguments: list[str], run_cli: Callable[..., Any]
-) -> None:
-    done = run_cli(*arguments)
+def test_arguments_that_cannot_be_read_are_an_error_and_not_something_that_waits(arguments: list[str]) -> None:
+    done = reconciler(*arguments, env=NOTHING)
 
     assert done.returncode == 1
     assert "--help" in done.stderr
 
 
-def test_server_file_that_is_not_there_is_an_error_that_says_how_to_name_another(run_cli: Callable[..., Any]) -> None:
+def test_server_file_that_is_not_there_is_an_error_that_says_how_to_name_another() -> None:
     for command in ("sync", "run"):
-        done = run_cli(command, "--config", "/nonexistent/reconciler.yaml")
+        done = reconciler(command, "--config", "/nonexistent/reconciler.yaml", env=NOTHING)
         assert (done.returncode, done.stdout) == (1, ""), command
         assert "RECONCILER_CONFIG" in done.stderr
 
@@ -376,10 +375,8 @@ def test_doctor_is_content_with_a_stack_in_sync_and_warns_of_one_without_contain
     ],
     ids=["manifest", "server", "check.yaml", "contract"],
 )
-def test_schema_is_valid_and_accepts_the_example_files(
-    which: str, files: list[Path], run_cli: Callable[..., Any]
-) -> None:
-    done = run_cli("schema", which)
+def test_schema_is_valid_and_accepts_the_example_files(which: str, files: list[Path]) -> None:
+    done = reconciler("schema", which, env=NOTHING)
     assert done.returncode == 0
     schema = json.loads(done.stdout)
     jsonschema.Draft202012Validator.check_schema(schema)

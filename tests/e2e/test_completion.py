@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import run
-from tests.support.forks import COMMAND
+from tests.support.forks import forked_command
 from tests.support.server import Server
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def complete(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., st
     script.write_text(ASK[request.param])
 
     def ask(*words: str, **variables: str) -> str:
-        path = f"{COMMAND.parent}:{os.environ['PATH']}"
+        path = f"{forked_command().parent}:{os.environ['PATH']}"
         done = run(request.param, script, *words, env={"PATH": path, "HOME": str(tmp_path), **variables}, cwd=tmp_path)
         return done.stdout.decode()
 

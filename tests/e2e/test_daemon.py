@@ -29,6 +29,14 @@ pytestmark = pytest.mark.slow
 MakeStackServer = Callable[..., tuple[Server, ComposeProject]]
 WEBHOOK_SECRET = b"a secret of the webhook"
 PUSH = b'{"ref": "refs/heads/main"}'
+# What a daemon of a few files in no stack would pay for in memory without ever using it.
+NEVER_IMPORTED = {
+    *("aiodocker", "apprise", "asyncssh", "cryptography", "jinja2", "jsonschema", "pygments", "rich.console"),
+    *(f"reconciler.adapters.{name}" for name in ("forge", "notify", "ssh", "swarm")),
+    *(f"reconciler.app.{name}" for name in ("checks", "compare", "onboarding", "pages")),
+    *("reconciler.cli.layout", "reconciler.cli.reports", "reconciler.core.sops.adoption", "reconciler.demo"),
+    *("reconciler.engine.adopt", "reconciler.engine.forge_reports", "reconciler.engine.merge_preview"),
+}
 
 
 @pytest.fixture
@@ -74,6 +82,16 @@ def test_it_is_alive_immediately_and_ready_after_the_first_reconciliation(server
         assert metrics['reconciler_reconcile_total{environment="production",result="applied"}'] == 1
         assert metrics['reconciler_reconcile_total{environment="production",result="rolled_back"}'] == 0
         assert metrics["reconciler_loop_last_tick_timestamp_seconds"] > 0
+
+
+def test_it_imports_nothing_that_its_configuration_does_not_ask_for(settled: Server) -> None:
+    assert settled.sync()["result"] == "applied"  # a write asks an engine which files are its projects'
+    with settled.daemon(installed=True, PYTHONPROFILEIMPORTTIME="1") as daemon:
+        daemon.metrics()
+    lines = daemon.log.read_text().splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    assert {"aiohttp", "reconciler.engine.reconcile"} < imported
+    assert imported & NEVER_IMPORTED == set()
 
 
 def test_pushed_commit_is_applied_by_polling_and_drift_is_restored_by_looking(settled: Server) -> None:
@@ -184,7 +202,7 @@ def test_restore_goes_through_the_daemon_and_holds_for_as_long_as_the_pause(sett
 
 
 def test_restore_without_a_pause_is_drift_that_the_daemon_corrects(settled: Server) -> None:
-    with settled.daemon():
+    with settled.daemon() as daemon:
         settled.commit({"api.env": b"A=2\n"})
         settled.sync()
         (newest, *_) = settled.json("backups")
@@ -194,7 +212,7 @@ def test_restore_without_a_pause_is_drift_that_the_daemon_corrects(settled: Serv
         assert done.returncode == 0
         assert "Unless paused" in " ".join(done.stdout.split())
         lives(settled, b"A=2\n")  # the touched file wakes the daemon
-        eventually(lambda: settled.json("history")[0]["result"] == "corrected", timeout=30)
+        eventually(lambda: daemon.history()[0]["result"] == "corrected", timeout=30)
 
 
 def test_what_the_daemon_refuses_is_an_error_of_the_command(settled: Server) -> None:

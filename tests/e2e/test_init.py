@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.support.commands import output, run
-from tests.support.forks import COMMAND
+from tests.support.forks import COMMAND, forked_command
 from tests.support.json_answers import read_answer
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,9 @@ def repository(tmp_path: Path) -> Path:
 def init(repository: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
     """``init("production", …)`` in the repository, with a HOME of its own."""
     env = {"PATH": os.environ["PATH"], "HOME": str(repository.parent / "home")}
-    return lambda *arguments, command="init", cwd=repository: run(COMMAND, command, *arguments, env=env, cwd=cwd)
+    return lambda *arguments, command="init", cwd=repository: run(
+        forked_command(), command, *arguments, env=env, cwd=cwd
+    )
 
 
 Init = Callable[..., subprocess.CompletedProcess[bytes]]

@@ -168,8 +168,8 @@ def test_the_servers_key_is_rotated_with_the_sources_first(team: Team) -> None:
     server, (public, secret) = team.server, new_identity()
     team.rule(public, team.ada.public)
     team.update_and_push()
-    with server.daemon(ready=False):
-        eventually(lambda: "is not encrypted for this server" in str(server.json("status")))
+    with server.daemon(ready=False) as daemon:
+        eventually(lambda: "is not encrypted for this server" in str(daemon.environment()))
         assert public in str(server.json("status"))
         assert server.live("app-0.env") == b"A=1\n"
         keys = Path(server.settings["decryption"]["age_key_file"])

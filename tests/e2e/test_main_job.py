@@ -120,8 +120,48 @@ def test_written_file_belongs_to_the_owner_and_group_that_git_names(server: Serv
 
 
 @pytest.mark.docker
-def test_changed_key_recreates_only_the_service_that_reads_it(start: Start) -> None:
+def test_a_change_in_git_touches_the_service_that_reads_it_and_no_other(start: Start) -> None:
     server, project = start()
+    a_reencrypted_source_writes_nothing_and_is_remembered_as_applied(server, project)
+    a_changed_key_recreates_only_the_service_that_reads_it(server, project)
+    a_plan_of_the_revision_before_names_the_services_it_would_touch_and_why(server, project)
+    a_git_revert_by_hand_restores_the_old_values(server, project)
+    a_cosmetic_change_is_written_and_touches_no_service(server, project)
+
+
+def a_cosmetic_change_is_written_and_touches_no_service(server: Server, project: ComposeProject) -> None:
+    before = ids(project, "api")
+    same_variables = b"# sorted by hand\nSIZE='1'\nCOLOUR=\"red\"\n"
+    server.commit({"api.env": same_variables})
+
+    outcome = server.sync()
+
+    assert outcome["result"] == "applied"
+    assert change(outcome, "api.env")["aspects"] == ["cosmetic"]
+    assert touched(outcome) == {}
+    assert server.live("api.env") == same_variables
+    assert ids(project, "api") == before
+
+
+def a_reencrypted_source_writes_nothing_and_is_remembered_as_applied(server: Server, project: ComposeProject) -> None:
+    before, file = ids(project, "api"), (server.app / "api.env").stat()
+    old = server.remote.read("envs/production/api.env")
+    commit = server.commit({"api.env": TWO_SOURCES["api.env"]}, message="Rotate the data key")
+    assert server.remote.read("envs/production/api.env") != old
+
+    outcome = server.sync()
+
+    assert (outcome["result"], outcome["backup"]) == ("in_sync", None)
+    after = (server.app / "api.env").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (file.st_ino, file.st_mtime_ns)
+    assert ids(project, "api") == before
+    latest = server.json("history")[0]
+    assert (latest["revision"]["commit"], latest["changes"], latest["actions"]) == (commit, [], [])
+    assert server.json("status")["environments"][0]["applied"]["commit"] == commit
+    assert server.sync()["run"] is None
+
+
+def a_changed_key_recreates_only_the_service_that_reads_it(server: Server, project: ComposeProject) -> None:
     before = ids(project, "api", "worker")
     blue = {"api.env": b"COLOUR=blue\nSIZE=1\n"}
     with server.daemon() as daemon:
@@ -163,6 +203,33 @@ def test_changed_key_recreates_only_the_service_that_reads_it(start: Start) -> N
     for state in ("head", "desired", "applied", "healthy"):
         labels = f'environment="production",revision="{commit[:12]}",state="{state}"'
         assert metrics[f"reconciler_revision_info{{{labels}}}"] == 1
+
+
+def a_plan_of_the_revision_before_names_the_services_it_would_touch_and_why(
+    server: Server, project: ComposeProject
+) -> None:
+    first = server.remote.log()[1]
+    running = ids(project, "api", "worker")
+
+    (planned,) = server.json("plan", "--revision", first[:10])
+
+    assert [(action["service"], action["action"], action["reason"]) for action in planned["plan"]["actions"]] == [
+        ("api", "recreate", "COLOUR changed")
+    ]
+    assert change(planned, "api.env")["keys"]["changed"] == ["COLOUR"]
+    assert server.live("api.env") == b"COLOUR=blue\nSIZE=1\n"
+    assert ids(project, "api", "worker") == running
+
+
+def a_git_revert_by_hand_restores_the_old_values(server: Server, project: ComposeProject) -> None:
+    assert project.environment("api")["COLOUR"] == "blue"
+
+    server.remote.revert(server.remote.head())
+    outcome = server.sync()
+
+    assert (outcome["result"], touched(outcome)) == ("applied", {"api": "recreate"})
+    assert server.live("api.env") == TWO_SOURCES["api.env"]
+    assert project.environment("api")["COLOUR"] == "red"
 
 
 @pytest.mark.docker
@@ -227,42 +294,6 @@ services:
     eventually(lambda: "version 2;" in project.logs("signalled"))
 
 
-@pytest.mark.docker
-def test_cosmetic_change_is_written_and_touches_no_service(start: Start) -> None:
-    server, project = start()
-    before = ids(project, "api")
-    same_variables = b"# sorted by hand\nSIZE='1'\nCOLOUR=\"red\"\n"
-    server.commit({"api.env": same_variables})
-
-    outcome = server.sync()
-
-    assert outcome["result"] == "applied"
-    assert change(outcome, "api.env")["aspects"] == ["cosmetic"]
-    assert touched(outcome) == {}
-    assert server.live("api.env") == same_variables
-    assert ids(project, "api") == before
-
-
-@pytest.mark.docker
-def test_reencrypted_source_writes_nothing_and_is_remembered_as_applied(start: Start) -> None:
-    server, project = start()
-    before, file = ids(project, "api"), (server.app / "api.env").stat()
-    old = server.remote.read("envs/production/api.env")
-    commit = server.commit({"api.env": TWO_SOURCES["api.env"]}, message="Rotate the data key")
-    assert server.remote.read("envs/production/api.env") != old
-
-    outcome = server.sync()
-
-    assert (outcome["result"], outcome["backup"]) == ("in_sync", None)
-    after = (server.app / "api.env").stat()
-    assert (after.st_ino, after.st_mtime_ns) == (file.st_ino, file.st_mtime_ns)
-    assert ids(project, "api") == before
-    latest = server.json("history")[0]
-    assert (latest["revision"]["commit"], latest["changes"], latest["actions"]) == (commit, [], [])
-    assert server.json("status")["environments"][0]["applied"]["commit"] == commit
-    assert server.sync()["run"] is None
-
-
 def test_commit_elsewhere_in_the_repository_is_not_a_change(server: Server) -> None:
     server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
     server.sync()
@@ -272,21 +303,6 @@ def test_commit_elsewhere_in_the_repository_is_not_a_change(server: Server) -> N
 
     assert (outcome["result"], outcome["run"]) == ("in_sync", None)
     assert len(server.json("history")) == 1
-
-
-@pytest.mark.docker
-def test_git_revert_by_hand_restores_the_old_values(start: Start) -> None:
-    server, project = start()
-    bad = server.commit({"api.env": b"COLOUR=blue\nSIZE=1\n"})
-    server.sync()
-    assert project.environment("api")["COLOUR"] == "blue"
-
-    server.remote.revert(bad)
-    outcome = server.sync()
-
-    assert (outcome["result"], touched(outcome)) == ("applied", {"api": "recreate"})
-    assert server.live("api.env") == TWO_SOURCES["api.env"]
-    assert project.environment("api")["COLOUR"] == "red"
 
 
 # --- which services --------------------------------------------------------------------------------------------------
@@ -392,8 +408,21 @@ def test_environments_of_one_server_stand_and_fall_each_by_itself(server: Server
 
 
 @pytest.mark.docker
-def test_hand_edit_that_no_container_has_seen_is_reverted_without_touching_it(start: Start) -> None:
+def test_what_somebody_does_to_a_file_is_undone_without_touching_a_container_that_has_not_seen_it(start: Start) -> None:
     server, project = start()
+    a_hand_edit_is_reverted(server, project)
+    an_env_file_that_a_hand_edit_broke_is_reverted(server, project)
+    a_deleted_file_is_written_again(server, project)
+
+
+@pytest.mark.docker
+def test_a_container_with_other_values_than_those_of_git_is_recreated(start: Start) -> None:
+    server, project = start()
+    one_made_with_hand_edited_values(server, project)
+    one_that_runs_older_values_than_its_file(server, project)
+
+
+def a_hand_edit_is_reverted(server: Server, project: ComposeProject) -> None:
     before = ids(project, "api")
     by_hand = b"COLOUR=pink\nEXTRA=1\n"
     (server.app / "api.env").write_bytes(by_hand)
@@ -410,9 +439,29 @@ def test_hand_edit_that_no_container_has_seen_is_reverted_without_touching_it(st
     assert ids(project, "api") == before
 
 
-@pytest.mark.docker
-def test_container_made_with_hand_edited_values_is_recreated_with_those_of_git(start: Start) -> None:
-    server, project = start()
+def an_env_file_that_a_hand_edit_broke_is_reverted(server: Server, project: ComposeProject) -> None:
+    before = ids(project, "api")
+    (server.app / "api.env").write_bytes(b'COLOUR="red\n')
+    assert project.compose("ps").returncode != 0  # Compose itself no longer works here
+
+    assert server.sync()["result"] == "corrected"
+    assert server.live("api.env") == TWO_SOURCES["api.env"]
+    assert ids(project, "api") == before
+
+
+def a_deleted_file_is_written_again(server: Server, project: ComposeProject) -> None:
+    before = ids(project, "api")
+    (server.app / "api.env").unlink()
+
+    outcome = server.sync()
+
+    assert outcome["result"] == "corrected"
+    assert change(outcome, "api.env")["aspects"] == ["missing"]
+    assert server.live("api.env") == TWO_SOURCES["api.env"]
+    assert ids(project, "api") == before
+
+
+def one_made_with_hand_edited_values(server: Server, project: ComposeProject) -> None:
     (server.app / "api.env").write_bytes(b"COLOUR=pink\nSIZE=1\n")
     project.up("api")
     assert project.environment("api")["COLOUR"] == "pink"
@@ -423,9 +472,7 @@ def test_container_made_with_hand_edited_values_is_recreated_with_those_of_git(s
     assert project.environment("api")["COLOUR"] == "red"
 
 
-@pytest.mark.docker
-def test_container_that_runs_older_values_than_its_file_is_recreated(start: Start) -> None:
-    server, project = start()
+def one_that_runs_older_values_than_its_file(server: Server, project: ComposeProject) -> None:
     (server.app / "api.env").write_bytes(b"COLOUR=pink\nSIZE=1\n")
     project.up("api")
     (server.app / "api.env").write_bytes(TWO_SOURCES["api.env"])
@@ -438,18 +485,6 @@ def test_container_that_runs_older_values_than_its_file_is_recreated(start: Star
     assert touched(outcome) == {"api": "recreate"}
     assert project.environment("api")["COLOUR"] == "red"
     assert server.sync()["result"] == "in_sync"
-
-
-@pytest.mark.docker
-def test_env_file_that_a_hand_edit_broke_is_reverted(start: Start) -> None:
-    server, project = start()
-    before = ids(project, "api")
-    (server.app / "api.env").write_bytes(b'COLOUR="red\n')
-    assert project.compose("ps").returncode != 0  # Compose itself no longer works here
-
-    assert server.sync()["result"] == "corrected"
-    assert server.live("api.env") == TWO_SOURCES["api.env"]
-    assert ids(project, "api") == before
 
 
 def test_drift_that_is_only_to_be_reported_is_left_and_exits_2(server: Server) -> None:
@@ -488,20 +523,6 @@ def test_changed_owner_is_drift_and_reverted(server: Server) -> None:
     assert outcome["result"] == "corrected"
     assert change(outcome, "api.env")["aspects"] == ["owner"]
     assert (server.app / "api.env").stat().st_uid == pwd.getpwnam("nobody").pw_uid
-
-
-@pytest.mark.docker
-def test_deleted_live_file_is_written_again_and_its_container_not_touched(start: Start) -> None:
-    server, project = start()
-    before = ids(project, "api")
-    (server.app / "api.env").unlink()
-
-    outcome = server.sync()
-
-    assert outcome["result"] == "corrected"
-    assert change(outcome, "api.env")["aspects"] == ["missing"]
-    assert server.live("api.env") == TWO_SOURCES["api.env"]
-    assert ids(project, "api") == before
 
 
 @pytest.mark.parametrize(
@@ -687,27 +708,6 @@ services:
     assert f"{url} does not answer 200" in outcome["reason"]
     assert server.live("api.env") == b"MODE=good\n"
     assert project.environment("api")["MODE"] == "good"
-
-
-# --- another revision ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.docker
-def test_plan_of_another_revision_names_the_services_it_would_touch_and_why(start: Start) -> None:
-    server, project = start()
-    first = server.remote.head()
-    server.commit({"api.env": b"COLOUR=blue\nSIZE=1\n"})
-    applied(server)
-    running = ids(project, "api", "worker")
-
-    (planned,) = server.json("plan", "--revision", first[:10])
-
-    assert [(action["service"], action["action"], action["reason"]) for action in planned["plan"]["actions"]] == [
-        ("api", "recreate", "COLOUR changed")
-    ]
-    assert change(planned, "api.env")["keys"]["changed"] == ["COLOUR"]
-    assert server.live("api.env") == b"COLOUR=blue\nSIZE=1\n"
-    assert ids(project, "api", "worker") == running
 
 
 # --- guards ----------------------------------------------------------------------------------------------------------

@@ -722,6 +722,7 @@ DECRYPT_ARGUMENTS = "--config /dev/null decrypt --input-type dotenv --output-typ
 ENVIRONMENT = {
     "HOME": "/nonexistent",
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "GOGC": "400",
     "GOMAXPROCS": "1",
     "GOTRACEBACK": "none",
     "SOPS_DISABLE_VERSION_CHECK": "1",

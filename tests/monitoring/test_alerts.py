@@ -3,18 +3,20 @@ test_alert_chain.py takes them all the way."""
 
 from __future__ import annotations
 
+import functools
+import os
 import re
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.support.cases import each
 from tests.support.commands import run
 from tests.support.components import program
+from tests.support.forks import reconciler
 from tests.support.monitoring import DEPLOY
 
 RULES = DEPLOY / "prometheus/rules.yml"
@@ -48,11 +50,12 @@ def rules() -> list[dict[str, Any]]:
     return [rule for rule in recorded() if "alert" in rule]
 
 
+@functools.cache
 def proofs() -> list[dict[str, Any]]:
     return [proof for file in PROOFS for proof in yaml.safe_load(file.read_text())["tests"]]
 
 
-EACH = pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+EACH = each("rule", rules(), ids=lambda rule: rule["alert"])
 
 
 def test_every_alert_is_there() -> None:
@@ -124,12 +127,11 @@ def test_a_section_says_what_it_means_how_to_look_and_what_to_do(rule: dict[str,
     assert rule["labels"]["severity"] in text
 
 
-def test_the_runbook_and_the_alerts_name_only_commands_and_options_that_there_are(
-    run_cli: Callable[..., subprocess.CompletedProcess[str]],
-) -> None:
+def test_the_runbook_and_the_alerts_name_only_commands_and_options_that_there_are() -> None:
     said = "".join(re.sub(r"{{.*?}}", "X", rule["annotations"]["description"]) for rule in rules())
     named = re.findall(r"`reconciler ([a-z]+)([^`]*)`", RUNBOOK.read_text() + said)
-    helps = {command: run_cli(command, "--help") for command in {command for command, _ in named}}
+    env = {"PATH": os.defpath, "HOME": "/nonexistent"}
+    helps = {command: reconciler(command, "--help", env=env) for command in {command for command, _ in named}}
     assert {command: result.returncode for command, result in helps.items()} == dict.fromkeys(helps, 0)
     for command, rest in named:
         for option in re.findall(r"--[a-z-]+", rest):

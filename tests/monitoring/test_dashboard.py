@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.cases import each
 from tests.support.compose import MAY_CRASH, ComposeProject
 from tests.support.monitoring import DEPLOY, Prometheus, prometheus
 from tests.support.server import Server
@@ -74,7 +75,7 @@ def test_the_dashboard_provider_is_of_the_kind_that_grafana_reads() -> None:
     assert (provider["type"], Path(provider["options"]["path"]).is_absolute()) == ("file", True)
 
 
-@pytest.mark.parametrize(("name", "query"), QUERIES, ids=[name for name, _ in QUERIES])
+@each(("name", "query"), QUERIES, ids=[name for name, _ in QUERIES])
 def test_a_query_is_narrowed_by_the_dashboards_variables(name: str, query: str) -> None:
     selectors = re.findall(r"(\w+){([^}]*)}", query)
     assert selectors
@@ -83,7 +84,7 @@ def test_a_query_is_narrowed_by_the_dashboards_variables(name: str, query: str) 
     assert wide in ([], ["scrape_duration_seconds"]), name
 
 
-@pytest.mark.parametrize(("name", "query"), QUERIES, ids=[name for name, _ in QUERIES])
+@each(("name", "query"), QUERIES, ids=[name for name, _ in QUERIES])
 def test_a_query_does_not_add_up_what_two_servers_call_by_one_name(name: str, query: str) -> None:
     """Each may have an environment production with a target api.env."""
     for labels in re.findall(r"by \(([^)]+)\)", query):

@@ -66,7 +66,7 @@ class ForkedProcess(subprocess.Popen[bytes]):
         request = json.dumps([command, dict(env), str(Path(cwd or ".").absolute()), self._hook]).encode()
         streams = [number if given == -1 else given for number, given in enumerate((stdin, stdout, stderr))]
         with _STARTING:  # by threads at the same time, one would be started for each, and all but one end
-            origin, _ = _origin()
+            origin, *_ = _origin()
         with self._theirs:
             socket.send_fds(origin, [request], [*streams, self._theirs.fileno()])
         self.pid = int(self._answer.recv(16))
@@ -120,6 +120,33 @@ def reconciler(
     return subprocess.CompletedProcess(command, exit_code, stdout, stderr)
 
 
+@functools.cache
+def forked_command() -> Path:
+    """A program named reconciler for scripts and their PATH: what it is called with is forked here, and so begins after
+    the imports. A signal to it reaches nobody else."""
+    _, _, directory = _origin()
+    program = Path(directory.name) / "reconciler"
+    program.write_text(f"#!{sys.executable} -SIE\n" + _PROGRAM.format(address=f"{directory.name}/{_ADDRESS}"))
+    program.chmod(0o755)
+    return program
+
+
+# It imports next to nothing, as that is what takes its time.
+_PROGRAM = """\
+import _socket, json, os, sys
+
+origin = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+origin.connect({address!r})
+request = json.dumps([["{command}", *sys.argv[1:]], dict(os.environ), os.getcwd(), None]).encode()
+streams = b"".join(number.to_bytes(4, sys.byteorder) for number in range(3))
+origin.sendmsg([request], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])
+origin.recv(16)
+code = int(origin.recv(16))
+os._exit(code if code >= 0 else 128 - code)
+""".replace("{command}", str(COMMAND))
+_ADDRESS = "origin"
+
+
 def forking_popen() -> Callable[..., None]:
     """A Popen._execute_child that forks what is started as ``python -I -m`` and one of FORKED_MODULES.
 
@@ -158,25 +185,30 @@ def forking_popen() -> Callable[..., None]:
 
 
 @functools.cache
-def _origin() -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """Where the process that forks takes its requests, and that process; it ends when this one has."""
+def _origin() -> tuple[socket.socket, subprocess.Popen[bytes], tempfile.TemporaryDirectory[str]]:
+    """Where the process that forks takes its requests, that process, and the directory with its address for other
+    processes; it ends when this one has."""
     ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-    with theirs:
+    directory = tempfile.TemporaryDirectory(prefix="rct-forks-", dir="/tmp")  # the path of a socket is short
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(f"{directory.name}/{_ADDRESS}")
+    listener.listen(64)
+    with theirs, listener:
         process = subprocess.Popen(
-            [sys.executable, "-P", __file__, str(theirs.fileno())],
+            [sys.executable, "-P", __file__, str(theirs.fileno()), str(listener.fileno())],
             env={"PATH": os.defpath, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), listener.fileno()],
             start_new_session=True,
         )
-    return ours, process
+    return ours, process, directory
 
 
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
-def _serve(requests: socket.socket) -> tuple[Any, list[int]]:
+def _serve(requests: socket.socket, listener: socket.socket) -> tuple[Any, list[int]]:
     """Fork for each request, and answer with its process id and, once it has ended, its exit code.
 
     Returns, in the child, what the request is and the descriptors of its streams.
@@ -184,6 +216,7 @@ def _serve(requests: socket.socket) -> tuple[Any, list[int]]:
     running: dict[int, tuple[int, int]] = {}
     poll = select.poll()
     poll.register(requests, select.POLLIN)
+    poll.register(listener, select.POLLIN)
     while True:
         for descriptor, _ in poll.poll():
             if descriptor in running:
@@ -195,14 +228,20 @@ def _serve(requests: socket.socket) -> tuple[Any, list[int]]:
                     os.write(answer, b"%d" % os.waitstatus_to_exitcode(status))
                 os.close(answer)
                 continue
-            request, descriptors, *_ = socket.recv_fds(requests, LONGEST, 4)
-            if not request:
-                os._exit(0)
-            *streams, answer = descriptors
+            if descriptor == listener.fileno():
+                with listener.accept()[0] as client:
+                    request, streams, *_ = socket.recv_fds(client, LONGEST, 3)
+                    answer = client.detach()
+            else:
+                request, descriptors, *_ = socket.recv_fds(requests, LONGEST, 4)
+                if not request:
+                    os._exit(0)
+                *streams, answer = descriptors
             if (child := os.fork()) == 0:
                 os.setsid()
                 os.write(answer, b"%d" % os.getpid())
-                for ours in (requests.fileno(), answer, *running, *(kept for _, kept in running.values())):
+                answers = (kept for _, kept in running.values())
+                for ours in (requests.fileno(), listener.fileno(), answer, *running, *answers):
                     os.close(ours)
                 return json.loads(request), streams
             for stream in streams:
@@ -232,7 +271,7 @@ def main() -> None:
             importlib.import_module(info.name)
     gc.collect()
     gc.freeze()
-    (command, env, cwd, hook), streams = _serve(socket.socket(fileno=int(sys.argv[1])))
+    (command, env, cwd, hook), streams = _serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:]))
     _become(command, env, cwd, streams)
     subprocess.Popen._execute_child = forking_popen()  # type: ignore[attr-defined]
     if faults := env.get("PYTHONPATH"):  # as Python itself would, at its start

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.commands import run
+from tests.support.forks import COMMAND
 
 DOCS = Path(__file__).parents[2] / "docs"
 FENCE = re.compile(r"^ *```(sh|text)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -43,8 +43,10 @@ def read_blocks(page: Path) -> list[Block]:
     return result
 
 
-def run_blocks(blocks: list[Block], home: Path, before: str = "") -> subprocess.CompletedProcess[bytes]:
-    """Run ``before``, then the page, in a new home directory with the installed command on PATH."""
+def run_blocks(
+    blocks: list[Block], home: Path, before: str = "", command: Path = COMMAND
+) -> subprocess.CompletedProcess[bytes]:
+    """Run ``before``, then the page, in a new home directory with the command on PATH."""
     home.mkdir()
     (home / ".gitconfig").write_text("[user]\n\tname = Ada Example\n\temail = ada@example.org\n")
     # In groups, with a mark behind each: what they set and where they go stays for the next.
@@ -56,7 +58,7 @@ def run_blocks(blocks: list[Block], home: Path, before: str = "") -> subprocess.
     )
     env = {
         **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")},
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{command.parent}:{COMMAND.parent}:{os.environ['PATH']}",
         "HOME": str(home),
         "COLUMNS": "160",
         "GIT_CONFIG_NOSYSTEM": "1",

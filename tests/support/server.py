@@ -240,6 +240,16 @@ class Daemon:
             with error:
                 return error.code, error.read().decode()
 
+    def history(self) -> list[dict[str, Any]]:
+        """Its last runs, newest first: for a loop that waits, as a command would cost more than the wait."""
+        runs: list[dict[str, Any]] = json.loads(self.get("/api/v1/history")[1])["runs"]
+        return runs
+
+    def environment(self) -> dict[str, Any]:
+        """The status of its only environment."""
+        (environment,) = json.loads(self.get("/api/v1/status")[1])["environments"]
+        return dict(environment)
+
     def metrics(self) -> dict[str, float]:
         """The scrape as {"name{labels}": value}, without the label ``host``, which every series has.
 

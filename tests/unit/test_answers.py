@@ -30,6 +30,7 @@ from reconciler.cli import (
 from reconciler.cli.layout import Item, Page, foreign, length, page_on
 from reconciler.core.change_words import Said
 from tests.support import answers
+from tests.support.cases import each
 
 SNAPSHOTS = Path(__file__).parents[1] / "data" / "answers"
 PAGES = {"80": Page(80, False, answers.NOW), "120": Page(120, False, answers.NOW), "pipe": Page()}
@@ -75,8 +76,8 @@ REPORTS: dict[str, Report] = {
     "promote-none": partial(promotion_reports.promotion_report, {**answers.PROMOTION, "keys": [], "findings": []}),
     "init": partial(setup_reports.init_report, answers.INIT),
 }
-EACH = pytest.mark.parametrize("name", REPORTS)
-EVERY_WIDTH = pytest.mark.parametrize("width", PAGES)
+EACH = each("name", REPORTS)
+EVERY_WIDTH = each("width", PAGES)
 
 
 @EACH
@@ -98,7 +99,7 @@ def test_only_a_name_that_is_itself_too_long_exceeds_the_width(name: str) -> Non
 
 
 @EACH
-@pytest.mark.parametrize("width", [60, 80, 120])
+@each("width", [60, 80, 120])
 def test_a_terminal_shows_every_word_that_a_pipe_shows_and_breaks_none(name: str, width: int) -> None:
     # Without relative times, so that both say the same.
     on_terminal, piped = (" ".join(REPORTS[name](page)).split() for page in (Page(width), Page()))

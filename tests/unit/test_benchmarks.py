@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from benchmarks.figures import Figure, ResultFile
+from benchmarks.figures import Figure, Point, ResultFile
 from benchmarks.groups import GROUPS, Bench, Group, measure, select_groups
 
 
@@ -66,4 +66,16 @@ def test_a_table_says_what_missed_its_target_and_what_was_skipped() -> None:
         "| slow | 4 ms | 3 – 5 | 3 | ≤ 3.5 **missed** | |",
         "| small | 1 | | 1 | ≤ 1 met | of two |",
         "| other | – | | | skipped | no engine |",
+    ]
+
+
+def test_a_table_says_what_grows_with_what() -> None:
+    def curve(name: str, first: float, last: float) -> list[Figure]:
+        return [Figure(name, "ms", (cost,), point=Point(name, "files", x)) for x, cost in ((10, first), (1000, last))]
+
+    figures = [*curve("idle", 4.0, 8.0), *curve("changed", 4.0, 400.0), *curve("bad", 4.0, 450.0)]
+    assert report.growth_table({"figures": [figure.data() for figure in figures]}).splitlines()[2:] == [
+        "| idle | 10 → 1,000 files (× 100) | 4 → 8 ms (× 2) | flat |",
+        "| changed | 10 → 1,000 files (× 100) | 4 → 400 ms (× 100) | at most linear |",
+        "| bad | 10 → 1,000 files (× 100) | 4 → 450 ms (× 112) | **more than linear** |",
     ]

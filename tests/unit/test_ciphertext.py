@@ -24,6 +24,7 @@ from reconciler.core.sops.ciphertext import Ciphertext, EncryptedEntry
 from reconciler.core.sops.file_format import format_of
 from reconciler.core.sops.own_keys import without_other_keys
 from reconciler.core.sops.patterns import MAX_BYTES
+from tests.support.cases import each
 
 CANARY = "cAn4ry-s3cret"
 RECIPIENT = "age1r3jssezgpavpfe7g835uldxrq8jks3wmzjwcq9mfjewdw4g334hsglaxz6"
@@ -94,7 +95,7 @@ def refused(name: str, data: bytes, kind: type[ReconcilerError] = BadCiphertextE
 # --- the format ---
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "expected"),
     [
         ("api.env", Format.DOTENV),
@@ -223,7 +224,7 @@ def test_empty_lists_of_other_keys_as_older_versions_write_them_pass() -> None:
 # --- plaintext: names, never values ---
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "data", "expected"),
     [
         pytest.param("api.env", dotenv(f"A={encrypted()}", f"B={CANARY}"), "is not encrypted at B.", id="dotenv"),
@@ -303,7 +304,7 @@ def test_what_may_be_a_piece_of_a_secret_is_called_by_its_line(line: str) -> Non
 HEX_INDEX = "sops_age__list_999999999__map_enc=x"
 
 
-@pytest.mark.parametrize(
+@each(
     ("lines", "line", "expected"),
     [
         pytest.param([f"A={encrypted()}junk"], 1, "value of A is damaged", id="junk after the value"),
@@ -381,8 +382,8 @@ STORES: dict[str, Callable[[Changes, dict[str, object]], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("name", STORES)
-@pytest.mark.parametrize("kind", ["kms", "gcp_kms", "azure_kv", "hc_vault", "hckms", "pgp"])
+@each("name", STORES)
+@each("kind", ["kms", "gcp_kms", "azure_kv", "hc_vault", "hckms", "pgp"])
 def test_keys_of_others_are_named_and_removed_before_sops_sees_the_file(name: str, kind: str) -> None:
     flat: Changes = {f"{kind}__list_0__map_vault_address": "http://192.0.2.1", f"{kind}__list_0__map_enc": "x"}
     data = STORES[name](flat, {kind: [{"vault_address": "http://192.0.2.1", "enc": "x"}]})
@@ -414,8 +415,8 @@ def test_keys_of_others_in_yaml_are_removed_with_all_their_lines() -> None:
     assert read("a.yaml", copy).metadata.age == (RECIPIENT,)
 
 
-@pytest.mark.parametrize("name", STORES)
-@pytest.mark.parametrize("key", ["HC_VAULT", "Kms", "hc_Vault", "keyservice"])
+@each("name", STORES)
+@each("key", ["HC_VAULT", "Kms", "hc_Vault", "keyservice"])
 def test_keys_in_a_spelling_that_sops_never_writes_are_refused(name: str, key: str) -> None:
     data = STORES[name]({f"{key}__list_0__map_x": "y"}, {key: [{"x": "y"}]})
     assert "what sops never writes" in str(refused(name, data))
@@ -438,7 +439,7 @@ def test_the_threshold_that_updatekeys_leaves_behind_is_no_split_key(name: str) 
 # --- stores whose name says another format ---
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "data", "parser", "expected"),
     [
         (".env.prod", as_json({"A": encrypted()}), Parser.COMPOSE, (Format.JSON, Format.DOTENV)),
@@ -482,7 +483,7 @@ def test_an_ini_store_is_called_one_under_any_name(name: str) -> None:
 # --- nested files ---
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "data", "kind", "expected"),
     [
         pytest.param("a.json", b'{"sops": ', BadCiphertextError, "is not valid JSON", id="json cut short"),

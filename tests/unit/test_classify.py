@@ -10,6 +10,7 @@ import pytest
 from reconciler.core.decide.classify import classify, with_authors, with_keys
 from reconciler.core.model.plans import Aspect, Change, Effect, KeyChange, Kind, TargetState
 from reconciler.core.model.targets import OnDrift, OnFirstContact, Target
+from tests.support.cases import each
 
 TARGET = Target("production", "api.env", "/opt/app/api.env", stack="app", mode=0o600)
 REPORT = replace(TARGET, on_drift=OnDrift.REPORT)
@@ -128,7 +129,7 @@ TABLE = [
 # fmt: on
 
 
-@pytest.mark.parametrize("expected", TABLE, ids=lambda expected: expected.id)
+@each("expected", TABLE, ids=lambda expected: expected.id)
 def test_the_table(expected: Row) -> None:
     change = classify(expected.state)
     assert (change.kind, change.effect, change.aspects) == (expected.kind, expected.effect, expected.aspects)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 
 from reconciler.app.config.expected import read_expected
 from reconciler.app.config.probes import ProbeFile
 from reconciler.core.compare.risk import RULES, Risk, RiskOverride, must_differ, risk_of
 from reconciler.core.compare.types import Allows, Attribute, Remark, Status
+from tests.support.cases import each
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
 
@@ -60,7 +60,7 @@ def test_secrets_and_database_addresses_must_differ_between_environments() -> No
     assert not any(map(must_differ, ("DB_PORT", "DATABASE_NAME", "PUBLIC_URL", "OAUTH_CLIENT_ID", "REDIS_HOST")))
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [
         *("DB_PASS", "SMTP_PASS", "MYSQL_PASS", "AUTH_PASS", "PGPASSWORD", "GITHUB_PAT", "dbPassword", "clientSecret"),
@@ -73,7 +73,7 @@ def test_a_secret_by_its_name_must_differ_and_is_high(name: str) -> None:
     assert risk_of(name) is Risk.HIGH
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [
         *("TOKEN_URL", "DB_PASS_FILE", "PASSWORD_FILE", "KEY_PATH", "TOKEN_TTL", "CACHE_KEY_PREFIX", "PUBLIC_KEY"),

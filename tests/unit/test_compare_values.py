@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
 from reconciler.adapters.sops.yaml_reader import parse_yaml
 from reconciler.app.compare.contents import NO_VARIABLES, KnownVariables, Reader
 from reconciler.core.compare.comparison import compare_sides
 from reconciler.core.compare.types import Comparison, Expectations, KeyResult, Side, SideFile, Status, Value
 from reconciler.core.model.targets import Parser
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester
+from tests.support.cases import each
 
 READER = Reader(Digester(bytes(DIGEST_KEY_BYTES)), parse_yaml, None)
 
@@ -37,7 +36,7 @@ def status(left: SideFile, right: SideFile, name: str = "A", *, different: bool 
     return key(left, right, name, different=different).status
 
 
-@pytest.mark.parametrize(
+@each(
     ("left", "right"),
     [
         ("A=postgres://${DB_MAIN}/x\n", "A=postgres://${DB_OTHER}/x\n"),
@@ -52,13 +51,13 @@ def status(left: SideFile, right: SideFile, name: str = "A", *, different: bool 
         ("A=${X}\nA=1\nB=2\nA=${Y}\n", "A=${X}\nA=1\nB=2\nA=${Z}\n"),
     ],
 )
-@pytest.mark.parametrize("beside", ["", "REQUIRED=${X:?}\n"])
+@each("beside", ["", "REQUIRED=${X:?}\n"])
 def test_values_with_other_references_are_not_the_same(left: str, right: str, beside: str) -> None:
     result = key(file(left + beside), file(right + beside))
     assert (result.status, result.unexplained) == (Status.DIFFERS, True)
 
 
-@pytest.mark.parametrize(
+@each(
     ("left", "right"),
     [
         ("A=${X}/y\n", 'A="${X}/y"\n'),
@@ -73,7 +72,7 @@ def test_values_with_other_references_are_not_the_same(left: str, right: str, be
         ("A=1\nA=${A}2\n", "A=12\n"),
     ],
 )
-@pytest.mark.parametrize("beside", ["", "REQUIRED=${Z:?}\n"])
+@each("beside", ["", "REQUIRED=${Z:?}\n"])
 def test_values_with_the_same_meaning_are_the_same_despite_their_quotes(left: str, right: str, beside: str) -> None:
     assert status(file(left + beside), file(right + beside)) is Status.SAME
 

@@ -28,6 +28,7 @@ from reconciler.core.compare.types import (
 from reconciler.core.inventory import FoundContainer
 from reconciler.core.model.commands import CommandResult
 from reconciler.core.secret import Secret
+from tests.support.cases import each
 
 # --- probes ---
 
@@ -265,7 +266,7 @@ def one_service(**fields: Any) -> tuple[FoundContainer, ...]:
     return (FoundContainer(**{"service": "api", "state": "running", "project": "shop", **fields}),)
 
 
-@pytest.mark.parametrize(
+@each(
     ("fields", "counts"),
     [
         ({}, []),
@@ -352,7 +353,7 @@ def test_fields_of_definitions_are_compared_without_values() -> None:
 # --- owners ---
 
 
-@pytest.mark.parametrize(
+@each(
     ("left", "right", "like"),
     [
         (Holder("root", 0), Holder("", 4242), False),

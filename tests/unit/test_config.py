@@ -26,6 +26,7 @@ from reconciler.app.config.schema import json_schema
 from reconciler.app.config.server import ServerConfig, load_server_config
 from reconciler.core.errors import ConfigError
 from reconciler.core.model.targets import Check, OnDrift
+from tests.support.cases import each
 
 DATA = Path(__file__).parents[1] / "data"
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
@@ -674,7 +675,7 @@ BAD_VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "line"), [pytest.param(*case[1:], id=case[0]) for case in BAD_VALUES])
+@each(("text", "line"), [pytest.param(*case[1:], id=case[0]) for case in BAD_VALUES])
 def test_a_mistake_is_named_with_file_line_field_and_what_is_accepted(load: Load, text: str, line: str) -> None:
     lines = refusal(load, MINIMAL + text)
     assert any(line in refused for refused in lines), lines
@@ -724,7 +725,7 @@ BAD_MINIMAL = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "line"), [pytest.param(*case[1:], id=case[0]) for case in BAD_MINIMAL])
+@each(("old", "new", "line"), [pytest.param(*case[1:], id=case[0]) for case in BAD_MINIMAL])
 def test_what_every_file_has_is_checked_too(load: Load, old: str, new: str, line: str) -> None:
     lines = refusal(load, MINIMAL.replace(old, new, 1))
     assert any(refused.startswith(line) for refused in lines), lines
@@ -781,7 +782,7 @@ def test_all_errors_are_reported_together_in_the_order_of_the_file(load: Load) -
     ]
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "field"),
     [
         pytest.param("state_dir: /opt/app", "state_dir", id="the state itself"),
@@ -864,7 +865,7 @@ UNREADABLE = [
 ]
 
 
-@pytest.mark.parametrize(("content", "message"), UNREADABLE)
+@each(("content", "message"), UNREADABLE)
 def test_anything_but_a_yaml_mapping_is_refused_in_one_line(load: Load, content: bytes, message: str) -> None:
     assert refusal(load, content) == [message]
 
@@ -986,16 +987,16 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 INNER_FIELDS = ["url", "branch", "interval", "keep", "secret_file", "address", "git", "listen"]
 KEYS = st.text(max_size=6) | st.sampled_from([*ServerConfig.model_fields, *INNER_FIELDS])
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6), max_leaves=25
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6), max_leaves=12
 )
 ANYTHING = (
     st.binary(max_size=200)
     | st.text(alphabet="abc:-[]{}&*!|>%@'\"#,? \n\t0", max_size=80).map(str.encode)
-    | st.dictionaries(KEYS, VALUES, max_size=8).map(lambda data: yaml.safe_dump(data).encode())
+    | st.dictionaries(KEYS, VALUES, max_size=8).map(lambda data: yaml.dump(data, Dumper=yaml.CSafeDumper).encode())
 )
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=ANYTHING)
 def test_any_content_is_read_or_refused(load: Load, content: bytes) -> None:
     with contextlib.suppress(ConfigError):
@@ -1009,12 +1010,17 @@ Which = typing.Literal["server", "manifest"]
 
 
 @functools.cache
+def schema_of(which: Which) -> dict[str, Any]:
+    return json_schema(which)
+
+
+@functools.cache
 def validator(which: Which) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(json_schema(which))
+    return jsonschema.Draft202012Validator(schema_of(which))
 
 
 def schema_accepts(which: Which, text: str) -> bool:
-    return validator(which).is_valid(yaml.safe_load(text))
+    return validator(which).is_valid(yaml.load(text, Loader=yaml.CSafeLoader))
 
 
 @pytest.mark.parametrize("which", ["server", "manifest"])
@@ -1046,24 +1052,20 @@ BEYOND_SHAPE = {"eleven years", "listen port", "listen bad IPv6", "check without
 BEYOND_SHAPE |= {"listen long socket", "environment twice", "signers missing", "everything allowed", "fraction"}
 
 
-@pytest.mark.parametrize(
-    "text", [pytest.param(case[1], id=case[0]) for case in BAD_VALUES if case[0] not in BEYOND_SHAPE]
-)
+@each("text", [pytest.param(case[1], id=case[0]) for case in BAD_VALUES if case[0] not in BEYOND_SHAPE])
 def test_the_schema_refuses_what_the_reader_refuses(text: str) -> None:
     assert not schema_accepts("server", MINIMAL + text)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [pytest.param(*case[1:3], id=case[0]) for case in BAD_MINIMAL if case[0] not in BEYOND_SHAPE]
-)
+@each(("old", "new"), [pytest.param(*case[1:3], id=case[0]) for case in BAD_MINIMAL if case[0] not in BEYOND_SHAPE])
 def test_the_schema_refuses_what_the_reader_refuses_of_required_fields(old: str, new: str) -> None:
     assert not schema_accepts("server", MINIMAL.replace(old, new, 1))
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(KEYS, VALUES, max_size=2))
 def test_the_schema_accepts_all_that_the_reader_accepts(load: Load, changes: dict[str, Any]) -> None:
-    text = yaml.safe_dump({**yaml.safe_load(MINIMAL), **changes})
+    text = yaml.dump({**yaml.safe_load(MINIMAL), **changes}, Dumper=yaml.CSafeDumper)
     try:
         load(text)
     except ConfigError:
@@ -1125,7 +1127,7 @@ def table(name: str) -> dict[str, str]:
 
 def schema_field(which: Which, path: str) -> tuple[dict[str, Any], bool]:
     """The JSON Schema of a field, and whether it is required."""
-    root = json_schema(which)
+    root = schema_of(which)
     current, required = root, False
     for part in path.split("."):
         if part in ("NAME", "SOURCE"):
@@ -1155,7 +1157,7 @@ def test_the_page_has_every_field_of_a_target() -> None:
     for model in (StackTarget, LoneTarget):
         assert set(documented) == {field.alias or name for name, field in model.model_fields.items()}
     for path, default in documented.items():
-        check_default(path, default, json_schema("manifest")["$defs"]["StackTarget"]["properties"][path], False)
+        check_default(path, default, schema_of("manifest")["$defs"]["StackTarget"]["properties"][path], False)
 
 
 def check_default(path: str, documented: str, schema: dict[str, Any], required: bool) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from reconciler.core.contract_expectations import expectation
+from tests.support.cases import each
 
 FORBIDDEN = "f0rbidden"
 SCHEMA: dict[str, Any] = {
@@ -27,7 +26,7 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
+@each(
     ("field", "words"),
     [
         (("properties", "PROVIDER", "enum"), "must be one of openrouter, openai"),

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from docs import outputs
+from tests.support.cases import each
 from tests.support.commands import run
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     path for pattern in ("*.md", "docs/**/*.md", "envs/*.md", "tests/**/*.md") for path in ROOT.glob(pattern)
 )
-EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+EACH = each("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 # Folders of the project's own files; those below the package may be named without it: `engine/execute.py`.
 FOLDERS = "adapters|app|benchmarks|cli|core|demo|deploy|docs|engine|reconciler|tests"

@@ -15,6 +15,7 @@ from reconciler.core.errors import RefusedError
 from reconciler.core.model.plans import KeyChange
 from reconciler.core.model.targets import Parser
 from reconciler.core.secret import Secret
+from tests.support.cases import each
 
 CANARY = "cAn4ry"
 GIT = f"# head\nA=1\nexport B='two'\nREF=${{A}}\nC={CANARY}\n".encode()
@@ -54,7 +55,7 @@ def test_a_file_of_docker_run_holds_the_value_itself_or_nothing(value: str) -> N
         assert resolve_raw_env_file(line.encode(), {}) == {"KEY": value}
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "quote", "written"),
     [
         pytest.param("https://host/a?b=c", None, "https://host/a?b=c", id="plain"),

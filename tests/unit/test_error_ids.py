@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.structure import read_modules
 from reconciler.core import errors
 from reconciler.core.errors import SEVERAL, GuardError, ManifestError, ReconcilerError, all_of, with_id
 
@@ -19,32 +19,33 @@ ROOT = Path(__file__).parents[2]
 SECTIONS = re.findall(r"^### (.*)$", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
 KNOWN = (ROOT / "tests" / "data" / "error_ids.txt").read_text().split()
 BY_SYSTEMD = {"watchdog-timeout"}  # systemd prints that message
+pytestmark = pytest.mark.xdist_group("sources")  # parsed once
 
 
-def nodes() -> Iterator[ast.AST]:
-    for file in (ROOT / "reconciler").rglob("*.py"):
-        yield from ast.walk(ast.parse(file.read_text()))
+@pytest.fixture(scope="module")
+def nodes() -> list[ast.AST]:
+    return [node for module in read_modules("reconciler") for node in ast.walk(module.tree)]
 
 
 def texts(node: ast.AST) -> set[str]:
     return {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)}
 
 
-def given() -> set[str]:
+def given(nodes: list[ast.AST]) -> set[str]:
     """The ids of the error classes, and what is written as an argument `id` or `error_id`."""
     classes = {known.id for known in vars(errors).values() if isinstance(known, type) and hasattr(known, "id")}
-    arguments = (node for node in nodes() if isinstance(node, ast.keyword) and node.arg in ("id", "error_id"))
+    arguments = (node for node in nodes if isinstance(node, ast.keyword) and node.arg in ("id", "error_id"))
     return classes.union(*(texts(argument.value) for argument in arguments if isinstance(argument.value, ast.Constant)))
 
 
-def test_every_id_has_a_section_and_is_in_the_list() -> None:
-    assert given() - {""} <= set(SECTIONS)
+def test_every_id_has_a_section_and_is_in_the_list(nodes: list[ast.AST]) -> None:
+    assert given(nodes) - {""} <= set(SECTIONS)
     assert sorted(SECTIONS) == sorted(set(SECTIONS))
     assert sorted(SECTIONS) == KNOWN, "a new id goes into the list as well; one that is in it never changes"
 
 
-def test_every_section_is_of_an_id_that_something_prints() -> None:
-    used = {text.strip("[] ") for node in nodes() if isinstance(node, ast.Constant) for text in texts(node)}
+def test_every_section_is_of_an_id_that_something_prints(nodes: list[ast.AST]) -> None:
+    used = {text.strip("[] ") for node in nodes if isinstance(node, ast.Constant) for text in texts(node)}
     printed = {name for text in used for name in re.findall(r"[a-z]+(?:-[a-z]+)*", text.rpartition("[")[2])}
     assert set(SECTIONS) - BY_SYSTEMD <= printed
 

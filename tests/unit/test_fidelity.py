@@ -16,6 +16,7 @@ from reconciler.core.fidelity.guard import Grants, ProjectSides, definitions, ed
 from reconciler.core.model.compose import Container, Project, Service
 from reconciler.core.secret import Secret
 from reconciler.core.secrets.masking import masked
+from tests.support.cases import each
 
 ID = "0123456789ab" + "c" * 52
 
@@ -112,7 +113,7 @@ GRANTED = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "word"), GRANTED)
+@each(("fields", "word"), GRANTED)
 def test_what_git_may_change_is_a_short_list(fields: dict[str, Any], word: str | None) -> None:
     sides = ProjectSides(project(service()), project(service(**fields)))
     sentences, words = definitions(sides, Grants())

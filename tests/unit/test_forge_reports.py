@@ -25,6 +25,7 @@ from reconciler.core.ports.forge import CommitState, CommitStatus, PullRequest
 from reconciler.core.ports.observer import Reconciled
 from reconciler.engine import forge_reports
 from reconciler.engine.forge_reports import ForgeLinks, ForgeReports, ForgeSide
+from tests.support.cases import each
 from tests.support.waiting import until
 
 A, B, C = (Revision(letter * 40, f"tree-{letter}", "Ada", 1.0, "Change") for letter in "abc")
@@ -49,7 +50,7 @@ PINNED = record(pin=Pin(A, "incident", 1.0))
 UNSIGNED = outcome(Result.IN_SYNC, A, warning="b is not signed. Sign it [unsigned-commit]")
 
 
-@pytest.mark.parametrize(
+@each(
     ("ended", "stored", "state", "summary"),
     [
         pytest.param(outcome(Result.APPLIED), record(), "success", "applied and healthy", id="applied"),
@@ -330,11 +331,13 @@ async def test_a_rollback_that_a_restart_continues_is_reported_before_the_next_h
 async def test_an_unreachable_forge_never_learns_what_is_no_longer_true(bench: Bench) -> None:
     bench.store.save_environment(record(A))
     bench.forge.errors += [ForgeError("does not answer") for _ in range(3)]
+    bench.forge.gate.clear()
     async with bench.running():
         bench.reports.head_seen(B.commit)
-        assert await until(lambda: bench.forge.asked == 1)
+        assert await until(lambda: bench.forge.asked > 0)
         bench.reports.head_seen(C.commit)
         bench.ended(outcome(Result.APPLIED, C), record(C))
+        bench.forge.gate.set()
         assert await until(lambda: len(bench.forge.statuses) > 0)
     assert bench.forge.shown == [("c", "applied and healthy")]
 

@@ -14,6 +14,7 @@ from reconciler.adapters.git import command as git_command
 from reconciler.adapters.git import errors, mirror, objects
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
 from reconciler.core.model.revisions import Blob, RevertRequest
+from tests.support.cases import each
 
 SECRET = "glpat-0123456789"  # stands for a token
 
@@ -37,7 +38,7 @@ def test_an_address_of_the_three_kinds_is_accepted(url: str) -> None:
     git_command.check_url(url)
 
 
-@pytest.mark.parametrize(
+@each(
     ("url", "said"),
     [
         ("", "empty"),
@@ -106,7 +107,7 @@ def test_a_branch_name_is_accepted(branch: str) -> None:
     git_command.check_branch(branch)
 
 
-@pytest.mark.parametrize(
+@each(
     "branch",
     [
         "",
@@ -153,7 +154,7 @@ def test_a_path_is_split_into_its_elements() -> None:
     assert git_command.check_path("") == ()
 
 
-@pytest.mark.parametrize(
+@each(
     "path",
     [
         "../x",
@@ -291,7 +292,7 @@ NO_RIGHTS = (
 )
 
 
-@pytest.mark.parametrize(
+@each(
     ("stderr", "said"),
     [
         ("ssh: connect to host h port 22: Connection refused\n" + NO_RIGHTS, "does not answer"),

@@ -26,6 +26,7 @@ from reconciler.core.model.targets import OnDrift, Stack, StackKind
 from reconciler.core.secret import Secret
 from reconciler.engine.reconcile import Reconciler
 from tests.fakes import APP, World, reconcile_once
+from tests.support.cases import each
 
 STACK = Stack("production", "app", APP, one_shot=frozenset({"migrate"}))
 STOPPED, KILLED, FINISHED, DIED = Ending.STOPPED, Ending.KILLED, Ending.FINISHED, Ending.DIED
@@ -58,7 +59,7 @@ def gone(
     return find_gone(STACK, ran, containers, evidence, 1000.0, paused=paused).services
 
 
-@pytest.mark.parametrize(
+@each(
     ("containers", "endings", "state", "reason"),
     [
         ([ended("api", 137)], {"api-1": KILLED}, "killed", "killed through the engine (docker kill)"),
@@ -126,7 +127,7 @@ INIT = RanService("app", "init", {"init-1": "app-init-1"})
 WEB = RanService("app", "web", {f"web-{number}": f"app-web-{number}" for number in (1, 2, 3)})
 
 
-@pytest.mark.parametrize(
+@each(
     ("ran", "containers", "endings", "project"),
     [
         (API, [running("api")], {}, PROJECT),

@@ -10,6 +10,7 @@ from reconciler.core.decide import guards
 from reconciler.core.decide.guards import is_below
 from reconciler.core.decide.private_files import is_exposed
 from reconciler.core.model.targets import Parser, Target
+from tests.support.cases import each
 
 TARGET = Target("production", "api.env", "/opt/app/api.env")
 RAW = replace(TARGET, parser=Parser.RAW)
@@ -26,7 +27,7 @@ def keys(count: int) -> bytes:
 # --- content ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     ("target", "desired", "live", "reason"),
     [
         pytest.param(TARGET, b"A=ENC[AES256_GCM,data:x]\n", None, "still holds ENC[", id="encrypted twice"),
@@ -53,7 +54,7 @@ def test_content_that_is_refused(target: Target, desired: bytes, live: bytes | N
     assert any(reason in str(problem) for problem in problems), problems
 
 
-@pytest.mark.parametrize(
+@each(
     ("target", "desired", "live"),
     [
         pytest.param(
@@ -104,7 +105,7 @@ COMPOSE_FILE = "/opt/app/compose.yaml"
 DOT_ENV = "/opt/app/.env"
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "desired", "reason"),
     [
         pytest.param(COMPOSE_FILE, b"services: {}\n", "Compose reads this file as project configuration", id="compose"),
@@ -120,7 +121,7 @@ DOT_ENV = "/opt/app/.env"
         pytest.param("/opt/new/Docker-Compose.override.YML", b"", "take a file of this name", id="case"),
     ],
 )
-@pytest.mark.parametrize("parser", Parser)
+@each("parser", Parser)
 def test_what_decides_what_runs_is_refused(path: str, desired: bytes, reason: str, parser: Parser) -> None:
     target = replace(TARGET, path=path, parser=parser)
     (problem,) = guards.project_files(target.path, [COMPOSE_FILE], [DOT_ENV], desired)
@@ -141,7 +142,7 @@ def test_what_decides_nothing_passes(path: str, desired: bytes) -> None:
     assert guards.project_files(path, [COMPOSE_FILE], [DOT_ENV], desired) == []
 
 
-@pytest.mark.parametrize(
+@each(
     ("before", "desired", "keys"),
     [
         pytest.param(b"COMPOSE_FILE=a\nB=1\n", b"B=2\nexport COMPOSE_FILE='a'\n", "", id="the same"),
@@ -200,7 +201,7 @@ def test_path_and_mode_are_reported_together() -> None:
     assert len(guards.placement(replace(TARGET, mode=0o4755), "/etc/passwd", ["/opt/app"])) == 2
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "root", "below"),
     [
         ("/a/b", "/a", True),

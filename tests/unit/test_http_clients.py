@@ -27,6 +27,7 @@ from reconciler.app.daemon.loop import Daemon
 from reconciler.app.daemon.request_queue import RequestQueue
 from reconciler.app.daemon.requests import Turn
 from reconciler.core.ports.store import Store
+from tests.support.cases import each
 from tests.support.waiting import until
 
 SECRET = b"the webhook's own secret"
@@ -400,7 +401,7 @@ async def test_malformed_requests_give_one_line_a_minute_and_its_count(
     assert not any("exc_info" in line for line in lines)
 
 
-@pytest.mark.parametrize(
+@each(
     ("header", "local", "names", "allowed"),
     [
         ("127.0.0.1:9464", "127.0.0.1", (), True),

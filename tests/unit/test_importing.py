@@ -22,6 +22,7 @@ from reconciler.core.onboarding.source_names import as_binary
 from reconciler.core.onboarding.types import Draft, ImportSource, PlainFiles
 from reconciler.core.secret import Secret
 from reconciler.core.secrets.plaintext import reason_for_secrecy
+from tests.support.cases import each
 
 SHOP = "/opt/shop"
 
@@ -286,7 +287,7 @@ def test_a_binary_name_that_is_taken_gets_a_number() -> None:
     assert binary.source not in {entry.source for entry in drafted.files}
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "text"),
     [
         ("nginx.conf", (Path(__file__).parents[2] / "envs/production/nginx.conf").read_text()),
@@ -307,7 +308,7 @@ def test_configuration_without_secrets_may_be_plain(name: str, text: str) -> Non
     assert reason_for_secrecy(name, text.encode()) == ""
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "text"),
     [
         ("id_rsa", "x"),

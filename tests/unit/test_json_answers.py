@@ -15,6 +15,7 @@ from reconciler.cli.main import app
 from reconciler.cli.schemas import ANSWERS, NAMES, OPENAPI, schema_of
 from reconciler.core.model.answers import SCHEMA
 from tests.support import answers
+from tests.support.cases import each
 from tests.support.json_answers import read_answer, strict
 
 EXAMPLES = {
@@ -42,7 +43,7 @@ def test_every_command_with_json_has_a_schema() -> None:
     assert with_json == set(ANSWERS)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != OPENAPI])
+@each("name", [name for name in NAMES if name != OPENAPI])
 def test_every_schema_is_valid_and_says_which_one_it_is(name: str) -> None:
     schema = schema_of(name)
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -10,6 +10,7 @@ import pytest
 
 from reconciler.core.compare.risk import Risk, must_differ, risk_of
 from reconciler.core.secrets.names import names_a_secret
+from tests.support.cases import each
 
 Row = dict[str, str]
 with (Path(__file__).parents[1] / "data/key-names.csv").open() as file:
@@ -63,7 +64,7 @@ def test_these_name_a_secret(name: str) -> None:
     assert names_a_secret(name)
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [
         *("SORT_KEY", "partitionKey", "ALLOW_EMPTY_PASSWORD", "CORS_CREDENTIALS", "GIT_ASKPASS", "NOPASSWD"),

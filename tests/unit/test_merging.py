@@ -10,6 +10,7 @@ import pytest
 
 from reconciler.core.merging.leaves import applied, merge_leaves
 from reconciler.core.merging.lines import MergedLines, MergeSide, StoredLine, TwiceError, merge_lines
+from tests.support.cases import each
 
 
 def lines(text: str) -> list[StoredLine]:
@@ -67,7 +68,7 @@ def test_a_key_that_stands_twice_cannot_be_merged() -> None:
         merged("A=1\n", "A=1\nA=2\n", "A=3\n")
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_disjoint_changes_merge_as_the_oracle_says(seed: int) -> None:
     """50 random pairs a seed: 1,000 in all."""
     chance = random.Random(seed)

@@ -19,6 +19,7 @@ from reconciler.core.errors import StoreError
 from reconciler.core.forge_links import commit_address
 from reconciler.core.history.entries import HistoryEntry
 from tests.support import answers
+from tests.support.cases import each
 from tests.support.page_site import FakeViews, page_site
 
 KNOWN = {"here": "", "root": "./", "host": "web-1", "now": answers.NOW, "at": answers.at("29T08:00:00")}
@@ -91,7 +92,7 @@ ROLLED_BACK = answers.status(
 )
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "state", "reason", "step"),
     [
         (answers.STATUSES["quarantined"], "quarantined", "unhealthy for 30 s", "reconciler retry -e production"),
@@ -265,7 +266,7 @@ FORGES = {
 }
 
 
-@pytest.mark.parametrize(("url", "expected"), FORGES.items(), ids=list(FORGES))
+@each(("url", "expected"), FORGES.items(), ids=list(FORGES))
 def test_a_commit_links_to_the_forge_where_its_address_is_known(url: str, expected: str) -> None:
     assert commit_address(url, COMMIT) == (f"{expected}{COMMIT}" if expected else "")
     assert commit_address(url, "../../x") == ""

@@ -52,7 +52,6 @@ async def test_compose_does_not_read_what_may_not_be_written_as_its_project(worl
         outcome = await reconcile_once(world, trigger)
         assert (outcome.result, outcome.error_id) == (Result.STALLED, "project-file"), outcome
     assert "model-staged" not in world.steps
-    assert "model" not in world.steps
 
 
 async def test_a_file_that_compose_finds_past_the_staged_one_is_resolved_after_the_write(world: World) -> None:
@@ -394,18 +393,22 @@ async def test_a_stale_container_of_a_paused_stack_is_reported_and_left(world: W
 # --- how old the secrets are -----------------------------------------------------------------------------------------
 
 
-async def test_the_age_of_secrets_is_published_once_per_revision_and_last(world: World) -> None:
+async def test_the_age_of_secrets_is_published_once_per_revision_and_by_itself(world: World) -> None:
     world.store.remember_first_seen("envs", "a", {iv("1"): 5.0, iv("2"): 9.0})
     reconciler = Reconciler(world.ports(), "production")
     await reconciler.reconcile(ReconcileRequest("start"))
+    assert world.metrics.ages == {}  # neither its outcome nor being ready waits for them
+    await reconciler.publish_ages()
     assert world.metrics.ages == {"production/api.env": 5.0, "production/worker.env": 5.0}
     world.commit("b", api="A=2", worker="W=1")
     world.steps.clear()
     await reconciler.reconcile(ReconcileRequest("poll"))
+    await reconciler.publish_ages()
     assert world.metrics.ages["production/api.env"] == 9.0
     assert world.steps[-2:] == ["first-seen a..b", "remember-first-seen"]
     world.steps.clear()
     await reconciler.reconcile(ReconcileRequest("poll"))
+    await reconciler.publish_ages()
     assert not [step for step in world.steps if "first-seen" in step]
 
 
@@ -414,12 +417,13 @@ async def test_a_history_that_cannot_be_read_fails_no_reconciliation_and_is_retr
     world.journal.fail("first-seen", GitUnreachableError("no answer"))
     reconciler = Reconciler(world.ports(), "production")
     outcome = await reconciler.reconcile(ReconcileRequest("start"))
+    await reconciler.publish_ages()
     assert (outcome.result, outcome.warning, outcome.retry) == (Result.APPLIED, "", False)
     world.metrics.ages.clear()
-    await reconciler.reconcile(ReconcileRequest("poll"))
+    await reconciler.publish_ages()
     assert world.metrics.ages == {}
     world.clock.time += 301
-    await reconciler.reconcile(ReconcileRequest("poll"))
+    await reconciler.publish_ages()
     assert world.metrics.ages.keys() == {"production/api.env", "production/worker.env"}
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from reconciler.core.model.targets import LiveFile
 from reconciler.core.secret import DIGEST_KEY_BYTES, Digester, Secret
+from tests.support.cases import each
 
 CANARY = b"canary-c0de"
 KEY = bytes(range(DIGEST_KEY_BYTES))
@@ -38,7 +39,7 @@ SHOWN = {
 }
 
 
-@pytest.mark.parametrize("text", SHOWN.values(), ids=SHOWN.keys())
+@each("text", SHOWN.values(), ids=SHOWN.keys())
 def test_no_text_holds_it(text: str) -> None:
     assert CANARY.decode() not in text
 

@@ -15,6 +15,7 @@ from reconciler.core.decide.stack_notes import stack_notes
 from reconciler.core.model.compose import Action, ActionKind, Container, Invocation, Project, Service, Sight
 from reconciler.core.model.targets import ChangeMode, OnChange, Stack
 from reconciler.core.secret import Secret
+from tests.support.cases import each
 from tests.support.fidelity import edited, managing
 
 STACK = Stack("production", "app", "/opt/app", one_shot=frozenset({"migrate"}))
@@ -173,7 +174,7 @@ def test_service_that_git_adds_needs_nothing_before_it_has_a_container() -> None
 # --- stale containers ---
 
 
-@pytest.mark.parametrize(
+@each(
     ("resolved", "actual", "stale"),
     [
         pytest.param({"A": "1"}, {"A": "1"}, (), id="equal"),
@@ -230,7 +231,7 @@ def test_change_that_meets_stale_containers_says_so() -> None:
 BEFORE, AFTER = project(service()), project(service(environment={"KEY": "2"}))
 
 
-@pytest.mark.parametrize(
+@each(
     ("containers", "touched"),
     [
         pytest.param([], False, id="no-container"),

@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.app.recipients.sops_rules import read_sops_rules, with_recipient, without_recipient
 from reconciler.core.errors import RefusedError
+from tests.support.cases import each
 
 ADA, BEN = (f"age1{letter * 58}" for letter in "qp")
 CLEO = f"age1{'z' * 58}"
@@ -48,8 +49,8 @@ def rules_of(text: str) -> list[frozenset[str]]:
     return [rule.recipients for rule in read_sops_rules(".sops.yaml", text.encode()).rules]
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("key", [CLEO, SSH])
+@each("style", STYLES)
+@each("key", [CLEO, SSH])
 def test_somebody_comes_and_goes(style: str, key: str) -> None:
     text = STYLES[style].format(ada=ADA, ben=BEN)
     file = read_sops_rules(".sops.yaml", text.encode())
@@ -67,7 +68,7 @@ def test_somebody_comes_and_goes(style: str, key: str) -> None:
     assert [re.sub(r",$", "", line) for line in removed.splitlines() if line.strip()] == lines
 
 
-@pytest.mark.parametrize("style", sorted(STYLES.keys() - {"one key", "anchors in a line"}))
+@each("style", sorted(STYLES.keys() - {"one key", "anchors in a line"}))
 def test_the_first_goes_with_its_comment_and_its_anchor(style: str) -> None:
     text = STYLES[style].format(ada=ADA, ben=BEN)
     removed = without_recipient(read_sops_rules(".sops.yaml", text.encode()), [0], ADA)

@@ -7,6 +7,7 @@ import pytest
 from reconciler.core.dotenv.readings import key_diff
 from reconciler.core.model.targets import Parser
 from reconciler.core.onboarding.source_merge import merge_source
+from tests.support.cases import each
 
 GIT = "# the api\nA=1\n#\n# where it listens\nPORT='80'\nexport B=2\n"
 
@@ -19,7 +20,7 @@ def merged(git: str, live: str, ignore_keys: tuple[str, ...] = ()) -> tuple[str,
     return result.content.reveal().decode(), None if result.edits is None else list(result.edits)
 
 
-@pytest.mark.parametrize(
+@each(
     ("live", "content", "labels"),
     [
         pytest.param("A=1\nPORT=80\nB=2\n", GIT, [], id="only-comments-and-quotes-differ"),

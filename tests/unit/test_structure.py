@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.structure import Module, long_functions, long_modules, read_modules, shared_class_names
 
+pytestmark = pytest.mark.xdist_group("sources")  # parsed once
+
 
 @pytest.fixture(scope="module")
 def production() -> list[Module]:

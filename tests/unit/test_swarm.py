@@ -34,6 +34,7 @@ from reconciler.core.model.compose import Action, ActionKind, DeployedService, P
 from reconciler.core.model.targets import HealthPolicy, LiveFile, MountedTarget, Ownership, Stack, StackKind
 from reconciler.core.secret import Digester, Secret
 from reconciler.engine.project_guard import StackSides, judge_project
+from tests.support.cases import each
 
 DIGEST = Digester(bytes(32))
 STACK = Stack("production", "app", "/opt/app", health=HealthPolicy(timeout=90, stable_for=1), kind=StackKind.SWARM)
@@ -69,7 +70,7 @@ FAILED = {"Err": "task: non-zero exit (3)", "ContainerStatus": {"ExitCode": 3}, 
 NO_NODE = {"Err": "no suitable node (insufficient resources on 3 nodes)"}
 
 
-@pytest.mark.parametrize(
+@each(
     ("facts", "tasks", "expected"),
     [
         (service(), [task("t1", "running")], ("running", "", "")),
@@ -176,7 +177,10 @@ async def test_a_service_of_another_mode_is_held_also_where_the_project_is_accep
     verdict = await judge_project(ports, sides, due, accepted=True)  # type: ignore[arg-type]
     assert (verdict.services, verdict.accepted) == ({"api"}, "")
     assert "api is replicated, and the project says global" in verdict.hold
-    assert verdict.hold.endswith("remove it with `docker service rm app_api`, then deploy the stack by hand")
+    assert verdict.hold.endswith(
+        "remove it with `docker service rm app_api`, then deploy it once by hand, "
+        "then `reconciler sync --accept-project production/app` gives it its values"
+    )
     sides = replace(sides, deployed=[*runs, DeployedService("worker", {})])
     verdict = await judge_project(ports, sides, due, accepted=True)  # type: ignore[arg-type]
     assert verdict.hold.endswith("then `reconciler sync` creates it again")

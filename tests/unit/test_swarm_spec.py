@@ -12,6 +12,7 @@ from reconciler.core.fidelity.deployed import deployed_differences
 from reconciler.core.fidelity.swarm_service import deployed_service, expected_fields, network_ids
 from reconciler.core.model.compose import Service
 from reconciler.core.secret import Secret
+from tests.support.cases import each
 
 # As an engine of 20.10 keeps what `docker stack deploy` gives it of `image: app:1`.
 CONTAINER: dict[str, Any] = {
@@ -47,7 +48,7 @@ def differing(
     return [f"{it.name} {it.item}".rstrip() for it in deployed_differences(service, deployed)]
 
 
-@pytest.mark.parametrize(
+@each(
     ("own", "container"),
     [
         pytest.param({}, {}, id="nothing said"),

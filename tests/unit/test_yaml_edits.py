@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.app.onboarding.yaml_edits import YamlEdits
 from reconciler.core.errors import RefusedError
+from tests.support.cases import each
 
 MANIFEST = """\
 # production, by hand
@@ -46,7 +47,7 @@ def edited(edit: Callable[[YamlEdits], None], text: str = MANIFEST) -> str:
     return edits.finish()
 
 
-@pytest.mark.parametrize(
+@each(
     ("edit", "old", "new"),
     [
         pytest.param(lambda e: e.remove((*TARGETS, "mail.env")), "      mail.env:\n", "", id="remove"),

@@ -33,9 +33,6 @@ _ATTEMPTS = 3  # where the forge fails; what it refuses is asked once
 _FIRST_PAUSE = 1.0  # seconds
 _LONGEST_WAIT = 3600.0
 
-# The label "result" of reconciler_forge_requests_total.
-RESULTS = ("ok", "refused", "rate_limited", "failed")
-
 
 @dataclass(frozen=True, slots=True)
 class ForgeAnswer:

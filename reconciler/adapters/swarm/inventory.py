@@ -174,6 +174,7 @@ def _labelled(stack: str, service: Json, container: Container, networks: Mapping
         cpus=float(limits.get("NanoCPUs") or 0) / 1e9,
         since=instant(container.finished_at),
         exit_code=container.exit_code,
+        ended=container.state == "exited" and container.exit_code == 0 and swarm_tasks.is_job(service),
         fields=dict(_fields(stack, spec, networks)),
         values=frozenset(environment.values()),
     )

@@ -87,7 +87,8 @@ def wanted(service: Json) -> int | None:
     return None
 
 
-def _is_job(service: Json) -> bool:
+def is_job(service: Json) -> bool:
+    """Whether the service's tasks are meant to end."""
     return any(mode.endswith("Job") for mode in service["Spec"].get("Mode") or {})
 
 
@@ -281,7 +282,7 @@ def _variables(entries: Iterable[str]) -> dict[str, str]:
 def allowed_time(service: Json) -> float:
     """Seconds that Swarm itself may need until an update of the service is over, if every task becomes healthy; 0 for a
     job, which is not updated in batches, and ends."""
-    if _is_job(service):
+    if is_job(service):
         return 0.0
     template, state = service["Spec"]["TaskTemplate"], (service.get("UpdateStatus") or {}).get("State")
     container = template.get("ContainerSpec") or {}

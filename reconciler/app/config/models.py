@@ -16,7 +16,15 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from reconciler.app.config import scalars
 from reconciler.app.config.scalars import Form, kind_of, mistake
-from reconciler.app.config.strict_yaml import Document, FieldPath, Problem, UnreadableError, read_document, shown
+from reconciler.app.config.strict_yaml import (
+    MAX_PROBLEMS,
+    Document,
+    FieldPath,
+    Problem,
+    UnreadableError,
+    read_document,
+    shown,
+)
 from reconciler.core.errors import ReconcilerError
 
 _LONGEST_QUOTE = 60
@@ -24,9 +32,12 @@ _NEVER_QUOTED = ("token", "secret", "password", "key")
 
 
 class Section(BaseModel):
-    """A mapping in one of our files: known fields only, nothing converted silently, never changed after reading."""
+    """A mapping in one of our files: known fields only, nothing converted silently, never changed after reading.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+    Only a model of a whole file is ever used by itself: the validators of the others would be built for nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True, defer_build=True)
 
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -131,11 +142,14 @@ def validate(
     try:
         return model.model_validate(document.data, context=context), []
     except ValidationError as invalid:
-        return None, [_problem(detail, model) for detail in invalid.errors(include_url=False)]
+        details = invalid.errors(include_url=False)
+        guess = len(details) <= MAX_PROBLEMS  # a hostile file has a hundred thousand unknown fields
+        return None, [_problem(detail, model, guess) for detail in details]
 
 
-def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
-    """pydantic's error as a plain sentence, which quotes the value only where that is safe."""
+def _problem(detail: ErrorDetails, model: type[BaseModel], guess: bool) -> Problem:
+    """pydantic's error as a plain sentence, which quotes the value only where that is safe; ``guess``: and says which
+    known field an unknown one is nearest to."""
     path = detail["loc"]
     if path[-1:] == ("[key]",) and detail["type"] != "extra_forbidden":  # the mistake is in the name itself
         path = path[:-1]
@@ -146,7 +160,7 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
             quote = _quote(detail["input"], path) if context["quote"] else ""
             return Problem(path, quote + context["problem"], context["accepted"], id=context["id"])
         case "extra_forbidden":
-            return _unknown_field(path, model)
+            return _unknown_field(path, model, guess)
         case "missing":
             return Problem(path, "is missing", _accepted(path, model))
         case "bool_type":
@@ -167,9 +181,9 @@ def _quote(value: object, path: FieldPath) -> str:
     return f'"{shown(value)}" '
 
 
-def _unknown_field(path: FieldPath, model: type[BaseModel]) -> Problem:
+def _unknown_field(path: FieldPath, model: type[BaseModel], guess: bool) -> Problem:
     known = _fields_at(path[:-1], model)
-    near = difflib.get_close_matches(str(path[-1]), known, n=1)
+    near = difflib.get_close_matches(str(path[-1]), known, n=1) if guess else []
     hint = f", did you mean {near[0]}?" if near else ""
     return Problem(path, f"is not a known field{hint}", ", ".join(known), id="unknown-field")
 

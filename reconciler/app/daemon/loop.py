@@ -217,6 +217,7 @@ class Daemon:
                 now = self._clock.monotonic()
                 self._poll.begin_if_due(now)
                 next_look = await self._turn(now, next_look)
+                await self._publish_ages()
                 await self._sleep(min(self._poll.next_at, next_look, self._clock.monotonic() + _TURN))
         finally:
             await self._poll.close()
@@ -253,6 +254,14 @@ class Daemon:
             local = [host for unit, host in self.reconcilers.items() if environment_of(unit) == unit]
             self._watch.follow({path for host in local for path in host.live_paths})
         return min([float("inf"), *(self._backoff(outcome) for outcome in outcomes)])
+
+    async def _publish_ages(self) -> None:
+        """Publish how old the secrets are, where that is not known: neither an outcome nor being ready waits for it."""
+        for host in self.reconcilers.values():
+            try:
+                await host.publish_ages()
+            except Exception:  # noqa: BLE001  # a defect of ours must not end the daemon
+                logs.get_logger().exception("reading the ages of secrets failed", environment=host.environment)
 
     async def _roll_out(
         self, rollout: Rollout, request: ReconcileRequest, only: Collection[str] | None = None

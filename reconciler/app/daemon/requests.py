@@ -16,7 +16,6 @@ from reconciler.core.model.runs import Activity, Outcome, RunOrigin
 from reconciler.core.model.targets import environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.ports.store import Store
-from reconciler.engine.adopt import prepare_adoption, push_adoption
 from reconciler.engine.backup import find_backup
 from reconciler.engine.restore import restore_backup
 from reconciler.engine.rollout import select_units, without_needless_refusals
@@ -207,6 +206,8 @@ async def _restore(built: Runtime, request: Request) -> dict[str, Any]:
 
 
 async def _adopt(built: Runtime, request: Request, answer: GitAnswer, turn: Turn, progress: Progress) -> dict[str, Any]:
+    from reconciler.engine.adopt import prepare_adoption, push_adoption  # rare, and large
+
     unit, target = request["target"].partition("/")[0], request["target"]
     ports = built.ports_of(unit)
     adoption = await turn(lambda: prepare_adoption(ports, unit, target, request["keys"], answer))

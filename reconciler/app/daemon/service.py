@@ -25,13 +25,14 @@ from reconciler.app.wiring.server import Runtime, open_watch, prepare_state_dir,
 from reconciler.core.errors import ConfigError, ReconcilerError, RefusedError
 from reconciler.core.model.runs import Activity
 from reconciler.core.ports.observer import Observer
-from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.target_revision import ask_git
 
 if TYPE_CHECKING:
     from reconciler.app.daemon.comparisons import Comparisons
+    from reconciler.engine.merge_plans import MergePlans
 
 _FOLLOW_AGAIN = 60.0  # seconds
+_FIRST_STACK = 1.0  # seconds between two looks whether there is one
 _START_AGAIN = 10.0  # seconds
 
 
@@ -271,13 +272,16 @@ async def _watching(
 
 
 async def _follow_engine(built: Runtime, unit: str, touched: Callable[[], None]) -> None:
-    """Call ``touched`` whenever something happens to a container of a stack of ours. Runs until cancelled."""
+    """Call ``touched`` whenever something happens to a container of a stack of ours, once there is a stack: nothing
+    else needs an engine. Runs until cancelled."""
     while True:
         try:
-            await built.engines[unit].follow(touched, lambda: built.reconcilers[unit].stack_directories)
+            if built.reconcilers[unit].stack_directories:
+                await built.engines[unit].follow(touched, lambda: built.reconcilers[unit].stack_directories)
         except Exception:  # noqa: BLE001  # a defect with one host must not end it for the others
             logs.get_logger().exception("following an engine failed", environment=unit)
             await asyncio.sleep(_FOLLOW_AGAIN)
+        await asyncio.sleep(_FIRST_STACK)
 
 
 def _webhook_of(config: ServerConfig, plans: MergePlans | None = None) -> WebhookReceiver | None:

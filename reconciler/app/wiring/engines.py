@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 from reconciler.adapters.compose.context import ComposeContext
 from reconciler.adapters.compose.project import DockerCompose
 from reconciler.adapters.compose.remotes import Written
-from reconciler.adapters.swarm.stack import DockerSwarm
 from reconciler.core.errors import SwarmUnavailableError
 from reconciler.core.model.compose import Container, DeployedService, Ending, Guest, Project, ProjectFiles
 from reconciler.core.model.targets import Stack, StackKind
 from reconciler.core.ports.host import Host
 from reconciler.core.secret import Digester, Secret
+
+if TYPE_CHECKING:
+    from reconciler.adapters.swarm.stack import DockerSwarm
 
 Staged = Mapping[str, Secret | None]
 
@@ -107,5 +110,8 @@ def stack_engines(
 ) -> StackEngines:
     """What runs the stacks of one machine; ``written`` are those of some real paths there that reconciler has written;
     ``swarm``: it is a manager of one."""
-    swarms = DockerSwarm(context, host, digest, written) if swarm else None
-    return StackEngines(DockerCompose(context, written), swarms)
+    if not swarm:
+        return StackEngines(DockerCompose(context, written), None)
+    from reconciler.adapters.swarm.stack import DockerSwarm
+
+    return StackEngines(DockerCompose(context, written), DockerSwarm(context, host, digest, written))

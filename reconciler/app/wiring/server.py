@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from reconciler import DISTRIBUTION
 from reconciler.adapters.clock import SystemClock
@@ -39,9 +40,6 @@ from reconciler.app.config.sections import HistoryRewrites, HostSettings, SshSer
 from reconciler.app.config.server import ServerConfig
 from reconciler.app.wiring.digest_key import digest_key_file, open_digester, read_digester
 from reconciler.app.wiring.engines import StackEngines, stack_engines
-from reconciler.app.wiring.forge import ForgeParts, forge_parts
-from reconciler.app.wiring.merge_plans import merge_plans
-from reconciler.app.wiring.notifications import notification_observers
 from reconciler.app.wiring.promotion import promotion_gates, promotion_observers
 from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError
@@ -52,9 +50,12 @@ from reconciler.core.model.targets import Manifest, environment_of
 from reconciler.core.ports import Ports
 from reconciler.core.ports.observer import Observer
 from reconciler.engine.memory import Claims
-from reconciler.engine.merge_plans import MergePlans
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
+
+if TYPE_CHECKING:
+    from reconciler.app.wiring.forge import ForgeParts
+    from reconciler.engine.merge_plans import MergePlans
 
 
 @dataclass(slots=True)
@@ -222,7 +223,10 @@ def _observers(config: ServerConfig, store: SqliteStore, built: Runtime) -> Iter
     if built.merge_plans:
         yield built.merge_plans
     yield from promotion_observers(config, built.ports, built.reconcilers, built.metrics)
-    yield from notification_observers(config, store, built.ports.clock, built.metrics)
+    if config.notifications:
+        from reconciler.app.wiring.notifications import notification_observers
+
+        yield from notification_observers(config, store, built.ports.clock, built.metrics)
 
 
 def key_sources(config: ServerConfig) -> KeySources:
@@ -283,8 +287,13 @@ async def _built(
         for unit in units
     }
     rollouts = _rollouts(config, ports, reconcilers)
-    forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
-    plans = merge_plans(config, forge, mirror, {unit: on_hosts.get(unit, ports) for unit in units}, claims)
+    forge, plans = None, None
+    if config.forge:  # imported here, as is whatever few servers use: the others do not pay for its memory
+        from reconciler.app.wiring.forge import forge_parts
+        from reconciler.app.wiring.merge_plans import merge_plans
+
+        forge = forge_parts(config, ports, tuple(units), _database(config.state_dir), metrics.forge_requested, stack)
+        plans = merge_plans(config, forge, mirror, {unit: on_hosts.get(unit, ports) for unit in units}, claims)
     engines = {unit: compose for unit, host in units.items() if host is None} | hosts.engines
     return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, engines, forge, plans)
 

@@ -68,6 +68,11 @@ class NextSteps(ABC):
         """Where services have left the project and still run."""
 
     @abstractmethod
+    def replace(self, services: Sequence[str], *, others: bool) -> str:
+        """Where the engine keeps services in a mode (global, a job …) that no update changes. ``others``: more services
+        of the stack are there."""
+
+    @abstractmethod
     def give_values(self, service: str) -> str:
         """Where the service runs with other values than the project says."""
 
@@ -102,6 +107,9 @@ class ComposeSteps(NextSteps):
 
     def remove(self, services: Sequence[str]) -> str:
         return f"`{self._up('--remove-orphans')}` in {self.stack.directory} removes it"
+
+    def replace(self, services: Sequence[str], *, others: bool) -> str:
+        return f"`{self._up(' '.join(services))}` in {self.stack.directory} recreates it"
 
     def give_values(self, service: str) -> str:
         return f"`{self._up(service)}` in {self.stack.directory} gives it those of the project"
@@ -150,6 +158,11 @@ class SwarmSteps(NextSteps):
     def remove(self, services: Sequence[str]) -> str:
         names = " ".join(map(self._service, services))
         return f"`docker service rm {names}` removes {'it' if ' ' not in names else 'them'}"
+
+    def replace(self, services: Sequence[str], *, others: bool) -> str:
+        creates = others and self.stack.on_drift is not OnDrift.REPORT  # a stack of which nothing is left stays down
+        then = "`reconciler sync` creates it again" if creates else self.first_start()
+        return f"remove it with `docker service rm {' '.join(map(self._service, services))}`, then {then}"
 
     def give_values(self, service: str) -> str:
         return f"A change of it will wait for `{self.accept}`"

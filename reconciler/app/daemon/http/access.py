@@ -24,7 +24,6 @@ from reconciler.app.daemon.http.answers import is_api, refuse
 from reconciler.app.daemon.http.connections import Connection
 from reconciler.app.daemon.http.guard import is_allowed_host, local_address, without_port
 from reconciler.app.daemon.logs import RepeatedWarnings
-from reconciler.app.pages.html import csp_hash, render_html, stylesheet
 from reconciler.core.decide.private_files import is_exposed
 from reconciler.core.errors import ConfigError, RefusedError
 
@@ -292,6 +291,8 @@ def _go_to(location: str) -> web.Response:
 def _login_page(
     page: str, problem: str = "", *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
+    from reconciler.app.pages.html import csp_hash, render_html, stylesheet
+
     policy = (
         f"default-src 'none'; style-src {csp_hash(stylesheet())}; base-uri 'none'; form-action 'self'; "
         "frame-ancestors 'none'"

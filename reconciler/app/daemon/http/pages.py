@@ -1,4 +1,7 @@
-"""The daemon's read-only pages: what the API says, as HTML that needs nothing from elsewhere."""
+"""The daemon's read-only pages: what the API says, as HTML that needs nothing from elsewhere.
+
+What renders them is imported with the first page: where nobody opens one, nobody pays for its memory.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,6 @@ from aiohttp.typedefs import Handler
 
 from reconciler.app.daemon.answers import serialize
 from reconciler.app.daemon.requests import find_run, list_runs
-from reconciler.app.pages.html import asset, content_policy, render_html
-from reconciler.app.pages.overview import comparison_facts, overview_facts, run_facts, secrets_facts
 from reconciler.core.errors import ReconcilerError, with_id
 from reconciler.core.forge_links import commit_address
 from reconciler.core.history.entries import iso_instant
@@ -46,12 +47,16 @@ def page_routes(source: CurrentViews) -> list[web.RouteDef]:
 
 
 async def _overview(views: Views, _: web.Request) -> web.Response:
+    from reconciler.app.pages.overview import overview_facts
+
     status = await views.status()
     runs = list_runs(views.store, views.daemon.reconcilers, {"environments": [], "limit": _LAST_RUNS})
     return _page(views, "overview.html", "", **overview_facts(status, runs, views.comparisons()))
 
 
 async def _run(views: Views, request: web.Request) -> web.Response:
+    from reconciler.app.pages.overview import run_facts
+
     known = find_run(views.store, request.match_info["run"])
     if known is None:
         text = "It is older than the history, or no run has that id. `reconciler history` lists them."
@@ -60,10 +65,14 @@ async def _run(views: Views, request: web.Request) -> web.Response:
 
 
 async def _secrets(views: Views, _: web.Request) -> web.Response:
+    from reconciler.app.pages.overview import secrets_facts
+
     return _page(views, "secrets.html", "secrets", oldest_days=_OLD, **secrets_facts(_ages(views)))
 
 
 async def _comparison(views: Views, _: web.Request) -> web.Response:
+    from reconciler.app.pages.overview import comparison_facts
+
     facts = comparison_facts(views.comparisons())
     return _page(views, "comparison.html", "comparison", most=_MOST_DIFFERENCES, **facts)
 
@@ -82,6 +91,8 @@ def _ages(views: Views) -> list[dict[str, Any]]:
 
 def _page(views: Views, template: str, here: str, *, status: int = 200, **facts: Any) -> web.Response:
     """The page ``here``. Its links are relative: a reverse proxy may serve the pages below a path of its own."""
+    from reconciler.app.pages.html import render_html
+
     now = views.daemon.now()
     text = render_html(
         template,
@@ -99,6 +110,8 @@ def _page(views: Views, template: str, here: str, *, status: int = 200, **facts:
 
 @functools.cache
 def _headers() -> dict[str, str]:
+    from reconciler.app.pages.html import asset, content_policy
+
     policy = content_policy(asset(_SCRIPT), "connect-src 'self'", "img-src data:", "frame-ancestors 'none'")
     return {
         "Content-Security-Policy": policy,
