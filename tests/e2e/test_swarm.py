@@ -328,7 +328,7 @@ def test_a_stack_is_imported_as_one_of_a_swarm_and_compared_with_its_replicas(
         both = importer.reconciler("compare", f"file:{importer.stack}", f"file:{other}", "--same-environment", "--json")
         services = json.loads(both.stdout)["comparisons"][0]["services"]
         facts = {(each["service"], fact["name"]): fact for each in services for fact in each["facts"]}
-        assert facts["migrate", "state"]["status"] != "failed", facts["migrate", "state"]
+        assert facts["migrate", "state"]["class"] != "failed", facts["migrate", "state"]
         assert facts["agent", "state"]["left"] == "running", facts["agent", "state"]
         assert (facts["api", "container"]["left"], facts["api", "container"]["right"]) == ("yes", "missing"), facts
         assert "s3cr3t" not in both.stdout
