@@ -250,7 +250,7 @@ def test_a_killed_change_gives_way_to_a_newer_one(site: Site) -> None:
         finally:
             branch("main", newer)
 
-    for killed in steps_of(site, 0, sync, every=3):
+    for killed in steps_of(site, 0, sync, every=5):
         with telling(killed):
             site.assert_whole(OLD, NEW)
             site.assert_ends(site.sync(), "applied")
