@@ -107,17 +107,17 @@ def _rounds(stack: ExitStack, sites: list[Site], samples: Samples, files: int) -
             changed = {"api.env": content("api.env", f"round{number}")}
             began = time.time()
             site.commit(changed)
-            pushed = time.time()
+            since = time.time()
             if isinstance(site, ReconcilerSite):
                 cpu, memory = daemon.announce("applied")
             else:
                 run = _successful(site)
-                cpu, memory = run.cpu, run.memory
+                cpu, memory, since = run.cpu, run.memory, run.began
             if site.live("api.env").read_bytes() != changed["api.env"]:
                 raise RuntimeError(f"{site.tool} has ended, but the live file is not the changed one")
             started, healthy = _events(site, began)
             samples.add(
-                site.tool, "one change", CPU=cpu, memory=memory, started=started - pushed, healthy=healthy - pushed
+                site.tool, "one change", CPU=cpu, memory=memory, started=started - since, healthy=healthy - since
             )
 
 

@@ -201,25 +201,20 @@ async def test_what_the_manifest_names_is_given_where_nothing_runs(
         await docker.project(stack_of(made, env_files=("c.env",)))
 
 
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"env_files": ("b.env",)}, "env_files is b.env, its containers were started with --env-file a.env"),
-        ({"files": ("other.yaml",)}, "files is other.yaml, its containers were started with -f compose.yaml"),
-        ({"project_directory": "deploy", "project": "NAME"}, "project_directory is deploy"),
-    ],
-    ids=["env_files", "files", "project_directory"],
-)
 async def test_a_manifest_that_disagrees_with_the_containers_holds_the_stack(
-    compose_project: MakeProject, docker: DockerCompose, fields: dict[str, object], words: str
+    compose_project: MakeProject, docker: DockerCompose
 ) -> None:
     made = compose_project(f"services:\n  api:{SERVICE}", {"a.env": "A=1\n", "b.env": "A=2\n"})
     start(made, "--env-file", "a.env")
-    if "project" in fields:
-        fields = {**fields, "project": made.name}
-    with pytest.raises(StartedOtherwiseError, match=words) as raised:
-        await docker.project(stack_of(made, **fields))
-    assert "up -d` in" in raised.value.hint
+    disagreements: tuple[tuple[dict[str, object], str], ...] = (
+        ({"env_files": ("b.env",)}, "env_files is b.env, its containers were started with --env-file a.env"),
+        ({"files": ("other.yaml",)}, "files is other.yaml, its containers were started with -f compose.yaml"),
+        ({"project_directory": "deploy", "project": made.name}, "project_directory is deploy"),
+    )
+    for fields, words in disagreements:
+        with pytest.raises(StartedOtherwiseError, match=words) as raised:
+            await docker.project(stack_of(made, **fields))
+        assert "up -d` in" in raised.value.hint
 
 
 async def test_of_two_projects_in_one_directory_the_one_that_is_named_counts(
@@ -280,25 +275,28 @@ async def test_a_scale_by_hand_survives_a_change(compose_project: MakeProject, d
 REQUIRES = "A=${REQUIRED:?}\n"
 
 
-@pytest.mark.parametrize("broken", [None, 'A="never closed\n', REQUIRES])
 async def test_a_running_service_of_a_profile_is_renewed_whatever_another_profile_lacks(
-    compose_project: MakeProject, docker: DockerCompose, broken: str | None
+    compose_project: MakeProject, docker: DockerCompose
 ) -> None:
     """Case profile."""
     made = compose_project(
         f"services:\n  tools:{SERVICE}    env_file: tools.env\n    profiles: [ops]\n"
         "  broken: {image: x, env_file: [own.env, missing.env], profiles: [never]}\n",
-        {"tools.env": "KEY=1\n", "own.env": "A=1\n", **({} if broken is None else {"missing.env": broken})},
+        {"tools.env": "KEY=1\n", "own.env": "A=1\n"},
     )
     start(made, "--profile", "ops")
-    await apply(docker, made, {"tools.env": "KEY=2\n"})
-    assert made.environment("tools")["KEY"] == "2"
-    project = await docker.project(stack_of(made))
-    containers = await docker.containers(stack_of(made), project.name)
-    own = f"{made.directory}/own.env"
-    (note,) = stack_notes(stack_of(made), project, containers, {own: own}, {})
-    assert "left out broken" in note
-    assert (f"{made.directory}/missing.env" if broken != REQUIRES else "REQUIRED") in note  # Compose names no file
+    for value, broken in enumerate((None, 'A="never closed\n', REQUIRES), 2):
+        if broken is not None:
+            made.write("missing.env", broken)
+        await apply(docker, made, {"tools.env": f"KEY={value}\n"})
+        assert made.environment("tools")["KEY"] == str(value), broken
+        project = await docker.project(stack_of(made))
+        containers = await docker.containers(stack_of(made), project.name)
+        own = f"{made.directory}/own.env"
+        (note,) = stack_notes(stack_of(made), project, containers, {own: own}, {})
+        assert "left out broken" in note
+        # Of a variable that is required, Compose names no file.
+        assert (f"{made.directory}/missing.env" if broken != REQUIRES else "REQUIRED") in note
 
 
 async def test_a_container_whose_service_is_gone_is_named(compose_project: MakeProject, docker: DockerCompose) -> None:

@@ -19,6 +19,7 @@ from tests.support.age_key import AgeKey
 from tests.support.commands import output
 from tests.support.git_remote import GitRemote
 from tests.support.server import Server
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -307,15 +308,15 @@ def test_the_daemon_publishes_the_oldest_of_each_target_and_follows(site: tuple[
 
     with server.daemon() as daemon:
         server.json("status")
-        assert published() == {"api.env": 10, "blob": 1}
+        eventually(lambda: published() == {"api.env": 10, "blob": 1})
         assert keys(server.json("age"))["production/api.env NEWER"] == ("1970-01-21T00:00:00+00:00", False)
         changed = history.set(history.set(server.remote.read(API), "OLD", "n"), "NEWER", "n")
         history.commit(40, {API: changed})
         server.sync()
-        assert published() == {"api.env": 40, "blob": 1}
+        eventually(lambda: published() == {"api.env": 40, "blob": 1})
         server.commit({}, server.plain({"api.env": None}))
         server.sync()
-        assert published() == {"api.env": 40}
+        eventually(lambda: published() == {"api.env": 40})
         server.commit({"api.env": b"EMPTY=\n"}, server.plain({"api.env": {"path": "api.env", "allow_shrink": True}}))
         server.sync()
-        assert published() == {}
+        eventually(lambda: published() == {})

@@ -106,7 +106,7 @@ def contained(
     for directory in (*directories.values(), project.directory):
         for path in (directory, *directory.rglob("*")):
             os.chown(path, USER.pw_uid, USER.pw_gid)
-    override = {"services": {"reconciler": {"healthcheck": {"interval": "1s"}}}}  # the image's own: 30 s
+    override = {"services": {"reconciler": {"healthcheck": {"interval": "5s"}}}}  # the image's own: 30 s
     (tmp_path / "override.yaml").write_text(yaml.safe_dump(override))
     variables = {
         **SETTINGS,

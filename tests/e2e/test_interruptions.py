@@ -48,9 +48,9 @@ def last_event(daemon: Daemon) -> dict[str, Any]:
     return [event for event in daemon.events() if event.get("event") == "reconciled"][-1]
 
 
-def run_of(server: Server, commit: str) -> str:
+def run_of(daemon: Daemon, commit: str) -> str:
     """The result of the commit's latest run, from the history."""
-    return str(next(run["result"] for run in server.json("history") if run["revision"]["commit"] == commit))
+    return str(next(run["result"] for run in daemon.history() if run["revision"]["commit"] == commit))
 
 
 # --- the Docker engine -----------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def assert_waits_for_the_engine(server: Server, daemon: Daemon, commit: str, wor
     eventually(lambda: words in last_event(daemon)["reason"], timeout=60)
     assert (last_event(daemon)["result"], last_event(daemon)["retry"]) == ("failed", True)
     assert "the Docker engine does not answer" in last_event(daemon)["reason"]
-    assert run_of(server, commit) == "unfinished"
+    assert run_of(daemon, commit) == "unfinished"
     assert server.cli("status").returncode == 1
 
 
@@ -107,7 +107,7 @@ def test_engine_stopped_between_the_write_and_the_recreate(
         assert project.environment("api")["MODE"] == "good"
 
         relay.repair()
-        eventually(lambda: run_of(server, commit) == result, timeout=60)
+        eventually(lambda: run_of(daemon, commit) == result, timeout=60)
         assert_nothing_pending(server, project, ends_with)
 
 
@@ -124,7 +124,7 @@ def test_engine_stopped_between_the_recreate_and_its_health(stack: tuple[Server,
 
         (server.app / "gate/open").touch()
         relay.repair()
-        eventually(lambda: run_of(server, commit) == "applied", timeout=60)
+        eventually(lambda: run_of(daemon, commit) == "applied", timeout=60)
         assert_nothing_pending(server, project, "better")
 
 
@@ -139,7 +139,7 @@ def test_engine_stopped_during_a_rollback(stack: tuple[Server, ComposeProject], 
         assert server.live("api.env") == b"MODE=good\n"
 
         relay.repair()
-        eventually(lambda: run_of(server, commit) == "rolled_back", timeout=60)
+        eventually(lambda: run_of(daemon, commit) == "rolled_back", timeout=60)
         assert_nothing_pending(server, project, "good")
         assert "quarantined" in server.json("status")["environments"][0]["warning"]
 
@@ -202,7 +202,7 @@ def test_a_daemon_that_loses_the_engine_repairs_files_and_holds_new_content(
         assert project.container("api")["Id"] == container
         relay.repair()
         eventually(lambda: server.live("api.env") == b"MODE=better\n", timeout=60)
-        eventually(lambda: run_of(server, commit) == "applied", timeout=60)
+        eventually(lambda: run_of(daemon, commit) == "applied", timeout=60)
     assert_nothing_pending(server, project, "better")
 
 
@@ -251,7 +251,7 @@ def test_git_gone_between_the_question_and_the_fetch(server: Server) -> None:
         git.come_back()
         eventually(lambda: server.live("api.env") == b"A=2\n", timeout=30)
         eventually(lambda: "warning" not in last_event(daemon))
-        eventually(lambda: [run["result"] for run in server.json("history")] == ["applied", "corrected", "applied"])
+        eventually(lambda: [run["result"] for run in daemon.history()] == ["applied", "corrected", "applied"])
 
 
 @pytest.mark.docker
@@ -263,7 +263,7 @@ def test_git_gone_during_the_push_of_a_revert(stack: tuple[Server, ComposeProjec
         git.order()
         bad = server.commit({"api.env": b"MODE=bad\n"})
         git.wait()
-        eventually(lambda: run_of(server, bad) == "rolled_back", timeout=30)  # it does not wait for the push
+        eventually(lambda: run_of(daemon, bad) == "rolled_back", timeout=30)  # it does not wait for the push
         eventually(
             lambda: last_event(daemon)["result"] == "rolled_back" and last_event(daemon).get("warning"), timeout=30
         )
@@ -275,7 +275,7 @@ def test_git_gone_during_the_push_of_a_revert(stack: tuple[Server, ComposeProjec
         assert server.remote.head() == bad
         eventually(lambda: server.remote.head() != bad, timeout=60)
         assert f"Reconciler-Rollback-Of: {bad}" in server.remote.git("log", "-1", "--format=%B", "main")
-        eventually(lambda: server.json("status")["environments"][0]["warning"] == "", timeout=30)
+        eventually(lambda: daemon.environment()["warning"] == "", timeout=30)
         assert len(server.remote.log()) == 3
     assert_nothing_pending(server, project, "good")
 

@@ -552,10 +552,10 @@ def test_a_rollback_takes_no_edit_along(start: Start, tmp_path: Path) -> None:
     server.commit(
         {"api.env": b"LEVEL=bad\n"}, server.manifest(["api.env"], health={"timeout": "20s", "stable_for": "8s"})
     )
-    with server.daemon(ready=False):
+    with server.daemon(ready=False) as daemon:
         eventually(lambda: project.environment("api").get("LEVEL") == "bad")
         edit(project, "    env_file", "    privileged: true\n    env_file")
-        outcome = eventually(lambda: [run for run in server.json("history") if "roll" in run["result"]])[0]
+        outcome = eventually(lambda: [run for run in daemon.history() if "roll" in run["result"]])[0]
     assert outcome["result"] == "rollback_failed", outcome["reason"]
     assert "privileged" in outcome["reason"]
     assert server.live("api.env") == SOURCES["api.env"]

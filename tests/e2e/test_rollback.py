@@ -103,12 +103,10 @@ def test_a_bad_revision_ends_with_its_revert_on_the_branch_and_the_history_says_
     after = stack.server.sync()
     assert (after["result"], after["exit_code"], after["warning"]) == ("in_sync", 0, "")
     assert stack.server.json("status")["environments"][0]["quarantine"] is None
+    the_same_content_merged_again_stays_quarantined_until_an_operator_retries(stack, bad)
 
 
-@pytest.mark.docker
-def test_the_same_content_merged_again_stays_quarantined_until_an_operator_retries(stack: Stack) -> None:
-    bad = stack.commit("bad")
-    stack.server.sync()
+def the_same_content_merged_again_stays_quarantined_until_an_operator_retries(stack: Stack, bad: str) -> None:
     again = stack.server.remote.revert(stack.server.remote.head())  # somebody reverts the revert
 
     outcome = stack.server.sync()
@@ -127,9 +125,15 @@ def test_the_same_content_merged_again_stays_quarantined_until_an_operator_retri
 
 
 @pytest.mark.docker
-def test_with_branch_the_revert_waits_for_review_on_a_branch_of_its_own(stack: Stack) -> None:
+def test_the_revert_waits_on_a_branch_is_refused_or_is_left_to_an_operator_as_the_setting_says(stack: Stack) -> None:
+    with_branch_it_waits_for_review_on_a_branch_of_its_own(stack)
+    with_push_a_protected_branch_is_reported_once_and_the_server_stays_healthy(stack)
+    with_off_git_is_not_touched(stack)
+
+
+def with_branch_it_waits_for_review_on_a_branch_of_its_own(stack: Stack) -> None:
     stack.server.settings["rollback"]["git"] = "branch"
-    bad = stack.commit("bad")
+    bad = stack.commit("bad2")
     assert stack.server.sync()["result"] == "rolled_back"
     remote = stack.server.remote
     assert remote.head() == bad
@@ -142,21 +146,13 @@ def test_with_branch_the_revert_waits_for_review_on_a_branch_of_its_own(stack: S
     assert (after["result"], after["warning"]) == ("in_sync", "")
 
 
-@pytest.mark.docker
-def test_with_off_git_is_not_touched(stack: Stack) -> None:
-    stack.server.settings["rollback"] = {"git": "off"}
-    bad = stack.commit("bad")
-    assert stack.server.sync()["result"] == "rolled_back"
-    assert stack.server.remote.head() == bad
-
-
-@pytest.mark.docker
-def test_a_protected_branch_is_reported_once_and_the_server_stays_healthy(stack: Stack) -> None:
+def with_push_a_protected_branch_is_reported_once_and_the_server_stays_healthy(stack: Stack) -> None:
+    stack.server.settings["rollback"]["git"] = "push"
     hook = stack.server.remote.path / "hooks" / "pre-receive"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text("#!/bin/sh\necho 'main is protected: open a pull request' >&2\nexit 1\n")
     hook.chmod(0o755)
-    bad = stack.commit("bad")
+    bad = stack.commit("bad3")
 
     outcome = stack.server.sync()
 
@@ -167,6 +163,13 @@ def test_a_protected_branch_is_reported_once_and_the_server_stays_healthy(stack:
     assert (later["result"], later["exit_code"]) == ("in_sync", 2)
     assert "main is protected" in later["warning"]
     assert stack.server.json("status")["environments"][0]["quarantine"]["revert"]["state"] == "refused"
+
+
+def with_off_git_is_not_touched(stack: Stack) -> None:
+    stack.server.settings["rollback"]["git"] = "off"
+    bad = stack.commit("bad4")
+    assert stack.server.sync()["result"] == "rolled_back"
+    assert stack.server.remote.head() == bad
 
 
 @pytest.mark.docker
@@ -287,14 +290,11 @@ def test_a_rollback_by_hand_pins_the_revision_before_until_it_is_unpinned(stack:
     assert stack.mode == "good3"
     assert stack.server.json("status")["environments"][0]["pin"] is None
     assert "is not pinned" in stack.server.cli("unpin").stdout
+    a_running_daemon_carries_it_out(stack, first)
 
 
-@pytest.mark.docker
-def test_the_running_daemon_carries_out_a_request(stack: Stack) -> None:
-    first = stack.server.remote.head()
-    stack.commit("good2")
+def a_running_daemon_carries_it_out(stack: Stack, first: str) -> None:
     with stack.server.daemon() as daemon:
-        assert stack.mode == "good2"
         done = stack.server.cli("rollback", "--to", first[:10])
         assert done.returncode == 0, done.stdout
         assert stack.mode == "good1"
@@ -303,7 +303,7 @@ def test_the_running_daemon_carries_out_a_request(stack: Stack) -> None:
         assert refused.returncode == 1
         assert "0123456789" in refused.stdout
         assert stack.server.cli("unpin").returncode == 0
-        assert stack.mode == "good2"
+        assert stack.mode == "good3"
 
 
 @pytest.mark.docker
@@ -320,11 +320,11 @@ def test_a_failed_rollback_stops_the_stack_and_retry_starts_it_again(stack: Stac
     stack.commit("bad2")
     hook = stack.project.directory / "compose.yaml"
     assert hook.exists()
-    with server.daemon(ready=False):
+    with server.daemon(ready=False) as daemon:
         eventually(lambda: server.live("api.env").startswith(b"MODE=bad2"), timeout=30)
         for directory in (backups / ENVIRONMENT).iterdir():
             shutil.rmtree(directory)
-        eventually(lambda: server.json("history")[0]["result"] != "unfinished", timeout=60)
+        eventually(lambda: daemon.history()[0]["result"] != "unfinished", timeout=60)
     assert server.json("history")[0]["result"] == "rollback_failed"
     stopped = server.json("status")["environments"][0]
     assert list(stopped["suspended"]) == ["app"]

@@ -44,11 +44,16 @@ def prod(stack_server: MakeStackServer) -> tuple[Server, ComposeProject]:
     return server, project
 
 
-def test_a_first_sync_touches_nothing_of_a_project_started_with_an_env_file(
-    prod: tuple[Server, ComposeProject],
-) -> None:
-    """Case env-file-1."""
+def test_a_project_started_with_an_env_file_stays_what_it_was(prod: tuple[Server, ComposeProject]) -> None:
     server, project = prod
+    a_first_sync_touches_nothing(server, project)
+    a_rotated_variable_of_the_env_file_reaches_the_service(server, project)
+    the_env_file_may_not_change_what_compose_runs(server)
+    a_disagreement_is_held_and_named_and_ends_by_hand(server, project)
+
+
+def a_first_sync_touches_nothing(server: Server, project: ComposeProject) -> None:
+    """Case env-file-1."""
     before = project.container("api")["Id"]
     outcome = server.sync()
     assert (outcome["exit_code"], outcome["plan"]["actions"]) == (0, []), outcome
@@ -56,10 +61,8 @@ def test_a_first_sync_touches_nothing_of_a_project_started_with_an_env_file(
     assert outcome["after"]["notes"] == []
 
 
-def test_a_rotated_variable_of_the_env_file_reaches_the_service(prod: tuple[Server, ComposeProject]) -> None:
+def a_rotated_variable_of_the_env_file_reaches_the_service(server: Server, project: ComposeProject) -> None:
     """Case env-file-2: and the rollback of a bad one runs the project in the same way."""
-    server, project = prod
-    server.sync()
     server.commit({"prod.env": b"DB_PASSWORD=pw-2\n"})
     outcome = server.sync()
     assert (outcome["result"], outcome["plan"]["actions"][0]["service"]) == ("applied", "api"), outcome
@@ -86,15 +89,22 @@ def test_a_rollback_runs_the_project_as_it_was_started(stack_server: MakeStackSe
     )
 
 
-def test_a_disagreement_is_held_and_named_and_ends_by_hand(prod: tuple[Server, ComposeProject]) -> None:
-    server, project = prod
-    server.sync()
+def the_env_file_may_not_change_what_compose_runs(server: Server) -> None:
+    before = server.live("prod.env")
+    server.commit({"prod.env": b"DB_PASSWORD=pw-3\nCOMPOSE_FILE=other.yaml\n"})
+    outcome = server.sync()
+    assert outcome["result"] == "stalled"
+    assert "COMPOSE_FILE would change what Compose runs" in outcome["reason"]
+    assert server.live("prod.env") == before
+
+
+def a_disagreement_is_held_and_named_and_ends_by_hand(server: Server, project: ComposeProject) -> None:
     before = project.container("api")["Id"]
-    server.commit({"api.env": b"KEY=2\n"}, server.manifest(list(SOURCES), env_files=["api.env"]))
+    server.commit({**SOURCES, "api.env": b"KEY=3\n"}, server.manifest(list(SOURCES), env_files=["api.env"]))
     outcome = server.sync()
     assert (outcome["result"], outcome["exit_code"]) == ("held", 2)
     assert "env_files is api.env, its containers were started with --env-file prod.env" in outcome["reason"]
-    assert server.live("api.env") == b"KEY=1\n"
+    assert server.live("api.env") == b"KEY=2\n"
     assert project.container("api")["Id"] == before
     levels = {finding["component"]: finding["level"] for finding in server.json("doctor")}
     assert levels["stack production/app"] == "error"
@@ -128,16 +138,6 @@ def test_the_project_files_of_a_label_are_never_written(stack_server: MakeStackS
     server.commit({"more.txt": text}, server.manifest({"more.txt": {"encrypted": False}}))
     outcome = server.sync("--take-over", "production/more.txt")
     assert "Compose reads this file as project configuration" in outcome["reason"]
-
-
-def test_an_env_file_of_the_command_line_may_not_change_what_compose_runs(prod: tuple[Server, ComposeProject]) -> None:
-    server, _ = prod
-    server.sync()
-    server.commit({"prod.env": b"DB_PASSWORD=pw-2\nCOMPOSE_FILE=other.yaml\n"})
-    outcome = server.sync()
-    assert outcome["result"] == "stalled"
-    assert "COMPOSE_FILE would change what Compose runs" in outcome["reason"]
-    assert server.live("prod.env") == SOURCES["prod.env"]
 
 
 # --- other machines and other commands ---

@@ -30,7 +30,7 @@ services:
     env_file: api.env
     network_mode: none
     stop_grace_period: 0s
-    healthcheck: {{test: [CMD-SHELL, "test -e /gate/$$VERSION"], interval: 100ms, retries: 6000}}
+    healthcheck: {{test: [CMD-SHELL, "test -e /gate/$$VERSION"], interval: 1s, retries: 600}}
     volumes: ["./gate:/gate"]
   web:
     image: {IMAGE}

@@ -64,14 +64,17 @@ def renamed_containers(project: ComposeProject) -> list[str]:
     return [name for name in names if re.match(r"[0-9a-f]{12}_", name)]
 
 
-def assert_rolled_back_once(server: Server, project: ComposeProject, outcome: dict[str, object], said: str) -> None:
+def assert_rolled_back_once(
+    server: Server, project: ComposeProject, outcome: dict[str, object], said: str, before: int = 0
+) -> None:
+    """``before`` are the rollbacks of earlier revisions."""
     assert outcome["result"] == "rolled_back", outcome["reason"]
     assert said in str(outcome["reason"])
     assert "Rolled back; revision" in str(outcome["reason"])
     again = server.sync()
     assert again["result"] == "in_sync"
     assert "quarantined" in str(again["warning"])
-    assert [run["result"] for run in server.json("history")].count("rolled_back") == 1
+    assert [run["result"] for run in server.json("history")].count("rolled_back") == before + 1
     assert renamed_containers(project) == []
 
 
@@ -123,8 +126,7 @@ def test_a_stack_whose_container_was_replaced_by_a_stranger_is_held(stack_server
     assert project.container("web")["Name"] == f"/{name}-old"
 
 
-@pytest.mark.parametrize("holder", ["process", "container"])
-def test_a_port_that_somebody_else_has(stack_server: MakeStackServer, holder: str) -> None:
+def test_a_port_that_a_process_and_then_a_container_has(stack_server: MakeStackServer, name: str) -> None:
     server, project = stack_server(PUBLISHED)
     server.settings["stacks"] = {"app": {"git_may_change": ["ports"]}}
     mine, taken = free_port(), free_port()
@@ -132,22 +134,24 @@ def test_a_port_that_somebody_else_has(stack_server: MakeStackServer, holder: st
     server.commit({".env": b"API_PORT=%d\n" % mine, "api.env": env}, server.manifest([".env", "api.env"]))
     server.sync()
     project.up()
-    server.commit({".env": b"API_PORT=%d\n" % taken})
 
-    name = f"rct-port-{secrets.token_hex(4)}"
-    if holder == "process":
-        with socket.create_server(("127.0.0.1", taken)):
-            outcome = server.sync()
-        said = f"(pid {os.getpid()})"
-        assert f"web: port {taken} is taken by the process " in outcome["reason"]
-    else:
-        publish = ("--network", f"{project.name}_default", "--publish", f"127.0.0.1:{taken}:80")
-        with stranger(name, *publish) as identity:
-            outcome = server.sync()
-        said = (
-            f"port {taken} is taken by the container {name} ({identity[:12]}, image {IMAGE}, not of Compose, running)"
-        )
-    assert_rolled_back_once(server, project, outcome, said)
+    server.commit({".env": b"API_PORT=%d\n" % taken})
+    with socket.create_server(("127.0.0.1", taken)):
+        outcome = server.sync()
+    assert f"web: port {taken} is taken by the process " in outcome["reason"]
+    assert_rolled_back_once(server, project, outcome, f"(pid {os.getpid()})")
+    assert_runs_on(project, mine)
+
+    taken = free_port()
+    server.commit({".env": b"API_PORT=%d\n" % taken})
+    publish = ("--network", f"{project.name}_default", "--publish", f"127.0.0.1:{taken}:80")
+    with stranger(name, *publish) as identity:
+        outcome = server.sync()
+    assert_rolled_back_once(server, project, outcome, f"port {taken} is {holder_words(name, identity)}", before=1)
+    assert_runs_on(project, mine)
+
+
+def assert_runs_on(project: ComposeProject, mine: int) -> None:
     now = project.container("web")
     assert now["HostConfig"]["PortBindings"]["8000/tcp"][0]["HostPort"] == str(mine)
     assert now["State"]["Running"]

@@ -58,7 +58,7 @@ def run_blocks(
     )
     env = {
         **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")},
-        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PATH": f"{command.parent}:{COMMAND.parent}:{os.environ['PATH']}",
         "HOME": str(home),
         "COLUMNS": "160",
         "GIT_CONFIG_NOSYSTEM": "1",

@@ -987,7 +987,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 INNER_FIELDS = ["url", "branch", "interval", "keep", "secret_file", "address", "git", "listen"]
 KEYS = st.text(max_size=6) | st.sampled_from([*ServerConfig.model_fields, *INNER_FIELDS])
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6), max_leaves=25
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6), max_leaves=12
 )
 ANYTHING = (
     st.binary(max_size=200)
@@ -996,7 +996,7 @@ ANYTHING = (
 )
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=ANYTHING)
 def test_any_content_is_read_or_refused(load: Load, content: bytes) -> None:
     with contextlib.suppress(ConfigError):
@@ -1062,7 +1062,7 @@ def test_the_schema_refuses_what_the_reader_refuses_of_required_fields(old: str,
     assert not schema_accepts("server", MINIMAL.replace(old, new, 1))
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(KEYS, VALUES, max_size=2))
 def test_the_schema_accepts_all_that_the_reader_accepts(load: Load, changes: dict[str, Any]) -> None:
     text = yaml.dump({**yaml.safe_load(MINIMAL), **changes}, Dumper=yaml.CSafeDumper)
