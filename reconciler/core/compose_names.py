@@ -10,6 +10,8 @@ OVERRIDE_NAMES = tuple(
 )
 DEFAULT_NAMES = (*BASE_NAMES, *OVERRIDE_NAMES)
 ENVIRONMENT_NAME = ".env"
+# With these in its environment, Compose fetches nothing that a compose file includes, whatever its `.env` says.
+OFFLINE = {"COMPOSE_EXPERIMENTAL_GIT_REMOTE": "false", "COMPOSE_EXPERIMENTAL_OCI_REMOTE": "false"}
 
 
 def without_project(text: str, project: str, directory: str) -> str:

@@ -23,7 +23,8 @@ from reconciler.engine.observe import Snapshot, require_unmoved
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared
 from reconciler.engine.stack_health import begin_restart, stopped_by_somebody
-from reconciler.engine.stack_planning import StackView, affected
+from reconciler.engine.stack_planning import affected
+from reconciler.engine.stack_view import StackView
 
 # Seconds between two looks at the containers while waiting for health, where the engine reports nothing; one costs some
 # ms.

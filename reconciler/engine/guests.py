@@ -13,6 +13,7 @@ from reconciler.core.decide.guests import Follow, broken_by, cut_off, follow
 from reconciler.core.model.compose import Action, ActionKind, Container, Guest, Project
 from reconciler.core.model.targets import Stack
 from reconciler.core.ports import Ports
+from reconciler.engine.ahead import Ahead
 from reconciler.engine.observe import Snapshot
 
 OF_NO_STACK = ""
@@ -31,6 +32,7 @@ class Planning(Protocol):
 
     ports: Ports
     snapshot: Snapshot
+    ahead: Ahead
     actions: list[Action]
     projects: dict[str, Project | None]
     notes: dict[str, tuple[str, ...]]
@@ -45,7 +47,7 @@ class Planning(Protocol):
 async def follow_guests(planning: Planning) -> None:
     """Add to the plan what guests of touched containers need, in waves; and notes on those that the change breaks, or
     that are cut off already. Raises EngineUnavailableError."""
-    guests = await planning.ports.compose.guests()
+    guests = await planning.ahead.guests()
     planning.notes[OF_NO_STACK] = ()
     if not guests:
         return

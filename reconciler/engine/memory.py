@@ -100,7 +100,7 @@ class Memory:
     stack, as of ``stacks_observed_at``, ``files`` the live files as they were then (see ``fingerprints``);
     ``services_seen_at`` is when services were last looked at, whatever came of it, and ``engine_away`` why that failed;
     ``notes`` by stack, from when it was last looked at. ``ages`` are those that the metrics have.
-    ``settled`` is the last reconciliation, if it had nothing to do.
+    ``settled`` is the last reconciliation, if it had nothing to do; ``resolved_in_vain`` as for Ahead.
     """
 
     claims: Claims
@@ -119,6 +119,7 @@ class Memory:
     ages_retried_at: float = NEVER
     leftovers_cleared: bool = False
     settled: Settled | None = None
+    resolved_in_vain: set[str] = field(default_factory=set)
 
     def forget_revision(self) -> None:
         """Load the desired revision again next time, whatever is known of it."""

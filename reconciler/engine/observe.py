@@ -41,6 +41,7 @@ from reconciler.core.secret import Secret
 from reconciler.core.sops.ciphertext import is_certainly_a_name
 from reconciler.core.sops.file_format import formats
 from reconciler.core.sops.key_mismatch import UnopenedError, gathered
+from reconciler.engine.ahead import Ahead
 
 MANIFEST_NAME = "environment.yaml"
 # Each time, the store waits for the disk; a kill loses what was decrypted since the last one.
@@ -71,8 +72,11 @@ class Snapshot:
     stamped_at: float = 0.0
 
 
-async def load_desired(ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts) -> Desired:
-    """Read the environment at ``revision``. Decrypts only what the store has no digest of.
+async def load_desired(
+    ports: Ports, environment: str, revision: Revision, plaintexts: Plaintexts, ahead: Ahead | None = None
+) -> Desired:
+    """Read the environment at ``revision``. Decrypts only what the store has no digest of; where that concerns one
+    stack, it is resolved ``ahead`` meanwhile.
 
     Raises ManifestError, SourceError and its subclasses (all problems of all sources in one), KeyUnavailableError.
     """
@@ -92,6 +96,10 @@ async def load_desired(ports: Ports, environment: str, revision: Revision, plain
             encrypted += [] if known else [target]
         except (SourceError, UnopenedError) as error:
             problems[target.source] = error
+    names = {target.stack for target in encrypted}
+    changed = [stack for stack in manifest.stacks if stack.name in names]
+    if ahead is not None and len(changed) == 1:
+        ahead.resolve(changed[0])
     digests |= await _decrypted_digests(ports, encrypted, blobs, plaintexts, problems)
     if problems:
         in_order = [problems[target.source] for target in manifest.targets if target.source in problems]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide.classify import classify
+from reconciler.core.decide.guards import PROJECT_FILE
 from reconciler.core.decide.service_drift import DRIFT_ID
 from reconciler.core.decide.suspension import (
     CONFLICTING_WRITER,
@@ -22,6 +23,7 @@ from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan, Serv
 from reconciler.core.model.targets import host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
+from reconciler.engine.ahead import Ahead
 from reconciler.engine.engine_away import without_engine
 from reconciler.engine.guards import file_problems
 from reconciler.engine.guests import follow_guests
@@ -30,7 +32,8 @@ from reconciler.engine.key_names import KeyNames, desired_bytes
 from reconciler.engine.observe import Plaintexts, Snapshot
 from reconciler.engine.project_files import ProjectFileGuard
 from reconciler.engine.renames import with_renames
-from reconciler.engine.stack_planning import Permissions, StackPlanning, StackView
+from reconciler.engine.stack_planning import Permissions, StackPlanning
+from reconciler.engine.stack_view import StackView
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +79,15 @@ async def prepare(
     suspension: Suspension | None = None,
     unsettled: Collection[str] = (),
     away: EngineUnavailableError | None = None,
+    ahead: Ahead | None = None,
 ) -> Prepared:
     """Decide what this reconciliation would do.
 
     ``look_at`` names the stacks to ask for stale containers even where no file changes; ``pending_restarts`` are
     actions an earlier run could not finish; ``suspension`` says what nothing may be done about, and why;
     ``unsettled`` are live paths that were written without asking what services need; ``away`` is why the engine cannot
-    be asked, where that is known. Guards do not raise: see ``Prepared.check``. Raises LiveFileError,
-    KeyUnavailableError, StackGoneError, HostUnreachableError.
+    be asked, where that is known; ``ahead`` has what was asked already. Guards do not raise: see ``Prepared.check``.
+    Raises LiveFileError, KeyUnavailableError, StackGoneError, HostUnreachableError.
     """
     permissions, suspension = permissions or Permissions(), suspension or Suspension()
     changes = await _classified(ports, snapshot, names, plaintexts, permissions, suspension)
@@ -92,24 +96,17 @@ async def prepare(
     others = [*snapshot.desired.manifest.stacks, *permissions.neighbours]
     files = ProjectFileGuard(ports, host_of(snapshot.desired.manifest.environment), others)
     real_paths = {change.target.path: await ports.host.resolve(change.target.path) for change in writes}
-    problems = await file_problems(ports, snapshot, writes, staged, real_paths, files, plaintexts)
+    ahead = Ahead(ports) if ahead is None or away is not None else ahead
     planning = StackPlanning(
-        ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files, plaintexts, unsettled
+        ports, snapshot, changes, staged, pending_restarts, suspension, permissions, files, plaintexts, unsettled, ahead
     )
-    away = away or await _plan_stacks(planning, look_at)
+    await planning.ask_ahead(real_paths)
+    problems = await file_problems(ports, snapshot, writes, staged, real_paths, files, plaintexts)
+    away = away or await _plan_stacks(planning, problems, look_at)
     if away is not None:
         changes = [without_engine(change, away, suspension.begun) for change in changes]
         planning = planning.without_engine()
-    plan = Plan(
-        snapshot.desired.manifest.environment,
-        snapshot.desired.revision,
-        _mark_stale([_held(change, planning) for change in changes], planning.actions, planning.unresolved),
-        tuple(planning.actions),
-        tuple(note for sentences in planning.notes.values() for note in sentences),
-        tuple((name, "\n".join(reasons)) for name, reasons in planning.held.items()),
-        tuple(planning.held_ids.values()),
-        tuple(_drift_held(drift, planning) for view in planning.views.values() for drift in view.drifts),
-    )
+    plan = _plan_of(planning, changes)
     return Prepared(
         plan=plan,
         staged=staged,
@@ -126,6 +123,20 @@ async def prepare(
     )
 
 
+def _plan_of(planning: StackPlanning, changes: Sequence[Change]) -> Plan:
+    desired = planning.snapshot.desired
+    return Plan(
+        desired.manifest.environment,
+        desired.revision,
+        _mark_stale([_held(change, planning) for change in changes], planning.actions, planning.unresolved),
+        tuple(planning.actions),
+        tuple(note for sentences in planning.notes.values() for note in sentences),
+        tuple((name, "\n".join(reasons)) for name, reasons in planning.held.items()),
+        tuple(planning.held_ids.values()),
+        tuple(_drift_held(drift, planning) for view in planning.views.values() for drift in view.drifts),
+    )
+
+
 def _permitted(plan: Plan, permissions: Permissions) -> list[str]:
     """Sentences about what an operator permits beyond the usual, for the history."""
     contacts = [change.target.id for change in plan.writes if change.kind is Kind.FIRST_CONTACT]
@@ -134,8 +145,12 @@ def _permitted(plan: Plan, permissions: Permissions) -> list[str]:
     return [*sentences, *([permissions.deleted_by] if permissions.deleted_by else [])]
 
 
-async def _plan_stacks(planning: StackPlanning, look_at: Collection[str]) -> EngineUnavailableError | None:
-    """Plan for the stacks that something concerns; returns why the engine cannot be asked, or None."""
+async def _plan_stacks(
+    planning: StackPlanning, problems: Sequence[ReconcilerError], look_at: Collection[str]
+) -> EngineUnavailableError | None:
+    """Plan for the stacks that something concerns, given the problems of files; returns why the engine cannot be asked,
+    or None."""
+    planning.refused |= {problem.where for problem in problems if problem.id == PROJECT_FILE}
     try:
         for stack in planning.snapshot.desired.manifest.stacks:
             if stack.name in planning.suspension.stopped:

@@ -50,7 +50,7 @@ _ALLOW = "the server configuration must set allow_compose_files: true for that"
 class StackSides:
     """A stack before (None where Compose cannot resolve it) and after a change, with its containers and what the engine
     itself keeps of its services; ``managed`` are its env files in git, by path, ``pending`` the services whose change
-    passed the guard before."""
+    passed the guard before; ``images`` are known ids of the containers' images, by name."""
 
     stack: Stack
     before: Project | None
@@ -60,6 +60,7 @@ class StackSides:
     pending: frozenset[str] = frozenset()
     hidden: frozenset[str] = field(default=frozenset(), repr=False)
     deployed: Sequence[DeployedService] | None = None
+    images: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,8 @@ async def judge_project(
     touched = {action.service for action in due if action.kind is not ActionKind.SIGNAL}
     allowed = grants(ports.settings, sides.stack)
     containers = [container for container in sides.containers if not is_stopped_on_purpose(sides.stack, container)]
-    images = (
-        await ports.compose.images({container.image for container in containers if container.service in touched})
-        if touched
-        else {}
-    )
+    wanted = {container.image for container in containers if container.service in touched} - sides.images.keys()
+    images = {**sides.images, **(await ports.compose.images(wanted) if wanted else {})}
     project = project_sides(sides, containers, images)
     any_field = ports.settings.allow_compose_files
     changed, words = definitions(project, Grants(fields=allowed, any_field=any_field), sides.hidden)

@@ -26,8 +26,8 @@ from reconciler.core.model.revisions import Revision
 from reconciler.core.model.runs import Activity, Outcome, Phase, Result, Run
 from reconciler.core.model.targets import OnFailure, Stack
 from reconciler.core.ports import Ports
+from reconciler.engine.ahead import Ahead
 from reconciler.engine.history import begin_recording, record_outcome, record_refusal
-from reconciler.engine.key_names import KeyNames
 from reconciler.engine.leftovers import clear_leftovers
 from reconciler.engine.memory import NEVER, Claims, Memory
 from reconciler.engine.observe import (
@@ -45,7 +45,7 @@ from reconciler.engine.operator_requests import carry_out, named_revision, requi
 from reconciler.engine.orphans import require_deletable
 from reconciler.engine.phases import phase
 from reconciler.engine.planning import Prepared, prepare
-from reconciler.engine.preview import preview_of
+from reconciler.engine.preview import prepare_at, preview_of
 from reconciler.engine.promotion import as_held, let_pass
 from reconciler.engine.recover import give_up, recover
 from reconciler.engine.revert import revert_in_git
@@ -73,7 +73,8 @@ class Reconciler:
     async def reconcile(self, request: ReconcileRequest) -> Outcome:
         """Reconcile once. Never raises ReconcilerError."""
         clock, started = self._ports.clock, self._ports.clock.monotonic()
-        reconciliation = _Reconciliation(self._ports, self.environment, self._memory, request)
+        ahead = Ahead(self._ports, self._memory.resolved_in_vain)
+        reconciliation = _Reconciliation(self._ports, self.environment, self._memory, request, ahead)
         with contextlib.suppress(ReconcilerError):
             begin_recording(self._ports, self.environment, self._memory.decisions)
         self.activity.since = clock.now()
@@ -81,6 +82,7 @@ class Reconciler:
             outcome = await reconciliation.run()
         finally:
             self.activity.since = None
+            await ahead.close()
         if not request.dry_run and not outcome.refused:
             await reconciliation.look_at_services()
             self._ports.metrics.finished(outcome, clock.monotonic() - started, clock.now())
@@ -156,6 +158,7 @@ class _Reconciliation:
     environment: str
     memory: Memory
     request: ReconcileRequest
+    ahead: Ahead
     revision: Revision | None = None
     warnings: list[ReconcilerError] = field(default_factory=list)
     looked: bool = False
@@ -309,7 +312,7 @@ class _Reconciliation:
             raise known.error.with_traceback(None)  # otherwise every reconciliation adds its frames
         memory.failure = None
         try:
-            desired = await load_desired(ports, self.environment, revision, plaintexts)
+            desired = await load_desired(ports, self.environment, revision, plaintexts, self.ahead)
             memory.claims.claim(desired.manifest)
         except ReconcilerError as error:
             if error.blames_revision:
@@ -334,6 +337,7 @@ class _Reconciliation:
             except ChangedMeanwhileError:
                 if last:
                     raise
+                await self.ahead.close()
             else:
                 break
         return snapshot, prepared
@@ -380,6 +384,7 @@ class _Reconciliation:
             suspension=suspension,
             unsettled=record.written_without_engine,
             away=away,
+            ahead=self.ahead,
         )
         self._note_engine(prepared.away)
         if containers is not None and prepared.away is None:
@@ -404,14 +409,9 @@ class _Reconciliation:
 
     async def _plan_for(self, name: str) -> Outcome:
         """What a reconciliation would do if git had that revision; memory and metrics of the desired one stay."""
-        ports, plaintexts = self.ports, Plaintexts(self.ports)
-        record = ports.store.environment(self.environment)
-        self.revision = await named_revision(ports, record, name)
-        desired = await load_desired(ports, self.environment, self.revision, plaintexts)
-        snapshot, suspension = await observe(ports, desired), suspension_of(record, ports.clock.now())
-        prepared = await prepare(
-            ports, snapshot, KeyNames(), plaintexts, look_at=_names(desired), suspension=suspension
-        )
+        record = self.ports.store.environment(self.environment)
+        self.revision = await named_revision(self.ports, record, name)
+        prepared = await prepare_at(self.ports, record, self.revision)
         self.warnings += [prepared.away] if prepared.away else []
         return preview_of(prepared)
 

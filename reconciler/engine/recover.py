@@ -18,7 +18,7 @@ from reconciler.engine.execute import resume
 from reconciler.engine.leftovers import clear_leftovers_of
 from reconciler.engine.observe import read_manifest
 from reconciler.engine.rollback import restore_files, roll_back
-from reconciler.engine.stack_planning import StackView
+from reconciler.engine.stack_view import StackView
 from reconciler.engine.target_revision import target_revision
 
 

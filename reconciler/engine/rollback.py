@@ -25,7 +25,7 @@ from reconciler.engine.execute import Transaction, act_on_stack, beside, leave_s
 from reconciler.engine.phases import phase
 from reconciler.engine.project_guard import hold_of_rollback
 from reconciler.engine.restore import restore_entry
-from reconciler.engine.stack_planning import StackView
+from reconciler.engine.stack_view import StackView
 
 # Services that only take long to start are waited for this many times as long as they may take; then it has failed.
 _MOST_WAITS = 4

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.core.decide import affected_services
-from reconciler.core.decide.one_shots import with_one_shots
 from reconciler.core.decide.stack_notes import stack_notes
 from reconciler.core.decide.suspension import Suspension
-from reconciler.core.dotenv.grammar import EnvFileError, read_entries
-from reconciler.core.dotenv.readings import known_variables
 from reconciler.core.errors import (
     GuardError,
     ModelRefusedError,
@@ -21,42 +17,21 @@ from reconciler.core.errors import (
     StartedOtherwiseError,
     common_id,
 )
-from reconciler.core.model.compose import Action, ActionKind, Container, DeployedService, ManagedFile, Project, Sight
-from reconciler.core.model.plans import Aspect, Change, Effect, ServiceDrift
+from reconciler.core.model.compose import Action, ActionKind, Project
+from reconciler.core.model.plans import Aspect, Change, Effect
 from reconciler.core.model.requests import ReconcileRequest, RequestKind
 from reconciler.core.model.runs import Run
-from reconciler.core.model.targets import OnChange, OnDrift, Parser, Stack, Target, WriteMode
+from reconciler.core.model.targets import OnChange, OnDrift, Stack, Target, WriteMode
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
 from reconciler.core.text import listed
-from reconciler.engine.mounted_files import sights_of
-from reconciler.engine.observe import Plaintexts, Snapshot, last_written
+from reconciler.engine.ahead import Ahead
+from reconciler.engine.observe import Plaintexts, Snapshot
 from reconciler.engine.orphans import sentence_of
 from reconciler.engine.project_files import ProjectFileGuard
 from reconciler.engine.project_guard import ProjectVerdict, StackSides, hidden_values, judge_project
 from reconciler.engine.service_drift import find_drifts, services_put_back
-from reconciler.engine.stack_health import stopped_by_somebody
-
-
-@dataclass(frozen=True, slots=True)
-class StackView:
-    """A stack before the change: its resolved project (None where Compose cannot yet), its containers, and its env
-    files that git manages, by path. ``policies`` says of each live file what a change means for who mounts it,
-    ``sights`` by service and live path what its containers have of one that they mount by itself. The services that are
-    ``left`` keep what they run with; nothing starts those that somebody ``stopped``; ``deployed`` are those that the
-    engine itself keeps, ``drifts`` what somebody changed of these, ``put_back`` those that it rolled back itself."""
-
-    stack: Stack
-    before: Project | None
-    containers: tuple[Container, ...]
-    managed: Mapping[str, ManagedFile] = field(default_factory=dict)
-    policies: Mapping[str, OnChange] = field(default_factory=dict)
-    sights: Mapping[str, Mapping[str, Sight]] = field(default_factory=dict)
-    left: frozenset[str] = frozenset()
-    stopped: frozenset[str] = frozenset()
-    deployed: tuple[DeployedService, ...] | None = None
-    drifts: tuple[ServiceDrift, ...] = ()
-    put_back: frozenset[str] = frozenset()
+from reconciler.engine.stack_view import StackView, env_files, look_at_stack, managed_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +75,7 @@ def permissions_of(request: ReconcileRequest, unfinished: Run | None, neighbours
 class StackPlanning:
     """Plans stack by stack. ``held`` says by stack why it, or some of its services, are not touched; ``whole`` are the
     stacks of which nothing is, ``withheld`` says by live path why a file waits; ``unresolved`` why containers keep an
-    older version of it."""
+    older version of it. ``refused`` are targets (ids) whose content Compose must not even read."""
 
     ports: Ports
     snapshot: Snapshot
@@ -112,6 +87,7 @@ class StackPlanning:
     files: ProjectFileGuard
     plaintexts: Plaintexts
     unsettled: Collection[str]
+    ahead: Ahead
     decided: set[str] = field(default_factory=set)
     views: dict[str, StackView] = field(default_factory=dict)
     projects: dict[str, Project | None] = field(default_factory=dict)
@@ -126,6 +102,7 @@ class StackPlanning:
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     followers: dict[str, list[Action]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
 
     def without_engine(self) -> StackPlanning:
         """A plan that touches no service: the pending restarts stay."""
@@ -140,12 +117,26 @@ class StackPlanning:
             self.files,
             self.plaintexts,
             self.unsettled,
+            self.ahead,
             actions=list(self.pending_restarts),
         )
 
     def concerns(self, stack: Stack) -> bool:
         """Whether a file of the stack is written, or one of its services waits for a restart, or may need one."""
         return bool(self._touched(stack) or self._pending(stack) or self._unsettled(stack))
+
+    async def ask_ahead(self, real_paths: Mapping[str, str]) -> None:
+        """Begin what takes the longest, before the other guards on files are asked: Compose resolves a touched stack,
+        but reads none of git's files that may steer it. ``real_paths`` by live path."""
+        stacks = self.snapshot.desired.manifest.stacks
+        touched = [stack for stack in stacks if stack.name not in self.suspension.stopped and self._touched(stack)]
+        if len(touched) == 1:  # else each has its turn: Compose is started twice at a time, not twice for each stack
+            staged = self._staged(touched[0])
+            self.ahead.resolve(touched[0])
+            self.ahead.ask_for_guests()
+            with contextlib.suppress(ReconcilerError):  # who needs the answer meets that again
+                if not any([await self.files.unwritable(real_paths[path], staged[path], None) for path in staged]):
+                    self.ahead.resolve(touched[0], staged)
 
     async def plan(self, stack: Stack) -> None:
         """Decide what the stack's services need, and whether they may get it. One that may not is held, with the files
@@ -157,10 +148,12 @@ class StackPlanning:
     async def _plan_without(self, stack: Stack, held: frozenset[str]) -> frozenset[str]:
         """Plan the stack without the services that are held. Returns further ones that have to be."""
         touched = self._touched(stack)
-        staged = {change.target.path: self.staged[change.target.path] for change in touched}
+        if any(change.target.id in self.refused for change in touched):
+            return frozenset()
+        staged = self._staged(stack)
         try:
-            managed = await _managed_files(self.ports, self.snapshot, stack, self.staged, self.plaintexts)
-            view, after = await _look_at_stack(self.ports, self.snapshot, stack, managed, staged)
+            managed = await managed_files(self.ports, self.snapshot, stack, self.staged, self.plaintexts)
+            view, after = await look_at_stack(self.ports, self.snapshot, stack, managed, staged, self.ahead)
         except StartedOtherwiseError as error:
             self._hold(stack, str(error), (), error.id)
             return frozenset()
@@ -173,10 +166,10 @@ class StackPlanning:
         put_back = frozenset() if self.permissions.retry else put_back
         view = self.views[stack.name] = replace(view, drifts=drifts, put_back=put_back)
         due = affected(view, after, touched, self.pending_restarts, unsettled=self._unsettled(stack))
-        env_files = await _env_files(self.ports, self.snapshot, stack)
+        readable = await env_files(self.ports, self.snapshot, stack)
         drifted = {drift.service for drift in drifts}
         others = [container for container in view.containers if container.service not in drifted]
-        notes = stack_notes(stack, after, others, env_files, managed)
+        notes = stack_notes(stack, after, others, readable, managed)
         self.notes[stack.name] = (*notes, *scaled)
         renewable = self._renewable(view, due)
         left = {action.service for action in due} - {action.service for action in renewable}
@@ -243,7 +236,8 @@ class StackPlanning:
         pending = frozenset(self._pending(stack)) - view.left
         hidden = hidden_values(self.snapshot, self.staged, stack)
         after = self.projects[stack.name]
-        return StackSides(stack, view.before, after, view.containers, view.managed, pending, hidden, view.deployed)
+        sides = StackSides(stack, view.before, after, view.containers, view.managed, pending, hidden, view.deployed)
+        return replace(sides, images=view.images)
 
     async def _name_taken(self, project: Project | None, due: Sequence[Action]) -> str:
         """Who has a name that the recreated containers need; "" if nobody has."""
@@ -320,91 +314,15 @@ class StackPlanning:
         mine = [change for change in self.changes if change.writes and change.target.stack == stack.name]
         return [change for change in mine if change.target.path not in self.withheld]
 
+    def _staged(self, stack: Stack) -> dict[str, Secret | None]:
+        return {change.target.path: self.staged[change.target.path] for change in self._touched(stack)}
+
     def _unsettled(self, stack: Stack) -> list[Target]:
         targets = self.snapshot.desired.manifest.targets
         return [target for target in targets if target.stack == stack.name and target.path in self.unsettled]
 
     def _pending(self, stack: Stack) -> set[str]:
         return {action.service for action in self.pending_restarts if action.stack == stack.name}
-
-
-async def _look_at_stack(
-    ports: Ports,
-    snapshot: Snapshot,
-    stack: Stack,
-    managed: Mapping[str, ManagedFile],
-    staged: Mapping[str, Secret | None],
-) -> tuple[StackView, Project | None]:
-    """The stack as it is now, and its project with what is staged. Raises ModelRefusedError where Compose refuses that;
-    where it refuses the project before the change, that blames nobody. Raises StartedOtherwiseError."""
-    # Compose takes the longest of all that comes before a write: the two projects are resolved side by side.
-    resolving = asyncio.ensure_future(ports.compose.project(stack, staged)) if staged else None
-    before: Project | None = None
-    try:
-        try:
-            before = await ports.compose.project(stack)
-        except StartedOtherwiseError:
-            if resolving is None:
-                raise
-        except ModelRefusedError:
-            pass
-        name = before.name if before else None
-        containers = await ports.compose.containers(stack, name)
-        deployed = await ports.compose.deployed(stack, name)
-        targets = [state.target for state in snapshot.states if state.target.stack == stack.name]
-        policies = {target.path: target.on_change for target in targets}
-        sights = await sights_of(ports, policies, containers)
-        stopped = await stopped_by_somebody(ports, stack.environment, stack, containers)
-        ran = ports.store.ran_services(stack.environment)
-        long_running = stopped | {service.service for service in ran if service.stack == stack.name}
-        ended = with_one_shots(stack, before, containers, long_running)
-        view = StackView(ended, before, containers, managed, policies, sights, stopped=stopped, deployed=deployed)
-        return view, before if resolving is None else await resolving
-    finally:
-        if resolving is not None:
-            resolving.cancel()
-            await asyncio.gather(resolving, return_exceptions=True)
-
-
-async def _env_files(ports: Ports, snapshot: Snapshot, stack: Stack) -> dict[str, str]:
-    """The stack's targets that Compose is meant to read, and where their links lead."""
-    targets = [state.target for state in snapshot.states if state.target.stack == stack.name and state.desired]
-    paths = [target.path for target in targets if target.parser is Parser.COMPOSE]
-    return {path: await ports.host.resolve(path) for path in paths}
-
-
-async def _managed_files(
-    ports: Ports, snapshot: Snapshot, stack: Stack, staged: Mapping[str, Secret | None], plaintexts: Plaintexts
-) -> dict[str, ManagedFile]:
-    """The stack's env files by path: as it is written, and with its links resolved."""
-    managed: dict[str, ManagedFile] = {}
-    for state in snapshot.states:
-        target = state.target
-        if target.stack != stack.name or target.parser is Parser.OPAQUE:
-            continue
-        live = snapshot.live[target.path]
-        versions = [live.data if live else None, staged.get(target.path)]
-        if state.last not in (None, state.live, state.desired):  # somebody else brought it from there to here
-            versions.append(await _last_written(ports, snapshot, target, plaintexts))
-        keys: set[str] = set()
-        values: dict[str, str] = {}
-        for data in versions:
-            with contextlib.suppress(EnvFileError):  # nobody can read it: it gives no container a key
-                keys |= {entry.key for entry in read_entries(data.reveal() if data else b"", target.parser)}
-        with contextlib.suppress(EnvFileError):
-            now = staged[target.path] if target.path in staged else versions[0]
-            values = known_variables(now.reveal() if now else b"", target.parser)
-        for path in (target.path, await ports.host.resolve(target.path)):
-            managed[path] = ManagedFile(target.path, frozenset(keys), values)
-    return managed
-
-
-async def _last_written(ports: Ports, snapshot: Snapshot, target: Target, plaintexts: Plaintexts) -> Secret | None:
-    """What was last applied to a live file; None where that is no longer known."""
-    with contextlib.suppress(ReconcilerError):  # its keys are a help, and nothing waits for them
-        data = await last_written(ports, target, snapshot.applied[target.path], plaintexts)
-        return None if data is None else Secret(data)
-    return None
 
 
 def affected(

@@ -416,6 +416,32 @@ def test_what_programs_of_compose_would_run_is_not_written(start: Start) -> None
         assert server.live(".env") == b"A=1\n", line
 
 
+def test_nothing_that_git_names_runs_or_is_asked_before_the_guards_refuse_it(start: Start, tmp_path: Path) -> None:
+    """Compose fetches what a compose file includes with git, which runs what the project's `.env` names for SSH."""
+    server, project = start()
+    marker = tmp_path / "ran"
+    lure = {
+        "env": f"COMPOSE_EXPERIMENTAL_GIT_REMOTE=true\nGIT_SSH_COMMAND='touch {marker};'\n".encode(),
+        "yaml": b"include: ['git@127.0.0.1:x.git']\n",
+    }
+    take = {"encrypted": False, "parser": "opaque", "on_first_contact": "take_over"}
+    files = {".env": lure["env"], "compose.yaml": lure["yaml"] + EVIL.encode()}
+    server.commit({**CHANGED, **files}, server.manifest({"api.env": None, ".env": None, "compose.yaml": take}))
+    assert_no_way(server, project, server.sync())
+    assert not marker.exists()
+
+    lone = {name: {"path": str(server.app / name)} for name in ("any.env", "any.yaml")}
+    lone["any.yaml"].update(take)
+    server.commit({"any.env": lure["env"], "any.yaml": lure["yaml"]}, {"targets": lone})
+    assert server.sync()["result"] in ("applied", "held")
+    assert server.live("any.yaml") == lure["yaml"]
+    project.remove()  # else its containers say that it is started otherwise
+    outcome = give_back(server, files=["compose.yaml", "any.yaml"], env_files=["any.env"])
+    assert outcome["result"] == "stalled", outcome["reason"]
+    assert "what Compose would have to fetch, and git names it" in outcome["reason"]
+    assert not marker.exists()
+
+
 def test_a_project_that_git_has_broken_before_is_not_changed_more(start: Start) -> None:
     """The route of a project that cannot be resolved, so that there is nothing to compare the new one with."""
     compose = INTERPOLATED.replace("${LEVEL:-info}", "${LEVEL:?}")

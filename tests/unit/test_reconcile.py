@@ -42,6 +42,18 @@ async def test_a_change_is_backed_up_begun_written_recreated_and_finished_in_thi
     assert world.live("api") == "A=2"
 
 
+async def test_compose_does_not_read_what_may_not_be_written_as_its_project(world: World) -> None:
+    world.commit("b", **{"": "A=2"})
+    assert (await reconcile_once(world)).result is Result.APPLIED
+    assert "model-staged" in world.steps
+    world.steps.clear()
+    world.commit("c", **{"": "A=2 GIT_SSH_COMMAND=x"})
+    for trigger in ("plan", "manual"):
+        outcome = await reconcile_once(world, trigger)
+        assert (outcome.result, outcome.error_id) == (Result.STALLED, "project-file"), outcome
+    assert "model-staged" not in world.steps
+
+
 async def test_a_file_that_compose_finds_past_the_staged_one_is_resolved_after_the_write(world: World) -> None:
     world.compose.unseen = {API}
     world.commit("b", api="A=2", worker="W=1")

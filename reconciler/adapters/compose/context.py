@@ -14,6 +14,7 @@ from reconciler.adapters.compose.engine_address import EngineAddress, config_pat
 from reconciler.adapters.compose.plugin import compose_command
 from reconciler.adapters.compose.port_owner import process_words
 from reconciler.adapters.disk import disk_reason
+from reconciler.core.compose_names import OFFLINE
 from reconciler.core.errors import EngineUnavailableError
 from reconciler.core.model.compose import Invocation
 from reconciler.core.secret import Secret
@@ -28,9 +29,16 @@ class ComposeContext(Protocol):
     async def engine(self) -> EngineAddress: ...
 
     async def run(
-        self, argv: Sequence[str], directory: str, limits: process.Limits, stdin: bytes | None = None
+        self,
+        argv: Sequence[str],
+        directory: str,
+        limits: process.Limits,
+        stdin: bytes | None = None,
+        *,
+        fetches: bool = False,
     ) -> process.Completed:
-        """Run a docker command there. Raises MissingProgramError."""
+        """Run a docker command there; only where it ``fetches``, Compose may fetch what a project includes. Raises
+        MissingProgramError."""
 
     async def docker_config(self) -> bytes | None:
         """The configuration of the docker command as ``run`` runs it; None where there is none."""
@@ -76,9 +84,15 @@ class LocalComposeContext:
         return self._address
 
     async def run(
-        self, argv: Sequence[str], directory: str, limits: process.Limits, stdin: bytes | None = None
+        self,
+        argv: Sequence[str],
+        directory: str,
+        limits: process.Limits,
+        stdin: bytes | None = None,
+        *,
+        fetches: bool = False,
     ) -> process.Completed:
-        environment = self._environment_in(directory)
+        environment = {**self._environment_in(directory), **({} if fetches else OFFLINE)}
         if not environment.get("DOCKER_HOST"):
             environment["DOCKER_CONTEXT"] = (await self.engine()).chosen
         command, environment = compose_command(argv, environment)

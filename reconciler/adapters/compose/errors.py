@@ -118,6 +118,11 @@ _MODEL = (
         "service {name} extends one that is not defined",
     ),
     _cause(r"dependency cycle detected", "services depend on each other in a cycle"),
+    _cause(
+        r"remote resource is disabled",
+        "the project includes what Compose would have to fetch, and git names it or says how",
+        "Only what files name that reconciler never writes is fetched. Have an operator include it there, or drop it",
+    ),
     _cause(r"empty compose file", "the compose file is empty"),
     _cause(rf"(?:open|stat) (?P<path>{_PATH}): no such file or directory", "the file does not exist"),
     _cause(rf"read (?P<path>{_PATH}): is a directory", "this is a directory and should be a file"),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,10 +50,10 @@ _MOST_NODES = 200_000  # with everything that an alias expands to
 
 
 def read_file(path: str) -> bytes | None:
-    """The file's bytes; None where there is none that we may read."""
+    """The file's bytes; None where there is none that we may read. A device or pipe, which may never end, is none."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
     except OSError:
         return None
 
@@ -75,7 +76,8 @@ class Configuration:
     as configuration, `environments` its `.env` files; existing or not.
 
     `variables` is what Compose interpolates with; it holds secrets. `usual_name` is the project's name that they give,
-    if no -p does; "" for none. `written` are the compose files that were read.
+    if no -p does; "" for none. `written` are the compose files that were read. `remotes` are names of what is no file
+    here, as they are written, each with the file that names it: see remotes.py.
     """
 
     directory: str
@@ -85,6 +87,7 @@ class Configuration:
     variables: Mapping[str, str] = field(repr=False)
     usual_name: str = ""
     written: tuple[Written, ...] = ()
+    remotes: frozenset[tuple[str, str]] = frozenset()
 
 
 def choose(invocation: Invocation, environment: Mapping[str, str], read: Read = read_file) -> Configuration:
@@ -114,7 +117,10 @@ def choose(invocation: Invocation, environment: Mapping[str, str], read: Read = 
     if invocation.project:
         variables["COMPOSE_PROJECT_NAME"] = invocation.project
     files = frozenset({*(os.path.join(top, name) for name in (*BASE_NAMES, *OVERRIDE_NAMES)), *main})
-    return Configuration(base, tuple(main), files, frozenset(environments), variables, usual_name)
+    remotes = {(path, name) for name in chosen if is_remote(name) for path in environments}
+    return Configuration(
+        base, tuple(main), files, frozenset(environments), variables, usual_name, remotes=frozenset(remotes)
+    )
 
 
 def _usual(directory: str, read: Read) -> list[str]:
@@ -129,11 +135,15 @@ def _usual(directory: str, read: Read) -> list[str]:
 def read_configuration(invocation: Invocation, environment: Mapping[str, str], read: Read = read_file) -> Configuration:
     """Given how Compose is run and the environment it is started with, return all that it reads."""
     begin = choose(invocation, environment, read)
-    walk = _Walk(read, set(begin.project), set(begin.environments))
+    walk = _Walk(read, set(begin.project), set(begin.environments), set(begin.remotes))
     for path in begin.main:
         walk.follow(path, begin.directory, begin.variables)
     return replace(
-        begin, project=frozenset(walk.project), environments=frozenset(walk.environments), written=tuple(walk.written)
+        begin,
+        project=frozenset(walk.project),
+        environments=frozenset(walk.environments),
+        written=tuple(walk.written),
+        remotes=frozenset(walk.remotes),
     )
 
 
@@ -142,6 +152,7 @@ class _Walk:
     read: Read
     project: set[str]
     environments: set[str]
+    remotes: set[tuple[str, str]]
     seen: set[tuple[str, str, bool]] = field(default_factory=set)
     written: list[Written] = field(default_factory=list)
 
@@ -154,13 +165,21 @@ class _Walk:
         for document in _documents(self.read(path)):
             self.written.append(Written(path, base, document, variables, extended))
             for entry in as_list(document.get("include")):
+                names = entry.get("path") if isinstance(entry, dict) else entry
+                self._note_remotes(path, as_list(names), variables)
                 self._include(entry, base, variables)
             services = document.get("services")
             for service in services.values() if isinstance(services, dict) else ():
                 extends = service.get("extends") if isinstance(service, dict) else None
                 if isinstance(extends, dict) and isinstance(name := extends.get("file"), str):
+                    self._note_remotes(path, [name], variables)
                     base_file = join(base, expand(name, variables))
                     self.follow(base_file, os.path.dirname(base_file), variables, extended=True)
+
+    def _note_remotes(self, path: str, names: Iterable[Any], variables: Mapping[str, str]) -> None:
+        for name in names:
+            if isinstance(name, str) and is_remote(expand(name, variables)):
+                self.remotes.add((path, name))
 
     def _include(self, entry: Any, base: str, variables: Mapping[str, str]) -> None:
         fields = entry if isinstance(entry, dict) else {"path": entry}
@@ -246,6 +265,11 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
         return resolve_env_file(f'_="{quoted}"'.encode(), variables)["_"]
     except EnvFileError:
         return text
+
+
+def is_remote(name: str) -> bool:
+    """Whether Compose may fetch what is named so, rather than read a file of that name."""
+    return "://" in name or name.startswith("github.com/") or re.match(r"[\w.-]+@[\w.-]+:", name) is not None
 
 
 def join(base: str, name: str) -> str:

@@ -32,6 +32,7 @@ from reconciler.adapters.compose.docker_api import (
 from reconciler.adapters.compose.holders import container_words, needed_names, port_taken, publisher, require_free
 from reconciler.adapters.compose.host_projects import host_project_files
 from reconciler.adapters.compose.own_hash import own_hash
+from reconciler.adapters.compose.remotes import Written
 from reconciler.adapters.compose.resolver import ProjectResolver
 from reconciler.core.decide.invocation import (
     label_invocation,
@@ -72,12 +73,13 @@ _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked aga
 
 
 class DockerCompose:
-    """`docker compose` and the engine behind it, on one machine."""
+    """`docker compose` and the engine behind it, on one machine. ``written`` are those of some real paths there that
+    reconciler has written; unless it is given, that may be all."""
 
-    def __init__(self, context: ComposeContext) -> None:
+    def __init__(self, context: ComposeContext, written: Written = frozenset) -> None:
         self._context = context
         self._engine = Engine(context.engine)
-        self._resolver = ProjectResolver(context, self._running)
+        self._resolver = ProjectResolver(context, self._running, written)
         self._names: dict[str, str] = {}
         self._started_as: dict[str, Sequence[StartedAs]] = {}
         self._strangers: dict[str, Mapping[str, StartedAs]] = {}
@@ -256,8 +258,9 @@ class DockerCompose:
         flags = ["--detach", "--no-deps", "--no-build", "--pull", "never", *(["--force-recreate"] if force else [])]
         flags += [word for service, count in (scale or {}).items() for word in ("--scale", f"{service}={count}")]
         argv = ["docker", "compose", *invocation.options(project.profiles), "up", *flags, "--", *services]
+        fetches = await self._resolver.may_fetch(invocation)
         async with self._locks[project.name]:
-            completed = await finished(self._resolver.run(argv, invocation.directory, _UP))
+            completed = await finished(self._resolver.run(argv, invocation.directory, _UP, fetches=fetches))
             for pause in _PAUSES:
                 if not errors.is_conflict(errors.stderr_of(completed)):
                     break
@@ -265,7 +268,7 @@ class DockerCompose:
                 # An `up` that was cut off left a container with a temporary name, at worst one per service; each try
                 # has one removed, and the engine may take its time with that.
                 await asyncio.sleep(pause)
-                completed = await finished(self._resolver.run(argv, invocation.directory, _UP))
+                completed = await finished(self._resolver.run(argv, invocation.directory, _UP, fetches=fetches))
             if not completed.ok:
                 raise await self._start_error(invocation, completed, services)
             await self._restore_names(project, services)

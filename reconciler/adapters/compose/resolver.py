@@ -17,6 +17,7 @@ from reconciler.adapters.compose import model as compose_model
 from reconciler.adapters.compose import uses
 from reconciler.adapters.compose.context import ComposeContext, Staged
 from reconciler.adapters.compose.inputs import inputs_digest
+from reconciler.adapters.compose.remotes import Written, may_fetch
 from reconciler.adapters.compose.unresolvable import unresolvable
 from reconciler.core.compose_names import ENVIRONMENT_NAME
 from reconciler.core.decide.invocation import named_paths
@@ -38,13 +39,18 @@ _MISPLACED = "Correct the stack's directory or files in the manifest, or put the
 
 
 class ProjectResolver:
-    """`docker compose config` on one machine. ``running`` gives the names of a stack's services that run."""
+    """`docker compose config` on one machine. ``running`` gives the names of a stack's services that run; ``written``
+    what reconciler has written there."""
 
     def __init__(
-        self, context: ComposeContext, running: Callable[[Stack, Invocation], Awaitable[Collection[str]]]
+        self,
+        context: ComposeContext,
+        running: Callable[[Stack, Invocation], Awaitable[Collection[str]]],
+        written: Written,
     ) -> None:
         self._context = context
         self._running = running
+        self._written = written
 
     async def resolve(self, stack: Stack, invocation: Invocation, staged: Staged | None) -> Project:
         """The project, all profiles; with `staged` as if those files were in place.
@@ -114,12 +120,14 @@ class ProjectResolver:
     ) -> Project:
         """Run `config` there; ``root`` is the farm's, "" for the files as they are."""
 
+        fetches = await may_fetch(self._context, configuration, staged, self._written)
+
         async def attempt(active: Iterable[str]) -> process.Completed:
             argv = ["docker", "compose", *invocation.options(active, root), "config", "--format", "json"]
-            return await self.run(argv, root + stack.directory, _RESOLVE)
+            return await self.run(argv, root + stack.directory, _RESOLVE, fetches=fetches)
 
         # Before Compose reads them: what changes meanwhile is then noticed afterwards.
-        inputs = await inputs_digest(self._context, invocation, configuration, staged) if root else ""
+        inputs = await inputs_digest(self._context, invocation, configuration, staged)
         active: tuple[str, ...] = ("*",)
         completed = await attempt(active)
         reason: ReconcilerError | None = None
@@ -174,13 +182,23 @@ class ProjectResolver:
         used = {profile for service in running for profile in by_service.get(service, frozenset())}
         return tuple(sorted({*stack.profiles, *used}))
 
+    async def may_fetch(self, invocation: Invocation) -> bool:
+        """Whether Compose, run so, may fetch what the project includes."""
+        return await may_fetch(self._context, await self._context.configuration(invocation, {}), {}, self._written)
+
     async def run(
-        self, argv: Sequence[str], directory: str, limits: process.Limits, stdin: bytes | None = None
+        self,
+        argv: Sequence[str],
+        directory: str,
+        limits: process.Limits,
+        stdin: bytes | None = None,
+        *,
+        fetches: bool = False,
     ) -> process.Completed:
         """Run a docker command in the directory. Raises StackGoneError, EngineUnavailableError."""
         await self.require_directory(directory)
         try:
-            return await self._context.run(argv, directory, limits, stdin)
+            return await self._context.run(argv, directory, limits, stdin, fetches=fetches)
         except ExhaustedError as error:
             raise EngineUnavailableError(error.what, where=directory, hint=error.hint, id=error.id) from error
         except process.MissingProgramError as error:

@@ -21,7 +21,6 @@ process behind that survives the daemon and keeps our pipes open.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -148,9 +147,9 @@ class GitMirror:
             await self._directory.fetch(self._poll_timeout)
         except GitUnreachableError:
             return ""
-        held, commit = await asyncio.gather(self._directory.holds(HEAD_REF), self._ask("rev-parse", HEAD_REF))
+        commit = await self._ask("rev-parse", HEAD_REF)  # what turns out to be damaged is repaired when it is read
         await self._directory.merge_packs()
-        return commit if held else ""
+        return commit
 
     async def refs_below(self, *prefixes: str) -> Mapping[str, str]:
         refs = await self.refs(*(f"{prefix}/*" for prefix in prefixes))

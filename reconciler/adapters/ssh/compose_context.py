@@ -18,6 +18,7 @@ from reconciler.adapters.compose.context import Staged, cannot_stage, reader
 from reconciler.adapters.compose.engine_address import EngineAddress, config_path
 from reconciler.adapters.compose.staging import ancestors
 from reconciler.adapters.ssh.connection import SshConnection
+from reconciler.core.compose_names import OFFLINE
 from reconciler.core.model.compose import Invocation
 from reconciler.core.secret import Secret
 
@@ -46,11 +47,17 @@ class SshComposeContext:
         return EngineAddress(f"unix://{self._tunnel}", None, self._connection.name)
 
     async def run(
-        self, argv: Sequence[str], directory: str, limits: process.Limits, stdin: bytes | None = None
+        self,
+        argv: Sequence[str],
+        directory: str,
+        limits: process.Limits,
+        stdin: bytes | None = None,
+        *,
+        fetches: bool = False,
     ) -> process.Completed:
         login = await self._environment()
         given = {name: value for name, value in login.items() if name.startswith("DOCKER_")}
-        env = {**given, "PWD": directory}
+        env = {**given, "PWD": directory, **({} if fetches else OFFLINE)}
         return await self._connection.run(argv, directory=directory, env=env, limits=limits, stdin=stdin or b"")
 
     async def docker_config(self) -> bytes | None:
@@ -127,6 +134,9 @@ class SshComposeContext:
 
         sftp = await self._connection.sftp()
         try:
+            async with self._connection.answering():
+                if not await sftp.isfile(path):  # a device or pipe may never end
+                    return None
             async with self._connection.answering(), sftp.open(path, "rb") as file:
                 data = await file.read()
                 return data if isinstance(data, bytes) else None

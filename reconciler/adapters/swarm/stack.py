@@ -16,6 +16,7 @@ from dataclasses import replace
 from reconciler.adapters import process
 from reconciler.adapters.compose.awaiting import finished, noticing
 from reconciler.adapters.compose.context import ComposeContext, Staged
+from reconciler.adapters.compose.remotes import Written
 from reconciler.adapters.compose.resolver import ProjectResolver
 from reconciler.adapters.swarm import errors
 from reconciler.adapters.swarm.api import STACK_LABEL, Json, SwarmEngine, is_of_stack
@@ -60,12 +61,12 @@ _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked aga
 class DockerSwarm:
     """The stacks of the Swarm whose manager one machine is."""
 
-    def __init__(self, context: ComposeContext, host: Host, digest: Digester) -> None:
+    def __init__(self, context: ComposeContext, host: Host, digest: Digester, written: Written = frozenset) -> None:
         self._context = context
         self._host = host
         self._digest = digest
         self._engine = SwarmEngine(context.engine)
-        self._resolver = ProjectResolver(context, self._running)
+        self._resolver = ProjectResolver(context, self._running, written)
         self._stacks: dict[str, Stack] = {}
         self._names: dict[str, str] = {}
         self._nodes: dict[str, str] = {}

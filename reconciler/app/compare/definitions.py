@@ -11,13 +11,13 @@ from typing import Any
 
 from reconciler.core.compare.definitions import read_definitions
 from reconciler.core.compare.types import Definition, Side, SideProject
+from reconciler.core.compose_names import OFFLINE
 from reconciler.core.errors import LiveFileError
 from reconciler.core.ports.host import Machine
 from reconciler.core.secrets.masking import masked
 
 _SECONDS = 30.0
-# Nothing that a compose file includes is fetched.
-_OFFLINE = ("env", "COMPOSE_EXPERIMENTAL_GIT_REMOTE=false", "COMPOSE_EXPERIMENTAL_OCI_REMOTE=false")
+_OFFLINE = ("env", *(f"{name}={value}" for name, value in OFFLINE.items()))
 _NO_COMPOSE = (126, 127)  # it cannot be started there
 _EVERY_PROFILE = ("--profile", "*")
 _ARGUMENT = re.compile(r"ARG\s+(\w+)(?:=(\S+))?", re.IGNORECASE)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.adapters.compose.context import ComposeContext
 from reconciler.adapters.compose.project import DockerCompose
+from reconciler.adapters.compose.remotes import Written
 from reconciler.core.errors import SwarmUnavailableError
 from reconciler.core.model.compose import Container, DeployedService, Ending, Guest, Project, ProjectFiles
 from reconciler.core.model.targets import Stack, StackKind
@@ -104,10 +105,13 @@ class StackEngines:
         await self._of(project).signal(project, service, signal)
 
 
-def stack_engines(context: ComposeContext, host: Host, digest: Digester, *, swarm: bool) -> StackEngines:
-    """What runs the stacks of one machine; ``swarm``: it is a manager of one."""
+def stack_engines(
+    context: ComposeContext, host: Host, digest: Digester, written: Written, *, swarm: bool
+) -> StackEngines:
+    """What runs the stacks of one machine; ``written`` are those of some real paths there that reconciler has written;
+    ``swarm``: it is a manager of one."""
     if not swarm:
-        return StackEngines(DockerCompose(context), None)
+        return StackEngines(DockerCompose(context, written), None)
     from reconciler.adapters.swarm.stack import DockerSwarm
 
-    return StackEngines(DockerCompose(context), DockerSwarm(context, host, digest))
+    return StackEngines(DockerCompose(context, written), DockerSwarm(context, host, digest, written))

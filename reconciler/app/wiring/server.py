@@ -12,6 +12,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -245,7 +246,7 @@ async def _built(
     metrics = PrometheusMetrics(version(DISTRIBUTION), tuple(units), interval, host=config.host)
     metrics.watch_disk(lambda: disk_state(config.state_dir))
     context = LocalComposeContext(os.path.join(config.state_dir, "stage"), os.environ, in_memory=True)
-    compose = stack_engines(context, host, digest, swarm=config.swarm_manager)
+    compose = stack_engines(context, host, digest, partial(store.ever_written, ""), swarm=config.swarm_manager)
     stack.push_async_callback(compose.close)
     mirror = _mirror(config)
     ports = Ports(
@@ -341,7 +342,8 @@ class HostPorts:
         memory = f"/dev/shm/reconciler-{mark}"  # noqa: S108  # created 0700 there, or not used
         context = SshComposeContext(connection, socket, memory)
         files = SshHost(connection, self._config.allowed_paths, memory)
-        compose = stack_engines(context, files, self._ports.digest, swarm=host.swarm_manager)
+        written = partial(self._ports.store.ever_written, name)
+        compose = stack_engines(context, files, self._ports.digest, written, swarm=host.swarm_manager)
         self._stack.push_async_callback(compose.close)
         here = self._ports.backups
         assert isinstance(here, BackupDirectory)

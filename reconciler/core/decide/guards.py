@@ -31,6 +31,7 @@ _READER = {Parser.COMPOSE: "Compose", Parser.RAW: "docker run --env-file"}
 _SPECIAL_BITS = 0o7000
 _SHRINKS = "file-would-shrink"
 _TWICE = "encrypted-twice"
+PROJECT_FILE = "project-file"  # somebody else's to write: whoever does decides what runs
 _UNPARSABLE = "unparsable-env-file"
 
 
@@ -113,7 +114,7 @@ def project_files(
 
 
 def _project_file(problem: str) -> GuardError:
-    return GuardError(problem, id="project-file")
+    return GuardError(problem, id=PROJECT_FILE)
 
 
 def changed_control_keys(before: bytes | None, desired: bytes) -> list[str]:
