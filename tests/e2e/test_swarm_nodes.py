@@ -319,8 +319,8 @@ def test_after_a_lost_node_leader_or_quorum_all_tasks_run_with_the_live_file(
     stack.sync_while("1", worker.kill, killed=True)
     stack.assert_arrives("1")
 
-    # The leader too: nobody can decide anything.
-    stack.sync_while("2", leader.kill)
+    # The leader too: nobody can decide anything. A reconciler that runs would wait for an election: it does so below.
+    stack.sync_while("2", leader.kill, killed=True)
     eventually(here.has_no_leader, timeout=60)
     (stack.server.app / "web.env").write_bytes(b"MODE=by hand\n")
     backups = sorted(stack.server.state.glob("backups/*/*"))

@@ -141,7 +141,8 @@ class Node:
     def has_no_leader(self) -> bool:
         """Whether this manager says so, rather than to wait for one."""
         with contextlib.suppress(OSError):
-            _, answer = request("GET", "nodes", at=self.socket, timeout=STARTING)
+            # A question to the leader of before waits 20 seconds for it, a later one is answered immediately.
+            _, answer = request("GET", "nodes", at=self.socket, timeout=5)
             return "does not have a leader" in str(answer)
         return False
 
