@@ -40,7 +40,7 @@ RECREATE = OnChange(ChangeMode.RECREATE)
 # PID 1 of the test image ends immediately when stopped; `init` forwards signals where a test sends one.
 SLEEPER = """
     image: IMAGE
-    network_mode: none
+    network_mode: host
     init: true
     stop_grace_period: 1s
     command: sleep 1000
@@ -300,7 +300,7 @@ services:
   api:{SLEEPER}    env_file: api.env
     ipc: shareable
     volumes: [./api.conf:/api.conf, /data]
-  side:{SLEEPER.replace("network_mode: none", "network_mode: service:api")}
+  side:{SLEEPER.replace("network_mode: host", "network_mode: service:api")}
   tools:{SLEEPER}    pid: service:api
     ipc: service:api
   files:{SLEEPER}    volumes_from: [api]
@@ -1033,7 +1033,7 @@ async def test_list_and_inspect_agree_on_state_health_and_exit_code(
     made = compose_project(
         f"services:\n  plain:{SLEEPER}  well:{SLEEPER}{checked.format('yes', '0s')}"
         f"  ill:{SLEEPER}{checked.format('no', '0s')}  starting:{SLEEPER}{checked.format('no', '1h')}"
-        "  failed: {image: IMAGE, network_mode: none, command: [sh, -c, exit 3]}\n"
+        "  failed: {image: IMAGE, network_mode: host, command: [sh, -c, exit 3]}\n"
         f"  killed:{SLEEPER}  halted:{SLEEPER}"
     )
     made.up()
@@ -1067,8 +1067,8 @@ async def test_the_events_say_how_containers_ended(compose_project: MakeProject,
     made = compose_project(
         "services:\n"
         + "".join(f"  {name}:{SLEEPER}" for name in names)
-        + "  done: {image: IMAGE, network_mode: none, command: ['true']}\n"
-        + "  failed: {image: IMAGE, network_mode: none, command: [sh, -c, exit 137]}\n"
+        + "  done: {image: IMAGE, network_mode: host, command: ['true']}\n"
+        + "  failed: {image: IMAGE, network_mode: host, command: [sh, -c, exit 137]}\n"
     )
     made.up()
     by_service = {container.service: container for container in await docker.glance(stack_of(made))}

@@ -24,12 +24,12 @@ pytestmark = pytest.mark.docker
 MakeProject = Callable[..., ComposeProject]
 SERVICE = """
     image: IMAGE
-    network_mode: none
+    network_mode: host
     init: true
     stop_grace_period: 1s
     command: sleep 1000
 """
-NETWORKED = SERVICE.replace("    network_mode: none\n", "")
+NETWORKED = SERVICE.replace("    network_mode: host\n", "")
 
 
 def stack_of(made: ComposeProject, /, **more: object) -> Stack:

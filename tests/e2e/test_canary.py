@@ -49,7 +49,7 @@ STACK = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     env_file: [api.env]
     environment: {DSN: 'postgres://app:${DB_PASSWORD}@db'}
     mem_limit: ${MEMORY}

@@ -345,7 +345,7 @@ def test_doctor_reports_a_manifest_and_a_server_file_that_cannot_be_read(settled
 def test_doctor_is_content_with_a_stack_in_sync_and_warns_of_one_without_containers(
     stack_server: Callable[..., tuple[Server, ComposeProject]],
 ) -> None:
-    server, project = stack_server("services: {api: {image: IMAGE, network_mode: none, env_file: [api.env]}}")
+    server, project = stack_server("services: {api: {image: IMAGE, network_mode: host, env_file: [api.env]}}")
     server.commit({"api.env": b"A=1\n"}, server.manifest(["api.env"]))
     server.sync()
 

@@ -547,7 +547,7 @@ def test_live_files_are_those_that_the_manifest_names(server: Server, tmp_path: 
 SERVICE = """
 services:
   api:
-    {image: IMAGE, network_mode: none, command: sleep 600, stop_grace_period: 0s, env_file: api.env,
+    {image: IMAGE, network_mode: host, command: sleep 600, stop_grace_period: 0s, env_file: api.env,
      environment: {EXTRA: "${LEVEL}", BARE: }}
 """
 
@@ -650,7 +650,7 @@ def test_where_docker_does_not_answer_containers_are_not_called_missing(
 def test_services_stand_side_by_side(
     compose_project: Callable[..., ComposeProject], sshd: Sshd, tmp_path: Path
 ) -> None:
-    common = "image: IMAGE, network_mode: none, command: sleep 600, stop_grace_period: 0s"
+    common = "image: IMAGE, network_mode: host, command: sleep 600, stop_grace_period: 0s"
     text = f"services: {{api: {{{common}, mem_limit: 64m}}, "
     first = compose_project(f"{text}web: {{{common}}}}}\n", {})
     second = compose_project(text.replace("64m", "96m") + "}\n", {})
@@ -679,7 +679,7 @@ def test_services_stand_side_by_side(
 def test_a_second_project_on_one_side_does_not_hide_the_services_of_the_first(
     compose_project: Callable[..., ComposeProject], tmp_path: Path
 ) -> None:
-    text = "services: {api: {image: IMAGE, network_mode: none, command: sleep 600, stop_grace_period: 0s}}\n"
+    text = "services: {api: {image: IMAGE, network_mode: host, command: sleep 600, stop_grace_period: 0s}}\n"
     first, second = compose_project(text), compose_project(text)
     first.up()
     second.up()

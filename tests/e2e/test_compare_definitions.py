@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.docker, pytest.mark.sshd]
 PROJECT = """
 x-any: &any {image: IMAGE, stop_grace_period: 0s, command: sleep 600}
 services:
-  same: {<<: *any, network_mode: none, volumes: ["./conf:/conf:ro", "data:/data"]}
+  same: {<<: *any, network_mode: host, volumes: ["./conf:/conf:ro", "data:/data"]}
   api:
     <<: *any
     env_file: [api.env]
@@ -91,7 +91,7 @@ def test_every_difference_of_a_service_counts_once_and_no_value_is_shown(
 def test_what_runs_otherwise_than_it_is_defined_counts_and_so_does_a_project_that_one_side_cannot_resolve(
     compose_project: Callable[..., ComposeProject], tmp_path: Path
 ) -> None:
-    common = "image: IMAGE, network_mode: none, command: sleep 600, stop_grace_period: 0s"
+    common = "image: IMAGE, network_mode: host, command: sleep 600, stop_grace_period: 0s"
     text = f"services: {{api: {{{common}, restart: POLICY}}}}\n"
     first, second = (compose_project(text.replace("POLICY", policy)) for policy in ("always", "unless-stopped"))
     first.up()

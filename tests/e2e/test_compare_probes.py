@@ -17,7 +17,7 @@ from tests.support.server import Server
 from tests.support.site import Site
 from tests.support.sshd import Sshd
 
-SLEEPER = "image: IMAGE, network_mode: none, command: sleep 600, stop_grace_period: 0s"
+SLEEPER = "image: IMAGE, network_mode: host, command: sleep 600, stop_grace_period: 0s"
 
 
 def sides(root: Path, left: str, right: str) -> list[str]:

@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.slow, pytest.mark.docker]
 
 BOTH = """
-x-any: &any {image: IMAGE, stop_grace_period: 0s, network_mode: none, command: sleep 600}
+x-any: &any {image: IMAGE, stop_grace_period: 0s, network_mode: host, command: sleep 600}
 services:
   sick: {<<: *any, healthcheck: {test: [CMD, "false"], interval: 1s, retries: 1}}
   loops: {<<: *any, restart: always, command: "false"}

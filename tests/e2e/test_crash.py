@@ -348,7 +348,7 @@ def test_what_a_power_cut_must_find_is_on_disk_before_what_relies_on_it(site: Si
 # --- on a real engine ------------------------------------------------------------------------------------------------
 
 COMPOSE = """\
-x-common: &common {image: IMAGE, network_mode: none, stop_grace_period: 0s}
+x-common: &common {image: IMAGE, network_mode: host, stop_grace_period: 0s}
 services:
   api:
     <<: *common

@@ -274,7 +274,7 @@ GATED_HEALTH = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     env_file: [api.env]
     volumes: ['./gate:/gate:ro']
     healthcheck: {test: [CMD, test, -e, /gate/open], interval: 1s, retries: 60}
@@ -433,7 +433,7 @@ sys.addaudithook(note)
 def test_idle_daemon_decrypts_nothing_writes_nothing_and_starts_nothing_but_git_ls_remote(
     stack_server: MakeStackServer,
 ) -> None:
-    server, project = stack_server("services: {api: {image: IMAGE, network_mode: none, env_file: [api.env]}}")
+    server, project = stack_server("services: {api: {image: IMAGE, network_mode: host, env_file: [api.env]}}")
     server.commit({"api.env": b"A=1\n"}, server.manifest(["api.env"]))
     server.sync()
     project.up()

@@ -156,7 +156,7 @@ def _resident(pid: int) -> int:
 def test_a_container_started_by_hand_with_other_values_is_seen_immediately(
     stack_server: Callable[..., tuple[Server, ComposeProject]],
 ) -> None:
-    compose = "services: {api: {image: IMAGE, network_mode: none, environment: [MODE], stop_grace_period: 0s}}"
+    compose = "services: {api: {image: IMAGE, network_mode: host, environment: [MODE], stop_grace_period: 0s}}"
     server, project = stack_server(compose.replace("[MODE]", '{MODE: "${MODE}"}'))
     server.commit({".env": b"MODE=git\n"}, server.manifest([".env"]))
     assert server.sync()["result"] == "applied"

@@ -24,7 +24,7 @@ COMPOSE = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     stop_grace_period: 0s
     volumes: ['./app.conf:/etc/app.conf:ro']
     command: [sh, -c, "trap 'cat /etc/app.conf' HUP; echo ready; while :; do sleep 1 & wait $$!; done"]

@@ -215,7 +215,7 @@ def test_a_file_that_a_service_still_uses_is_not_deleted(
     stack_server: Callable[..., tuple[Server, ComposeProject]],
 ) -> None:
     server, project = stack_server(
-        "services:\n  api: {image: IMAGE, network_mode: none, stop_grace_period: 0s, env_file: [api.env, old.env], "
+        "services:\n  api: {image: IMAGE, network_mode: host, stop_grace_period: 0s, env_file: [api.env, old.env], "
         "command: [sleep, '600'], volumes: ['./app.conf:/app.conf:ro']}\n",
         {"api.env": b"A=1\n", "old.env": b"O=1\n", "app.conf": b"x\n"},
     )

@@ -24,7 +24,7 @@ LOST = ("killed", "slain", "stopped", "ungraceful", "removed", "replaced")
 SERVICE = """\
   {name}:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     init: true
     stop_grace_period: {grace}
     env_file: [api.env]

@@ -33,7 +33,7 @@ COMPOSE = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     stop_grace_period: 0s
     env_file: [api.env]
     command: [sh, -c, 'case $$MODE in bad|bad-NAME) exit 1;; esac; exec sleep infinity']

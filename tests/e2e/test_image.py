@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 COMPOSE = ROOT / "deploy" / "docker" / "compose.yaml"
 USER = pwd.getpwnam("nobody")  # any user of this machine but root
 SETTINGS = {"DOCKER_GID": "999", "RECONCILER_USER": "1:1", "GRAFANA_PASSWORD": "secret"}
-SERVICES = f"{MAY_CRASH}  worker: {{image: IMAGE, network_mode: none, env_file: [worker.env]}}\n"
+SERVICES = f"{MAY_CRASH}  worker: {{image: IMAGE, network_mode: host, env_file: [worker.env]}}\n"
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ STACK = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     env_file: [api.env]
     volumes: ['./gate:/gate:ro']
     command: [sh, -c, 'test "$$MODE" != bad && exec sleep infinity']

@@ -27,8 +27,8 @@ Start = Callable[..., tuple[Server, ComposeProject]]
 
 TWO_SERVICES = """\
 services:
-  api: {image: IMAGE, network_mode: none, env_file: [api.env]}
-  worker: {image: IMAGE, network_mode: none, env_file: [worker.env]}
+  api: {image: IMAGE, network_mode: host, env_file: [api.env]}
+  worker: {image: IMAGE, network_mode: host, env_file: [worker.env]}
 """
 TWO_SOURCES = {"api.env": b"COLOUR=red\nSIZE=1\n", "worker.env": b"JOBS=4\n"}
 
@@ -258,14 +258,14 @@ def test_change_arrives_over_ssh_and_an_unknown_host_key_brings_nothing(start: S
 def test_mounted_file_reaches_its_user_in_the_way_the_manifest_says(start: Start) -> None:
     compose = """\
 services:
-  restarted: {image: IMAGE, network_mode: none, volumes: ['./web.conf:/etc/app.conf:ro']}
-  recreated: {image: IMAGE, network_mode: none, volumes: ['./proxy.conf:/etc/app.conf:ro']}
+  restarted: {image: IMAGE, network_mode: host, volumes: ['./web.conf:/etc/app.conf:ro']}
+  recreated: {image: IMAGE, network_mode: host, volumes: ['./proxy.conf:/etc/app.conf:ro']}
   signalled:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     volumes: ['./conf.d:/etc/conf.d:ro']
     command: [sh, -c, "trap 'cat /etc/conf.d/app.conf' HUP; echo ready; while :; do sleep 1 & wait $$!; done"]
-  left: {image: IMAGE, network_mode: none, volumes: ['./left:/etc/left:ro']}
+  left: {image: IMAGE, network_mode: host, volumes: ['./left:/etc/left:ro']}
 """
     effects = {
         "web.conf": "restart",
@@ -311,7 +311,7 @@ def test_commit_elsewhere_in_the_repository_is_not_a_change(server: Server) -> N
 @pytest.mark.docker
 def test_services_that_were_stopped_by_hand_or_never_started_stay_so(start: Start) -> None:
     compose = """\
-x-common: &common {image: IMAGE, network_mode: none, env_file: [api.env]}
+x-common: &common {image: IMAGE, network_mode: host, env_file: [api.env]}
 services:
   api: *common
   stopped: *common
@@ -343,9 +343,9 @@ services:
 def test_service_in_the_network_namespace_of_a_recreated_one_follows_it(start: Start) -> None:
     compose = """\
 services:
-  api: {image: IMAGE, network_mode: none, env_file: [api.env]}
+  api: {image: IMAGE, network_mode: host, env_file: [api.env]}
   sidecar: {image: IMAGE, network_mode: 'service:api'}
-  other: {image: IMAGE, network_mode: none, depends_on: [api]}
+  other: {image: IMAGE, network_mode: host, depends_on: [api]}
 """
     server, project = start(compose, {"api.env": b"COLOUR=red\n"})
     before = ids(project, "api", "sidecar", "other")
@@ -364,7 +364,7 @@ def test_change_for_one_of_two_stacks_leaves_the_other_alone(
     start: Start, compose_project: Callable[..., ComposeProject]
 ) -> None:
     server, project = start()
-    second = compose_project("services: {db: {image: IMAGE, network_mode: none, env_file: [db.env]}}")
+    second = compose_project("services: {db: {image: IMAGE, network_mode: host, env_file: [db.env]}}")
     server.settings["allowed_paths"].append(str(second.directory))
     manifest = server.manifest(list(TWO_SOURCES))
     manifest["stacks"]["data"] = {
@@ -618,7 +618,7 @@ def test_target_with_prune_that_leaves_git_is_deleted_after_a_backup(server: Ser
 
 @pytest.mark.docker
 def test_unhealthy_revision_is_rolled_back_and_quarantined_until_a_correction(start: Start) -> None:
-    compose = MAY_CRASH + "  worker: {image: IMAGE, network_mode: none, env_file: [worker.env]}\n"
+    compose = MAY_CRASH + "  worker: {image: IMAGE, network_mode: host, env_file: [worker.env]}\n"
     good = {"api.env": b"MODE=good\n", "worker.env": b"JOBS=4\n"}
     server, project = start(compose, good)
     healthy = server.remote.head()
@@ -668,7 +668,7 @@ def test_on_failure_hold_keeps_the_new_files_of_an_unhealthy_revision(start: Sta
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     env_file: [api.env]
     healthcheck: {test: [CMD-SHELL, 'test $$MODE = good'], interval: 1s, retries: 1}
 """
@@ -715,7 +715,7 @@ services:
 
 @pytest.mark.docker
 def test_revision_that_compose_would_refuse_is_stalled_with_nothing_written(stack_server: MakeStackServer) -> None:
-    compose = "services: {api: {image: IMAGE, network_mode: none, environment: {KEY: '${REQUIRED:?}'}}}"
+    compose = "services: {api: {image: IMAGE, network_mode: host, environment: {KEY: '${REQUIRED:?}'}}}"
     server, _ = stack_server(compose)
     sources = {".env": b"REQUIRED=1\nOTHER=1\n", "side.env": b"S=1\n"}
     server.commit(sources, server.manifest(list(sources)))
@@ -738,7 +738,7 @@ def test_revision_that_compose_would_refuse_is_stalled_with_nothing_written(stac
 @pytest.mark.parametrize(
     ("source", "content"),
     [
-        ("compose.yaml", b"services: {api: {image: IMAGE, network_mode: none, privileged: true}}\n"),
+        ("compose.yaml", b"services: {api: {image: IMAGE, network_mode: host, privileged: true}}\n"),
         ("compose.override.yaml", b"services: {api: {privileged: true}}\n"),
         (".env", b"COMPOSE_FILE=compose.yaml:other.yaml\n"),
     ],
@@ -748,7 +748,7 @@ def test_git_changes_what_compose_runs_only_where_the_server_allows_it(
     stack_server: MakeStackServer, source: str, content: bytes
 ) -> None:
     override = "services: {other: {image: busybox}}\n"
-    server, _ = stack_server("services: {api: {image: IMAGE, network_mode: none}}", {"other.yaml": override})
+    server, _ = stack_server("services: {api: {image: IMAGE, network_mode: host}}", {"other.yaml": override})
     target = {"encrypted": source == ".env", "on_first_contact": "take_over"}
     before = (server.app / source).read_bytes() if (server.app / source).exists() else None
     data = server.key.encrypt(source, content) if source == ".env" else content
@@ -767,7 +767,7 @@ def test_git_changes_what_compose_runs_only_where_the_server_allows_it(
 
 @pytest.mark.docker
 def test_a_stack_directory_that_is_a_link_gives_its_compose_file_no_second_name(stack_server: MakeStackServer) -> None:
-    server, project = stack_server("services: {api: {image: IMAGE, network_mode: none}}")
+    server, project = stack_server("services: {api: {image: IMAGE, network_mode: host}}")
     link = project.directory.parent / "current"
     link.symlink_to(project.directory)
     server.settings["allowed_paths"] = [str(project.directory), str(link)]

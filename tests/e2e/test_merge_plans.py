@@ -23,11 +23,11 @@ TWO_SERVICES = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     env_file: [api.env]
   worker:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     env_file: [worker.env]
 """
 

@@ -21,7 +21,7 @@ MAY_CRASH = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     env_file: [api.env]
     command: [sh, -c, 'case $$MODE in bad*) exit 1;; esac; exec sleep infinity']
 """

@@ -15,11 +15,11 @@ COMPOSE = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     stop_grace_period: 0s
     env_file: [api.env, common.env]
     environment: {EXTRA: "${EXTRA:-}"}
-  worker: {image: IMAGE, network_mode: none, env_file: [worker.env], stop_grace_period: 0s}
+  worker: {image: IMAGE, network_mode: host, env_file: [worker.env], stop_grace_period: 0s}
 """
 Start = Callable[..., tuple[Server, ComposeProject]]
 SOURCES = {"api.env": b"MODE=git\n", "common.env": b"REGION=eu\n", "worker.env": b"JOBS=4\n"}

@@ -29,7 +29,7 @@ COMPOSE = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     stop_grace_period: 0s
     command: [sleep, infinity]
     env_file: [api.env]
@@ -156,14 +156,14 @@ def a_daemon_records_who_accepted_it_by_what_the_kernel_says(server: Server, pro
     assert "mallory" not in run["reason"]
 
 
-NONE = "network_mode: none"
+NETWORK = "network_mode: host"
 EDITS = (
-    (NONE, f"{NONE}\n    privileged: true", "privileged"),
-    (NONE, "network_mode: host", "network_mode"),
-    (NONE, f"{NONE}\n    mem_limit: 64m", "memory"),
-    (NONE, f"{NONE}\n    user: '1000'", "user"),
-    (NONE, f"{NONE}\n    volumes: ['/etc:/host']", "mounts /host"),
-    (NONE, f"{NONE}\n    labels: {{a: b}}", "labels a"),
+    (NETWORK, f"{NETWORK}\n    privileged: true", "privileged"),
+    (NETWORK, "network_mode: none", "network_mode"),
+    (NETWORK, f"{NETWORK}\n    mem_limit: 64m", "memory"),
+    (NETWORK, f"{NETWORK}\n    user: '1000'", "user"),
+    (NETWORK, f"{NETWORK}\n    volumes: ['/etc:/host']", "mounts /host"),
+    (NETWORK, f"{NETWORK}\n    labels: {{a: b}}", "labels a"),
     ("env_file", "environment: {EXTRA: s3cr3t}\n    env_file", "environment: EXTRA"),
 )
 
@@ -221,7 +221,7 @@ def test_an_edit_of_a_field_that_is_not_compared_is_held_too(start: Start) -> No
 
 
 def test_a_network_or_a_name_given_by_hand_is_held_until_it_is_taken_back(start: Start) -> None:
-    server, project = start(COMPOSE.replace("    network_mode: none\n", ""))
+    server, project = start(COMPOSE.replace("    network_mode: host\n", ""))
     name, network = project.container("api")["Name"].lstrip("/"), f"{project.name}_extra"
     server.commit(CHANGED)
     output("docker", "network", "create", "--label", f"com.docker.compose.project={project.name}", network)
@@ -260,7 +260,7 @@ INTERPOLATED = """\
 services:
   api:
     image: ${REPO:-IMAGE}
-    network_mode: none
+    network_mode: host
     stop_grace_period: 0s
     command: [sleep, "${FOR:-infinity}"]
     mem_limit: ${MEMORY:-64m}

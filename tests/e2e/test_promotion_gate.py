@@ -16,7 +16,7 @@ MAY_CRASH = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     stop_grace_period: 0s
     env_file: [api.env]
     command: [sh, -c, 'case $$MODE in bad*) exit 1;; esac; exec sleep infinity']

@@ -22,7 +22,7 @@ MAY_CRASH = """\
 services:
   SERVICE:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     env_file: [SERVICE.env]
     command: [sh, -c, 'case $$MODE in bad*) exit 1;; esac; exec sleep infinity']
 """

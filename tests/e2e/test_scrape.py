@@ -24,12 +24,12 @@ pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parent.parent.parent / "docs/metrics.md"
 API = {"stack": "app", "service": "api"}
 TOKEN = b"the webhook's own token"
-SLEEPER = "services: {api: {image: IMAGE, network_mode: none, env_file: [api.env], command: [sleep, infinity]}}"
+SLEEPER = "services: {api: {image: IMAGE, network_mode: host, env_file: [api.env], command: [sleep, infinity]}}"
 MORTAL = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     init: true
     env_file: [api.env]
     volumes: ['./order:/order:ro']

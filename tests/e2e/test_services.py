@@ -26,13 +26,13 @@ INIT = """\
 services:
   init:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     env_file: [app.env]
     volumes: [notes:/notes]
     command: [sh, -c, 'echo $$VALUE; echo $$VALUE >> /notes/init; case $$VALUE in bad*) exit 3;; esac']
   app:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     stop_grace_period: 0s
     env_file: [app.env]
     volumes: [notes:/notes]
@@ -76,7 +76,7 @@ SLOW = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     stop_grace_period: 0s
     env_file: [api.env]
     command: [sh, -c, 'case $$MODE in bad) exit 1;; esac; sleep 5; touch /ready; exec sleep infinity']
@@ -113,7 +113,7 @@ services:
   vpn:
     image: IMAGE
     container_name: NAME
-    network_mode: none
+    network_mode: host
     ipc: shareable
     stop_grace_period: 0s
     env_file: [vpn.env]
@@ -133,9 +133,9 @@ GUEST = """\
 """
 JOINS = {
     "net": '    network_mode: "container:NAME"\n',
-    "ipc": '    network_mode: none\n    ipc: "container:NAME"\n',
-    "pid": '    network_mode: none\n    pid: "container:NAME"\n',
-    "vol": '    network_mode: none\n    volumes_from: ["container:NAME"]\n',
+    "ipc": '    network_mode: host\n    ipc: "container:NAME"\n',
+    "pid": '    network_mode: host\n    pid: "container:NAME"\n',
+    "vol": '    network_mode: host\n    volumes_from: ["container:NAME"]\n',
 }
 GUESTS = "services:\n" + "".join(GUEST.replace("KIND", kind) + joins for kind, joins in JOINS.items())
 

@@ -22,7 +22,7 @@ COMPOSE = """\
 services:
   api:
     image: IMAGE
-    network_mode: none
+    network_mode: host
     stop_grace_period: 0s
     command: sleep 1000
     env_file: [api.env]

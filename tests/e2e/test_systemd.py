@@ -28,13 +28,13 @@ services:
   api:
     image: {IMAGE}
     env_file: api.env
-    network_mode: none
+    network_mode: host
     stop_grace_period: 0s
     healthcheck: {{test: [CMD-SHELL, "test -e /gate/$$VERSION"], interval: 1s, retries: 600}}
     volumes: ["./gate:/gate"]
   web:
     image: {IMAGE}
-    network_mode: none
+    network_mode: host
     stop_grace_period: 0s
     volumes: ["./web.conf:/etc/web.conf:ro"]
 """

@@ -24,7 +24,7 @@ services:
   web:
     image: IMAGE
     container_name: NAME
-    network_mode: none
+    network_mode: host
     env_file: [api.env]
     stop_grace_period: 0s
     command: sleep infinity

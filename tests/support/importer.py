@@ -27,7 +27,7 @@ services:
     image: IMAGE
     command: sleep 600
     stop_grace_period: 0s
-    network_mode: none
+    network_mode: host
     env_file: [api.env, config/common.env]
     environment: {LEVEL: "${LEVEL}"}
     volumes: ["./nginx/site.conf:/etc/site.conf:ro"]
@@ -36,7 +36,7 @@ services:
     image: IMAGE
     command: sleep 600
     stop_grace_period: 0s
-    network_mode: none
+    network_mode: host
     env_file: [config/common.env]
 secrets: {token: {file: ./token.txt}}
 """
