@@ -1133,3 +1133,11 @@ def test_a_check_that_never_stops_printing_is_ended(host: LocalHost) -> None:
 def test_a_check_whose_program_is_missing(host: LocalHost) -> None:
     with pytest.raises(GuardError, match="the check's program no-such-program is not installed"):
         check(host, Check("missing", ("no-such-program", "{file}")), Secret(NEW))
+
+
+async def test_all_of_a_file_is_read_that_is_longer_than_stat_says() -> None:
+    """As is one that grows meanwhile. The kernel's own files have no size."""
+    path = "/proc/filesystems"
+    live = await LocalHost(["/proc"]).read(path)
+    assert live is not None
+    assert live.data.reveal() == Path(path).read_bytes() != b""
