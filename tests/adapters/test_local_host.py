@@ -111,6 +111,12 @@ def exchange(first: Path, second: Path) -> None:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
+def test_all_of_a_file_is_read_that_is_longer_than_stat_says() -> None:
+    """As is one that grows meanwhile. The kernel's own files have no size."""
+    path = Path("/proc/filesystems")
+    assert content(LocalHost(["/proc"]), path) == path.read_bytes() != b""
+
+
 def test_reads_bytes_mode_and_owner(host: LocalHost, file: Path) -> None:
     live = seen(host, file)
     status = file.stat()
@@ -1133,11 +1139,3 @@ def test_a_check_that_never_stops_printing_is_ended(host: LocalHost) -> None:
 def test_a_check_whose_program_is_missing(host: LocalHost) -> None:
     with pytest.raises(GuardError, match="the check's program no-such-program is not installed"):
         check(host, Check("missing", ("no-such-program", "{file}")), Secret(NEW))
-
-
-async def test_all_of_a_file_is_read_that_is_longer_than_stat_says() -> None:
-    """As is one that grows meanwhile. The kernel's own files have no size."""
-    path = "/proc/filesystems"
-    live = await LocalHost(["/proc"]).read(path)
-    assert live is not None
-    assert live.data.reveal() == Path(path).read_bytes() != b""
