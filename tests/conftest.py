@@ -36,7 +36,6 @@ from tests.support.swarm_nodes import SwarmNodes, make_swarm
 gc.disable()  # until everything is collected: nearly all that is made until then stays
 
 SHARED_DIRECTORY = pytest.StashKey[str]()
-IN_MEMORY = pytest.StashKey[str]()
 ENGINE_TROUBLE = pytest.StashKey[Missing | None]()
 # One test of these, or their group, takes as long as hundreds of others.
 LONGEST = {f"test_{name}.py" for name in ("hosts", "image", "structure", "swarm_nodes", "systemd", "tutorial")}
@@ -62,30 +61,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = getattr(config, "workerinput", None)
-    if worker is None and config.getoption("numprocesses", None):
-        _write_in_memory(config)
     shared = tempfile.mkdtemp(prefix="reconciler-tests-") if worker is None else worker["shared_directory"]
     config.stash[SHARED_DIRECTORY] = shared
-
-
-def _write_in_memory(config: pytest.Config) -> None:
-    """Have all workers write to a tmpfs, where root may mount one: tests make and remove hundreds of thousands of
-    files, which takes a tenth of all CPU time on a disk. After a failure it stays, and is named."""
-    if os.geteuid() != 0 or "TMPDIR" in os.environ:
-        return
-    directory = tempfile.mkdtemp(prefix="rct-")
-    mount = ["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", directory]
-    if subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode != 0:
-        Path(directory).rmdir()
-        return
-    os.environ["TMPDIR"] = tempfile.tempdir = config.stash[IN_MEMORY] = directory
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if exitstatus == pytest.ExitCode.TESTS_FAILED and IN_MEMORY in session.config.stash:
-        directory = session.config.stash[IN_MEMORY]
-        del session.config.stash[IN_MEMORY]
-        print(f"\nThe files of the tests are in memory, in {directory}. `umount {directory}` removes them.")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -127,9 +104,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     for file in shared.iterdir():
         file.unlink()
     shared.rmdir()
-    if IN_MEMORY in config.stash:
-        subprocess.run(["umount", "--lazy", config.stash[IN_MEMORY]], check=True)
-        Path(config.stash[IN_MEMORY]).rmdir()
 
 
 # --- missing components ----------------------------------------------------------------------------------------------

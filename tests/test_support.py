@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -371,21 +370,6 @@ def test_no_reason_to_skip_is_good_enough_where_the_real_components_are_required
     assert "no right at all" in text
     assert "1 failed, 2 errors" in text
     assert "skipped in" not in text
-
-
-@pytest.mark.root
-def test_parallel_tests_of_root_write_to_memory_which_stays_after_a_failure(tmp_path: Path) -> None:
-    inner, root = tmp_path / "test_inner.py", Path(__file__).parents[1]
-    memory = "import os\ndef test_memory(): assert os.path.ismount(os.environ['TMPDIR'])\n"
-    inner.write_text(f"{memory}def test_failure(): assert 0\n")
-    settings = ("-c", str(root / "pyproject.toml"), "-p", "tests.conftest", "-p", "no:cacheprovider", "-n", "1")
-    environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
-    completed = run(sys.executable, "-m", "pytest", *settings, inner, cwd=root, env=environment)
-    text = completed.stdout.decode()
-    (directory,) = re.findall("in memory, in (/.*)\\. `umount", text)
-    output("umount", directory)
-    Path(directory).rmdir()
-    assert "1 failed, 1 passed" in text
 
 
 # --- cases -----------------------------------------------------------------------------------------------------------
