@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import faulthandler
 import functools
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence, Sized
 from dataclasses import replace
@@ -49,6 +50,7 @@ def run_daemon(
     faulthandler.enable()  # what systemd aborts because it hangs says where, in the journal
     descriptors = raise_descriptor_limit()
     prepare_state_dir(config.state_dir)
+    gc.freeze()  # what is imported stays: looking through it each time costs a tenth of the CPU time
     with exclusive(config.state_dir, "reconciler run"):
         asyncio.run(_Service(config, load, descriptors).run(early))
 
