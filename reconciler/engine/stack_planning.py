@@ -236,8 +236,9 @@ class StackPlanning:
         pending = frozenset(self._pending(stack)) - view.left
         hidden = hidden_values(self.snapshot, self.staged, stack)
         after = self.projects[stack.name]
-        sides = StackSides(stack, view.before, after, view.containers, view.managed, pending, hidden, view.deployed)
-        return replace(sides, images=view.images)
+        return StackSides(
+            stack, view.before, after, view.containers, view.managed, pending, hidden, view.deployed, view.images
+        )
 
     async def _name_taken(self, project: Project | None, due: Sequence[Action]) -> str:
         """Who has a name that the recreated containers need; "" if nobody has."""

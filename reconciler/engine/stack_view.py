@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from reconciler.core.decide.affected_services import reads
 from reconciler.core.decide.one_shots import with_one_shots
@@ -79,9 +79,11 @@ async def look_at_stack(
         ended = with_one_shots(stack, before, containers, long_running)
         affected = {it.image for it in containers if before and any(reads(before, it.service, path) for path in staged)}
         images = await ports.compose.images(affected) if affected else {}
-        view = StackView(ended, before, containers, managed, policies, sights, stopped=stopped, deployed=deployed)
+        view = StackView(
+            ended, before, containers, managed, policies, sights, stopped=stopped, deployed=deployed, images=images
+        )
         after = before if resolving is None else await _resolved(ports, stack, staged, ahead, resolving)
-        return replace(view, images=images), after
+        return view, after
     finally:
         if resolving is not None:
             resolving.cancel()

@@ -34,8 +34,11 @@ class EngineAddress:
 
 def config_path(environment: Mapping[str, str]) -> str:
     """The docker command's config.json, by its environment."""
-    usual = os.path.join(environment.get("HOME") or os.path.expanduser("~"), ".docker")
-    return os.path.join(environment.get("DOCKER_CONFIG") or usual, "config.json")
+    return os.path.join(environment.get("DOCKER_CONFIG") or _usual_directory(environment), "config.json")
+
+
+def _usual_directory(environment: Mapping[str, str]) -> str:
+    return os.path.join(environment.get("HOME") or os.path.expanduser("~"), ".docker")
 
 
 def find_engine(environment: Mapping[str, str]) -> EngineAddress:
@@ -45,15 +48,13 @@ def find_engine(environment: Mapping[str, str]) -> EngineAddress:
     """
     if url := environment.get("DOCKER_HOST"):
         return EngineAddress(url, None, url, "DOCKER_HOST")
-    usual = os.path.join(environment.get("HOME") or os.path.expanduser("~"), ".docker")
     settings = config_path(environment)
-    directory = os.path.dirname(settings)
     name, source = environment.get("DOCKER_CONTEXT"), "DOCKER_CONTEXT"
     if not name:
         name, source = _read(settings).get("currentContext"), settings
     if not name or name == "default":
         return EngineAddress(DEFAULT_URL)
-    return _of_context(str(name), directory, usual, source)
+    return _of_context(str(name), os.path.dirname(settings), _usual_directory(environment), source)
 
 
 def _of_context(name: str, directory: str, usual: str, source: str) -> EngineAddress:

@@ -165,9 +165,9 @@ class _Walk:
         for document in _documents(self.read(path)):
             self.written.append(Written(path, base, document, variables, extended))
             for entry in as_list(document.get("include")):
-                names = entry.get("path") if isinstance(entry, dict) else entry
-                self._note_remotes(path, as_list(names), variables)
-                self._include(entry, base, variables)
+                fields = entry if isinstance(entry, dict) else {"path": entry}
+                self._note_remotes(path, as_list(fields.get("path")), variables)
+                self._include(fields, base, variables)
             services = document.get("services")
             for service in services.values() if isinstance(services, dict) else ():
                 extends = service.get("extends") if isinstance(service, dict) else None
@@ -181,8 +181,7 @@ class _Walk:
             if isinstance(name, str) and is_remote(expand(name, variables)):
                 self.remotes.add((path, name))
 
-    def _include(self, entry: Any, base: str, variables: Mapping[str, str]) -> None:
-        fields = entry if isinstance(entry, dict) else {"path": entry}
+    def _include(self, fields: Mapping[str, Any], base: str, variables: Mapping[str, str]) -> None:
         paths = [join(base, name) for name in _names(fields.get("path"), variables)]
         if not paths:
             return

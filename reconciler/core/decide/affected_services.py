@@ -81,9 +81,8 @@ def affected(
     earlier or interrupted run: they are due whatever state the interruption left the containers in; ``followers`` are
     what services need as they share something with a container elsewhere. Other services than those of pending restarts
     are touched only if they have a container that was not stopped on purpose, or the engine keeps them with none
-    (``kept``). Nothing is due to the services that
-    somebody ``stopped``. Of a service that somebody changed on the engine itself (see ``kept``), that decides, and not
-    what its containers have. Has no effects.
+    (``kept``). Nothing is due to the services that somebody ``stopped``. Of a service that somebody changed on the
+    engine itself (see ``kept``), that decides, and not what its containers have. Has no effects.
     """
     drifts = {drift.service: drift for drift in kept.drifts}
     present = {name: group for name, group in _present(stack, containers).items() if name not in stopped}
