@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Collection
-from typing import Any
 
 from reconciler.core.decide.guards import is_below
-from reconciler.core.fidelity.swarm_spec import ignored_fields
+from reconciler.core.fidelity.swarm_spec import ignored_fields, own_definition
 from reconciler.core.model.compose import Service
 from reconciler.core.text import listed
 
@@ -31,17 +29,12 @@ def notes_on(service: Service, managed: Collection[str]) -> tuple[str, ...]:
 
 def managed_directories(service: Service, managed: Collection[str]) -> list[str]:
     """The directories that the service binds and that hold ``managed`` live files, sorted."""
-    sources = {mount["source"] for mount in _own(service).get("volumes") or () if mount.get("type") == "bind"}
+    sources = {mount["source"] for mount in own_definition(service).get("volumes") or () if mount.get("type") == "bind"}
     return sorted(
         source for source in map(posixpath.normpath, sources) if any(is_below(path, source) for path in managed)
     )
 
 
 def _has_one_node(service: Service) -> bool:
-    constraints = ((_own(service).get("deploy") or {}).get("placement") or {}).get("constraints") or ()
+    constraints = ((own_definition(service).get("deploy") or {}).get("placement") or {}).get("constraints") or ()
     return any(str(constraint).replace(" ", "").startswith(_ONE_NODE) for constraint in constraints)
-
-
-def _own(service: Service) -> dict[str, Any]:
-    own: dict[str, Any] = json.loads(service.definition.reveal())["service"]
-    return own

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from reconciler.adapters.swarm.contents import KINDS
 from reconciler.adapters.swarm.stack_file import keys_without_text, unknown_fields
 from reconciler.core.errors import ModelRefusedError
-from reconciler.core.fidelity.swarm_spec import widening_fields
+from reconciler.core.fidelity.swarm_spec import own_definition, widening_fields
 from reconciler.core.model.compose import Project, Service
 from reconciler.core.model.targets import Stack
 from reconciler.core.text import listed
@@ -39,7 +39,7 @@ def require_deployable(project: Project, stack: Stack) -> None:
 
 
 def _updates_of_jobs(service: Service) -> list[str]:
-    deploy = json.loads(service.definition.reveal())["service"].get("deploy") or {}
+    deploy = own_definition(service).get("deploy") or {}
     is_job = str(deploy.get("mode", "")).endswith("-job")
     return ["deploy.update_config"] if is_job and deploy.get("update_config") is not None else []
 

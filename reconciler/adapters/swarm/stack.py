@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -47,6 +46,7 @@ from reconciler.core.fidelity.swarm_service import (
     image_reference,
     network_ids,
 )
+from reconciler.core.fidelity.swarm_spec import own_definition
 from reconciler.core.model.compose import Container, DeployedService, Invocation, Project, ProjectFiles, Service
 from reconciler.core.model.targets import Stack, StackKind
 from reconciler.core.ports.host import Host
@@ -393,4 +393,4 @@ def _labels(service: Service, image: str) -> dict[str, str]:
 
 def _image_of(service: Service) -> str:
     """As the project names it."""
-    return str(json.loads(service.definition.reveal())["service"].get("image") or "")
+    return str(own_definition(service).get("image") or "")

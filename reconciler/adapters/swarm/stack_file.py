@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from reconciler.core.fidelity.swarm_spec import own_definition
 from reconciler.core.model.compose import Service
 
 Json = dict[str, Any]
@@ -43,14 +44,14 @@ _REPLACED = "\ufffd"  # what Compose writes for a byte that is not UTF-8
 
 def unknown_fields(service: Service) -> list[str]:
     """The fields of the service that `docker stack deploy` refuses, sorted."""
-    own = json.loads(service.definition.reveal())["service"]
+    own = own_definition(service)
     given = {name for name, value in own.items() if value not in (None, [], {}, "")}
     return sorted(name for name in given - _FIELDS - _OF_COMPOSE if not name.startswith("x-"))
 
 
 def keys_without_text(service: Service) -> list[str]:
     """The variables, else fields, of the service whose value is not UTF-8, sorted: the Swarm would get another one."""
-    own = json.loads(service.definition.reveal())["service"]
+    own = own_definition(service)
     environment = own.pop("environment", None) or {}
     damaged = {name for name, value in environment.items() if _REPLACED in str(value)}
     parts = (*environment.items(), *own.items())

@@ -27,7 +27,7 @@ _ALL_ADDRESSES = ("", "0.0.0.0", "::")  # noqa: S104  # compared only
 
 def ignored_fields(service: Service) -> list[str]:
     """The fields of the service that have no effect in a Swarm, and harm nobody, sorted."""
-    own = _own(service)
+    own = own_definition(service)
     fields = {name for name in _IGNORED if own.get(name)}
     modes = ((mount.get("tmpfs") or {}).get("mode") for mount in _mappings(own.get("volumes")))
     return sorted(fields | ({"volumes.tmpfs.mode"} if any(mode is not None for mode in modes) else set()))
@@ -35,7 +35,7 @@ def ignored_fields(service: Service) -> list[str]:
 
 def widening_fields(service: Service) -> list[str]:
     """The fields of the service that a Swarm drops although they say what is reachable or allowed, sorted."""
-    own = _own(service)
+    own = own_definition(service)
     dropped = {name for name in ("devices", "privileged") if own.get(name)}
     if any((port.get("host_ip") or "") not in _ALL_ADDRESSES for port in _mappings(own.get("ports"))):
         dropped.add("ports.host_ip")
@@ -44,8 +44,9 @@ def widening_fields(service: Service) -> list[str]:
     return sorted(dropped)
 
 
-def _own(service: Service) -> Json:
-    own: Json = json.loads(service.definition.reveal())["service"]
+def own_definition(service: Service) -> dict[str, Any]:
+    """A copy of the service's own part of its definition; the rest is what it refers to."""
+    own: dict[str, Any] = json.loads(service.definition.reveal())["service"]
     return own
 
 
