@@ -99,7 +99,8 @@ def test_it_is_started_once_it_has_looked_and_a_reload_answers(machine: Machine,
         f": {documented[1]} " in machine.run("systemd-analyze", "security", "--no-pager", "reconciler").splitlines()[-1]
     )
     eventually(lambda: live(machine) == b"A=1\n", timeout=30)
-    waits(machine, "applied: production")
+    eventually(lambda: "applied" in [line.get("result") for line in machine.journal()], timeout=30)
+    waits(machine, "in_sync: production")  # its own write has it look again
 
     # A reload waits until the configuration is in use. With a mistake it fails and says why.
     configure(machine, server, **gate, environment=["production", "staging"])
