@@ -36,7 +36,9 @@ def started(root: Path, argv: list[str] = CONFIG, **variables: str) -> str:
     """The program that is started, relative to ``root``; its arguments are always those of the docker command."""
     environment = {"PATH": str(root / "bin"), "HOME": str(root / "home"), **variables}
     command, given = compose_command(argv, environment)
-    assert command[1:] == argv[1:]
+    without_engine = ["--host", "unix:///dev/null"]
+    assert [word for word in command[1:] if word not in without_engine] == argv[1:]
+    assert (command[1:3] == without_engine) == (command[0] != "docker" and "up" not in argv)
     assert given.items() >= environment.items()
     assert ("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND" in given) == (command[0] != "docker")
     return os.path.relpath(command[0], root) if command[0] != "docker" else "docker"
@@ -50,6 +52,12 @@ def test_the_plugin_that_docker_finds_first_is_started(docker: Path) -> None:
     assert started(docker) == "home/.docker/cli-plugins/docker-compose"
     executable(docker / "own" / "cli-plugins" / "docker-compose")
     assert started(docker, DOCKER_CONFIG=str(docker / "own")) == "own/cli-plugins/docker-compose"
+
+
+def test_only_config_is_kept_from_the_engine(docker: Path) -> None:
+    """It needs none; a service may be called as it is."""
+    assert started(docker, [*CONFIG, "--format", "json"]) == "second/docker-compose"
+    assert started(docker, ["docker", "compose", "-p", "config", "up", "--", "config"]) == "second/docker-compose"
 
 
 def test_other_docker_commands_are_started_as_they_are(docker: Path) -> None:

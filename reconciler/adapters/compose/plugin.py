@@ -22,13 +22,24 @@ _DIRECTORIES = (
 _NAME = "docker-compose"
 # By this a plugin knows that it is one; its value is how the docker command was called.
 _MARK = {"DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND": "docker"}
+# Compose asks the engine for its whole description before any command, to find Docker Desktop, and waits while that asks
+# runc. `config` needs no engine. As an option, it is not seen by `${DOCKER_HOST}` in a compose file.
+_NO_ENGINE = ("--host", "unix:///dev/null")
 
 
 def compose_command(argv: Sequence[str], environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """Given `docker …` and its environment, return what to start instead, and the environment for that: for `docker
     compose` the plugin, where it is certain which one the docker command would take."""
     plugin = _plugin(environment) if list(argv[:2]) == ["docker", "compose"] else ""
-    return ([plugin, *argv[1:]], {**environment, **_MARK}) if plugin else (list(argv), dict(environment))
+    if not plugin:
+        return list(argv), dict(environment)
+    engine = _NO_ENGINE if _subcommand(argv[2:]) == "config" else ()
+    return [plugin, *engine, *argv[1:]], {**environment, **_MARK}
+
+
+def _subcommand(words: Sequence[str]) -> str:
+    """That of `docker compose`; each option before it has a value (see ``Invocation.options``)."""
+    return next((word for word in words[::2] if not word.startswith("-")), "")
 
 
 def _plugin(environment: Mapping[str, str]) -> str:
