@@ -141,6 +141,7 @@ def machine() -> dict[str, str]:
         "sops": _version(find_sops("sops"), "--version", "--disable-version-check"),
         "docker": _version("docker", "version", "--format", "{{.Server.Version}}"),
         "compose": _version("docker", "compose", "version", "--short"),
+        "other containers": _version("docker", "info", "--format", "{{.Containers}}"),
     }
 
 
