@@ -22,8 +22,8 @@ _DIRECTORIES = (
 _NAME = "docker-compose"
 # By this a plugin knows that it is one; its value is how the docker command was called.
 _MARK = {"DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND": "docker"}
-# Compose asks the engine for its whole description before any command, to find Docker Desktop, and waits while that asks
-# runc. `config` needs no engine. As an option, it is not seen by `${DOCKER_HOST}` in a compose file.
+# Compose asks the engine for its whole description before any command, to find Docker Desktop, and waits while that
+# runs runc. `config` needs no engine. As it is an option, `${DOCKER_HOST}` in a compose file does not see it.
 _NO_ENGINE = ("--host", "unix:///dev/null")
 
 
