@@ -12,6 +12,8 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 
+from reconciler.adapters.compose.engine_address import config_path
+
 # As the docker command searches: after `cli-plugins` in its own configuration directory.
 _DIRECTORIES = (
     "/usr/local/lib/docker/cli-plugins",
@@ -46,11 +48,13 @@ def _plugin(environment: Mapping[str, str]) -> str:
     """The path of the Compose plugin; "" where the docker command is a script or another program's, has directories of
     its own for plugins, or there is no plugin."""
     docker = shutil.which("docker", path=environment.get("PATH", os.defpath))
-    usual = os.path.join(environment.get("HOME") or os.path.expanduser("~"), ".docker")
-    settings = environment.get("DOCKER_CONFIG") or usual
+    settings = config_path(environment)
     if docker is None or not _is_docker(os.path.realpath(docker)) or _has_directories(settings):
         return ""
-    paths = (os.path.join(directory, _NAME) for directory in (os.path.join(settings, "cli-plugins"), *_DIRECTORIES))
+    paths = (
+        os.path.join(directory, _NAME)
+        for directory in (os.path.join(os.path.dirname(settings), "cli-plugins"), *_DIRECTORIES)
+    )
     path = next(filter(os.path.lexists, paths), "")
     return path if os.access(path, os.X_OK) and os.path.isfile(path) else ""
 
@@ -64,7 +68,7 @@ def _is_docker(path: str) -> bool:
 def _has_directories(settings: str) -> bool:
     """Whether the configuration of the docker command names directories of plugins, or cannot be read."""
     try:
-        with open(os.path.join(settings, "config.json"), encoding="utf-8") as file:
+        with open(settings, encoding="utf-8") as file:
             return "cliPluginsExtraDirs" in json.load(file)
     except FileNotFoundError:
         return False
