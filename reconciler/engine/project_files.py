@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -75,20 +76,19 @@ class ProjectFileGuard:
         return [GuardError(problem, where=stack.id, id="project-file") for problem in problems]
 
     async def _all(self) -> tuple[frozenset[str], frozenset[str]]:
-        files: set[str] = set()
-        environments: set[str] = set()
-        for stack in self.stacks:
-            mine = await self._of_stack(stack)
-            files |= mine.files
-            environments |= mine.environments
-        try:
-            foreign = await self.ports.compose.other_project_files()
-            files |= foreign.files
-            environments |= foreign.environments
-        except EngineUnavailableError:
-            pass  # what is written meanwhile stays known: see refusals()
-        names = await self._real(files), await self._real(environments)
+        # All at the same time: each asks the engine for its containers.
+        projects = await asyncio.gather(self._foreign(), *map(self._of_stack, self.stacks))
+        names = (
+            await self._real({path for project in projects for path in project.files}),
+            await self._real({path for project in projects for path in project.environments}),
+        )
         return frozenset(map(guards.folded, names[0])), frozenset(map(guards.folded, names[1]))
+
+    async def _foreign(self) -> ProjectFiles:
+        try:
+            return await self.ports.compose.other_project_files()
+        except EngineUnavailableError:
+            return ProjectFiles(frozenset(), frozenset())  # what is written meanwhile stays known: see refusals()
 
     async def _of_stack(self, stack: Stack) -> ProjectFiles:
         if stack.id not in self._by_stack:

@@ -265,8 +265,9 @@ def ls_remote_command(url: str, *patterns: str) -> list[str]:
 
 
 def fetch_command(url: str, branch: str, ref: str = HEAD_REF) -> list[str]:
-    """Fetch the branch and its history into ``ref``, even where the branch was rewritten (the ``+``)."""
-    options = ("--quiet", "--no-tags", "--no-auto-maintenance", "--no-write-fetch-head", "--no-recurse-submodules")
+    """Fetch the branch and its history into ``ref``, even where the branch was rewritten (the ``+``). FETCH_HEAD then
+    begins with its commit."""
+    options = ("--quiet", "--no-tags", "--no-auto-maintenance", "--no-recurse-submodules")
     return ["git", "fetch", *options, "--", url, f"+refs/heads/{branch}:{ref}"]
 
 

@@ -147,7 +147,7 @@ class GitMirror:
             await self._directory.fetch(self._poll_timeout)
         except GitUnreachableError:
             return ""
-        commit = await self._ask("rev-parse", HEAD_REF)  # what turns out to be damaged is repaired when it is read
+        commit = await self._directory.fetched_head()  # what turns out to be damaged is repaired when it is read
         await self._directory.merge_packs()
         return commit
 

@@ -9,10 +9,11 @@ import os
 import resource
 import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from reconciler.adapters import process
 from reconciler.adapters.disk import disk_reason
-from reconciler.adapters.git.command import fetch_command
+from reconciler.adapters.git.command import COMMIT_ID, fetch_command
 from reconciler.adapters.git.runner import QUICK, GitRunner
 
 LARGEST_PACK = 2048 * process.MIB  # a push must not be able to fill the disk that the live files are on
@@ -63,6 +64,16 @@ class MirrorDirectory:
                 "Give the environments a repository of their own.",
             )
         self._git.raise_failure(completed, seconds)
+
+    async def fetched_head(self) -> str:
+        """The commit that the last fetch has brought, from the file that git has written about it: a process that says
+        it takes ten times as long. "" where it says none."""
+        try:
+            said = await asyncio.to_thread(Path(self._path, "FETCH_HEAD").read_text)
+        except FileNotFoundError:
+            return ""
+        commit = said.partition("\t")[0]
+        return commit if COMMIT_ID.fullmatch(commit) else ""
 
     async def rebuild(self) -> None:
         """Fetch everything into a new mirror, then replace the old one, which serves until then."""
