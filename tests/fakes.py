@@ -20,6 +20,7 @@ from reconciler.core.errors import (
     ChangedMeanwhileError,
     EngineUnavailableError,
     GitUnreachableError,
+    LiveFileError,
     NameTakenError,
     ReconcilerError,
     RefusedError,
@@ -256,6 +257,15 @@ class FakeHost:
 
     async def read(self, path: str) -> LiveFile | None:
         return self.files.get(path)
+
+    async def read_all(self, paths: Collection[str]) -> Mapping[str, LiveFile | LiveFileError | None]:
+        files: dict[str, LiveFile | LiveFileError | None] = {}
+        for path in paths:
+            try:
+                files[path] = await self.read(path)
+            except LiveFileError as error:
+                files[path] = error
+        return files
 
     async def stamps(self, paths: Collection[str]) -> Mapping[str, FileStamp | None]:
         """As a clock would give them that never stands still."""

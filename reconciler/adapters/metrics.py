@@ -219,23 +219,27 @@ class PrometheusMetrics(ServiceDriftMetrics):
         self._revision_info.set_all(environment, state, {(revision.short,): 1} if revision else {})
 
     def observed(self, plan: Plan, at: float) -> None:
-        if plan is self._observed.get(plan.environment):  # nothing but the time has changed
-            for key in [key for key in self._corrections if key[0] == plan.environment]:
-                self._set_corrections(*key, at)
-            return
-        self._observed[plan.environment] = plan
-        # A target whose path has moved exists twice, under one name: the desired one comes first, and counts.
-        changes = {change.target.id: change for change in reversed(plan.changes) if change.kind not in LEFT_GIT}
+        before = self._observed.get(plan.environment)
+        if plan is not before:
+            self._observed[plan.environment] = plan
+            self._observe_plan(plan, before, at)
+        for key in [key for key in self._corrections if key[0] == plan.environment]:
+            self._set_corrections(*key, at)
+
+    def _observe_plan(self, plan: Plan, before: Plan | None, at: float) -> None:
+        """What is as in the plan ``before`` has its series."""
+        changes, unchanged = _by_target(plan), _by_target(before) if before else {}
         targets = {identity: change.target for identity, change in changes.items()}
         known = self._targets.get(plan.environment, {})
         self._targets[plan.environment] = targets
         if known.keys() != targets.keys():
             self._forget_others(plan.environment, targets)
             self._set_backups(plan.environment)
-        for identity, target in targets.items():
-            self._target_info.set(plan.environment, identity, 1, target.stack or "", target.on_drift)
-        for change in changes.values():
-            self._observe(plan.environment, change, at)
+        for identity, change in changes.items():
+            if change != unchanged.get(identity):
+                target = change.target
+                self._target_info.set(plan.environment, identity, 1, target.stack or "", target.on_drift)
+                self._observe(plan.environment, change, at)
         self.observe_drifts(plan.environment, plan.drifts)
 
     def _observe(self, environment: str, change: Change, at: float) -> None:
@@ -247,7 +251,6 @@ class PrometheusMetrics(ServiceDriftMetrics):
         self._pending.set(environment, target, int(change.kind in (Kind.UPDATE, Kind.CREATE, Kind.CONFLICT)))
         status = sync_status(change)
         self._sync.set(environment, target, int(status is not SyncStatus.IN_SYNC), status)
-        self._set_corrections(environment, target, at)
         if not drifted:
             self._drift_since.pop((environment, target), None)
         elif (environment, target) not in self._drift_since:
@@ -393,6 +396,11 @@ class PrometheusMetrics(ServiceDriftMetrics):
         free_bytes.set_function(lambda: _disk_state(measure)[0])
         free_inodes = self._gauge("state_free_inodes", "Free inodes there; -1: it has no fixed number of them.")
         free_inodes.set_function(lambda: _disk_state(measure)[1])
+
+
+def _by_target(plan: Plan) -> dict[str, Change]:
+    """A target whose path has moved exists twice, under one name: the desired one comes first, and counts."""
+    return {change.target.id: change for change in reversed(plan.changes) if change.kind not in LEFT_GIT}
 
 
 def _disk_state(measure: Callable[[], tuple[int, int, int]]) -> tuple[float, float]:

@@ -34,8 +34,10 @@ from reconciler.adapters.store_json import (
 )
 from reconciler.adapters.store_statements import (
     ENTRIES,
+    FORGET_RUNS,
     GUARDED,
     RAN,
+    SELECT_RUN,
     VERSION,
     WRITTEN,
     Execute,
@@ -56,12 +58,6 @@ from reconciler.core.model.targets import host_of
 
 _KEEP_RUNS = 1000
 _LOCK_TIMEOUT = 10.0  # seconds to wait for another process that is writing
-
-_FORGET_RUNS = (
-    "DELETE FROM run WHERE environment = ? AND result IS NOT NULL AND number <= "
-    "(SELECT number FROM run WHERE environment = ? AND result IS NOT NULL ORDER BY number DESC LIMIT 1 OFFSET ?)"
-)
-_SELECT_RUN = "SELECT id, environment, started_at, finished_at, facts, result, reason FROM run"
 
 
 class SqliteStore:
@@ -115,10 +111,10 @@ class SqliteStore:
 
     def applied(self, environment: str) -> Mapping[str, Applied]:
         rows = self._all(
-            "SELECT source, path, digest, mode, commit_id, at, stack, prune FROM applied WHERE environment = ?",
+            "SELECT path, source, path, digest, mode, commit_id, at, stack, prune FROM applied WHERE environment = ?",
             environment,
         )
-        return {row[1]: dataclasses.replace(Applied(*row), prune=bool(row[7])) for row in rows}
+        return {path: Applied(*(*facts, bool(prune))) for path, *facts, prune in rows}
 
     def advance(self, environment: str, paths: Collection[str], commit: str) -> None:
         with self._transaction() as do:
@@ -218,7 +214,7 @@ class SqliteStore:
                 do(*upsert_environment(record))
 
     def unfinished(self, environment: str) -> Run | None:
-        row = self._one(f"{_SELECT_RUN} WHERE environment = ? AND result IS NULL ORDER BY number DESC", environment)
+        row = self._one(f"{SELECT_RUN} WHERE environment = ? AND result IS NULL ORDER BY number DESC", environment)
         with self._decoding():
             return run_from_row(row) if row else None
 
@@ -237,7 +233,7 @@ class SqliteStore:
 
     def _append_stored(self, do: Execute, run: str, at: float) -> None:
         """Chain the run as it is stored now; nothing where its row has been forgotten meanwhile."""
-        for row in do(f"{_SELECT_RUN} WHERE id = ?", (run,)).fetchall():
+        for row in do(f"{SELECT_RUN} WHERE id = ?", (run,)).fetchall():
             with self._decoding():
                 append_entry(do, run_from_row(row), at)
 
@@ -280,7 +276,7 @@ class SqliteStore:
                 self._append_stored(do, identity, at)
             do(*upsert_ended_run(run, result, reason, at))
             self._append_stored(do, run.id, at)
-            do(_FORGET_RUNS, (run.environment, run.environment, _KEEP_RUNS))
+            do(FORGET_RUNS, (run.environment, run.environment, _KEEP_RUNS))
             for path in forgotten:
                 do("DELETE FROM applied WHERE environment = ? AND path = ?", (run.environment, path))
             for state in applied:
@@ -325,13 +321,18 @@ class SqliteStore:
             return verify_entries(self._database.execute, heads)
 
     def runs(
-        self, environment: str | Collection[str] | None = None, limit: int = 20, *, since: float = 0.0
+        self,
+        environment: str | Collection[str] | None = None,
+        limit: int = 20,
+        *,
+        since: float = 0.0,
+        result: Result | None = None,
     ) -> tuple[Run, ...]:
         names = [environment] if isinstance(environment, str) else environment
-        marks = ", ".join("?" * len(names or ()))
-        among = f"AND environment IN ({marks})" if names is not None else ""
-        statement = f"{_SELECT_RUN} WHERE started_at >= ? {among} ORDER BY number DESC LIMIT ?"
-        rows = self._all(statement, since, *(names or ()), limit)
+        among = f"AND environment IN ({', '.join('?' * len(names))})" if names is not None else ""
+        statement = f"{SELECT_RUN} WHERE started_at >= ? {among} {'AND result = ?' if result else ''}"
+        values = (since, *(names or ()), *([result] if result else ()), limit)
+        rows = self._all(f"{statement} ORDER BY number DESC LIMIT ?", *values)
         with self._decoding():
             return tuple(run_from_row(row) for row in rows)
 
@@ -403,7 +404,7 @@ class SqliteStore:
                 do(statement)
             with self._decoding():
                 append_runs(
-                    do, map(run_from_row, do(f"{_SELECT_RUN} WHERE result IS NOT NULL ORDER BY number").fetchall())
+                    do, map(run_from_row, do(f"{SELECT_RUN} WHERE result IS NOT NULL ORDER BY number").fetchall())
                 )
             do(f"PRAGMA user_version = {VERSION}")
 

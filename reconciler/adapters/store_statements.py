@@ -56,6 +56,12 @@ SCHEMA = (
     "CREATE TABLE digest_key (mark TEXT NOT NULL) STRICT",
     f"PRAGMA user_version = {VERSION}",
 )
+# The columns as run_from_row takes them.
+SELECT_RUN = "SELECT id, environment, started_at, finished_at, facts, result, reason FROM run"
+FORGET_RUNS = (
+    "DELETE FROM run WHERE environment = ? AND result IS NOT NULL AND number <= "
+    "(SELECT number FROM run WHERE environment = ? AND result IS NOT NULL ORDER BY number DESC LIMIT 1 OFFSET ?)"
+)
 
 Execute = Callable[..., sqlite3.Cursor]
 

@@ -75,6 +75,8 @@ class KeyNames:
 
     def keep(self, ports: Ports, snapshot: Snapshot) -> None:
         """Forget pairs that no longer occur."""
+        if not self._known and not self._apart:
+            return
         pairs = {_pair(ports, snapshot, state.target) for state in snapshot.states if state.desired is not None}
         self._known = {pair: keys for pair, keys in self._known.items() if pair in pairs}
         self._apart = {pair: both for pair, both in self._apart.items() if pair in pairs}

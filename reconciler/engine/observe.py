@@ -266,18 +266,16 @@ async def observe(ports: Ports, desired: Desired) -> Snapshot:
     targets = [*desired.manifest.targets, *orphans]
     stamps = await ports.host.stamps([target.path for target in targets])
     stamped_at = ports.clock.monotonic()
-    # Concurrently: over SSH each takes some round trips.
-    reads = (_read(ports, target, orphaned=target.path not in paths) for target in targets)
-    files = await asyncio.gather(*reads)
-    live: dict[str, LiveFile | None] = {target.path: file for target, (file, _) in zip(targets, files, strict=True)}
-    unreadable = {target.path: problem for target, (_, problem) in zip(targets, files, strict=True)}
+    live, unreadable = await _read_all(ports, targets, paths)
     owners = _other_owners(ports, desired.manifest.environment, {target.path for target in orphans})
     restored = {file.path: file for file in ports.store.environment(desired.manifest.environment).restored}
     ownership: dict[str, Ownership] = {}
+    known_ids: dict[tuple[str | None, str | None], Ownership] = {}
     states = []
     for target in targets:
         file = live[target.path]
-        ids = ownership[target.path] = await _ownership(ports, target)
+        names = (target.owner, target.group)
+        ids = ownership[target.path] = known_ids[names] = known_ids.get(names) or await _ownership(ports, target)
         last = applied.get(target.path)
         states.append(
             TargetState(
@@ -289,7 +287,7 @@ async def observe(ports: Ports, desired: Desired) -> Snapshot:
                 last_mode=None if last is None else last.mode,
                 ownership_ok=file is None or _owned(file, ids),
                 restored_from=_restored_from(ports, restored.get(target.path), file),
-                unreadable=unreadable[target.path],
+                unreadable=unreadable.get(target.path, ""),
                 owner=owners.get(target.path, ""),
             )
         )
@@ -314,20 +312,32 @@ def fingerprints(ports: Ports, snapshot: Snapshot) -> dict[str, Fingerprint]:
 
 async def require_unmoved(ports: Ports, expected: Mapping[str, Secret | None]) -> None:
     """Raise ChangedMeanwhileError if a live file has other content than expected (None: there is none)."""
-    files = await asyncio.gather(*(ports.host.read(path) for path in expected))
-    for (path, content), file in zip(expected.items(), files, strict=True):
+    files = await ports.host.read_all(expected)
+    for path, content in expected.items():
+        if isinstance(file := files[path], LiveFileError):
+            raise file
         if (None if file is None else file.data) != content:
             raise ChangedMeanwhileError("somebody changed the live file meanwhile", where=path)
 
 
-async def _read(ports: Ports, target: Target, *, orphaned: bool) -> tuple[LiveFile | None, str]:
-    """The live file, and why an orphaned one cannot be read: that must not hold up the targets that git has."""
-    try:
-        return await ports.host.read(target.path), ""
-    except LiveFileError as error:
-        if not orphaned:
-            raise
-        return None, str(error)
+async def _read_all(
+    ports: Ports, targets: Sequence[Target], in_git: Collection[str]
+) -> tuple[dict[str, LiveFile | None], dict[str, str]]:
+    """The live files by path, and why an orphaned one cannot be read: that must not hold up the targets that git has.
+
+    Raises LiveFileError for a path ``in_git``.
+    """
+    live: dict[str, LiveFile | None] = {}
+    unreadable: dict[str, str] = {}
+    files = await ports.host.read_all([target.path for target in targets])
+    for path in (target.path for target in targets):
+        file = files[path]
+        if isinstance(file, LiveFileError):
+            if path in in_git:
+                raise file
+            file, unreadable[path] = None, str(file)
+        live[path] = file
+    return live, unreadable
 
 
 def _restored_from(ports: Ports, restored: RestoredFile | None, file: LiveFile | None) -> str:

@@ -20,6 +20,7 @@ from reconciler.core.decide.suspension import (
 from reconciler.core.errors import EngineUnavailableError, GuardError, ReconcilerError, all_of
 from reconciler.core.model.compose import Action, Project
 from reconciler.core.model.plans import Aspect, Change, Effect, Kind, Plan, ServiceDrift
+from reconciler.core.model.runs import Result
 from reconciler.core.model.targets import host_of
 from reconciler.core.ports import Ports
 from reconciler.core.secret import Secret
@@ -222,7 +223,7 @@ class _Corrections:
         if self._times is None:
             self._times = {}
             since = self._ports.clock.now() - HOUR
-            runs = self._ports.store.runs(self._environment, RUNS_LOOKED_AT, since=since)
+            runs = self._ports.store.runs(self._environment, RUNS_LOOKED_AT, since=since, result=Result.CORRECTED)
             for corrected, at in corrections(runs):
                 self._times.setdefault(corrected.path, []).append(at)
         return conflicting_writer(change, self._times.get(change.target.path, ()), self._ports.clock.now())

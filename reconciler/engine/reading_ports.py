@@ -18,7 +18,18 @@ _STORE_READS = (
     *("version", "environment", "environments", "applied", "digest", "ever_written", "ever_unguarded", "ran_services"),
     *("unfinished", "pending_restarts", "runs", "history_read", "first_seen"),
 )
-_HOST_READS = ("reach", "read", "stamps", "editor", "ownership", "new_owner", "resolve", "sight", "leftovers")
+_HOST_READS = (
+    "reach",
+    "read",
+    "read_all",
+    "stamps",
+    "editor",
+    "ownership",
+    "new_owner",
+    "resolve",
+    "sight",
+    "leftovers",
+)
 _COMPOSE_READS = (
     *("project", "project_files", "other_project_files", "images", "own_hash", "containers", "deployed"),
     *("guests", "glance", "require_names", "endings", "names_in_use", "is_current", "noticing"),

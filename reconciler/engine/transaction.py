@@ -186,16 +186,13 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
     by_hand = [change for change in changes if change.kind in (Kind.DRIFT, Kind.CONFLICT) and not change.restored_from]
     drifted = [change.source for change in by_hand]
     now = ports.clock.now()
-    recent = ports.store.runs(plan.environment, _SEARCHED_RUNS, since=now - HOUR)
-    restored = restored_stacks(recent, transaction.run, now)
-    renewed = [change.target for change in plan.changes if _is_renewed(plan, change)]
-    stale = [target.id for target in renewed if target.stack not in restored]
+    stale = _renewed_by_correction(ports, transaction.run, plan, now)
     only_corrects = all(change.kind == Kind.DRIFT for change in changes)
     corrected = [*(f"{plan.environment}/{source}" for source in drifted), *stale]
-    ports.metrics.corrected(plan.environment, corrected, ports.clock.now())
+    ports.metrics.corrected(plan.environment, corrected, now)
     repaired = [(action.stack, action.service) for action in transaction.run.actions if action.repairs]
     ports.metrics.services_corrected(plan.environment, repaired)
-    ports.metrics.observed(_carried_out(plan), ports.clock.now())
+    ports.metrics.observed(_carried_out(plan), now)
     result = Result.CORRECTED if only_corrects else Result.APPLIED
     away = planned.prepared.away
     reason = "; ".join([_done_reason(transaction, services=away is None), *transaction.run.accepted])
@@ -210,6 +207,15 @@ async def _succeeded(planned: _PlannedRun) -> Outcome:
         reason = f"{outcome.reason}; {held_reason(plan)}"
         return replace(outcome, result=Result.HELD, reason=reason, error_id=plan.waiting_id)
     return outcome
+
+
+def _renewed_by_correction(ports: Ports, run: Run, plan: Plan, now: float) -> list[str]:
+    """The targets (ids) of which the plan renews containers, where no correction that is counted has caused that."""
+    renewed = [change.target for change in _renewed(plan)]
+    if not renewed:
+        return []
+    restored = restored_stacks(ports.store.runs(plan.environment, _SEARCHED_RUNS, since=now - HOUR), run, now)
+    return [target.id for target in renewed if target.stack not in restored]
 
 
 async def _failed_revision(planned: _PlannedRun, error: ReconcilerError) -> Outcome:
@@ -333,8 +339,8 @@ def _end(
         _publish_delivery(ports, planned.record, plan, now)
         record = replace(record, healthy=plan.revision, degraded="")
     record = replace(record, startups={**record.startups, **transaction.startups})
-    record = _noted(record, planned.snapshot, _carried_out(plan), now) if wrote else record
     after = _carried_out(plan) if wrote else plan
+    record = _noted(record, planned.snapshot, after, now) if wrote else record
     ports.store.finish(
         run,
         result,
@@ -370,19 +376,20 @@ def _publish_delivery(ports: Ports, record: EnvironmentRecord, plan: Plan, now: 
             ports.metrics.delivered_target(record.name, change.target.id, seconds)
 
 
-def _is_renewed(plan: Plan, change: Change) -> bool:
-    """Whether the plan renews the containers that run older values of the file."""
-    renewed = {path for action in plan.actions for path in action.stale}
-    return Aspect.STALE in change.aspects and change.target.path in renewed
+def _renewed(plan: Plan) -> list[Change]:
+    """The files of which the plan renews the containers that run older values."""
+    paths = {path for action in plan.actions for path in action.stale}
+    return [change for change in plan.changes if Aspect.STALE in change.aspects and change.target.path in paths]
 
 
 def _carried_out(plan: Plan) -> Plan:
     """The plan after its writes and actions; what was deleted is no longer a target."""
+    renewed = {change.target.path for change in _renewed(plan)}
     changes = tuple(
         replace(change, kind=Kind.IN_SYNC, effect=Effect.NONE, aspects=frozenset(), keys=KeyChange(), reason="in sync")
         if change.writes
         else replace(change, aspects=change.aspects - {Aspect.STALE})
-        if _is_renewed(plan, change)
+        if change.target.path in renewed
         else change
         for change in plan.changes
         if change.effect is not Effect.DELETE
@@ -407,11 +414,10 @@ def _applied(snapshot: Snapshot, prepared: Prepared, plan: Plan, at: float) -> l
         seen = target.stack is None or (target.stack in prepared.views and Aspect.STALE not in change.aspects)
         if known is not None and known.digest != digest and target.path not in written and not seen:
             continue
-        fact = Applied(
-            target.source, target.path, digest, target.mode, plan.revision.commit, at, target.stack, target.prune
-        )
-        if known is None or fact != replace(known, commit=fact.commit, at=fact.at):
-            new.append(fact)
+        facts = (target.source, digest, target.mode, target.stack, target.prune)
+        if known is None or facts != (known.source, known.digest, known.mode, known.stack, known.prune):
+            place, commit = (target.source, target.path), plan.revision.commit
+            new.append(Applied(*place, digest, target.mode, commit, at, target.stack, target.prune))
     return new
 
 

@@ -132,6 +132,15 @@ def test_a_copied_directory_belongs_to_where_it_lies(directory: Path, backups: B
     assert len(backups.list("production")) == 3
 
 
+def test_a_backup_that_another_process_takes_meanwhile_is_older_than_the_next(
+    directory: Path, backups: BackupDirectory
+) -> None:
+    first = take(backups, 1)
+    second = take(BackupDirectory(str(directory), DIGEST), 2, NOON - 60)
+    third = take(backups, 3, NOON - 120)
+    assert ids(backups) == [third.id, second.id, first.id]
+
+
 # --- expiring --------------------------------------------------------------------------------------------------------
 
 

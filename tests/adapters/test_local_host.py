@@ -404,6 +404,22 @@ def test_the_allowed_path_itself_may_be_a_link(tmp_path: Path, root: Path) -> No
     assert (root / "api.env").read_bytes() == NEW
 
 
+def test_one_file_that_cannot_be_read_hides_no_other_that_is_read_with_it(
+    host: LocalHost, root: Path, file: Path, outside: Path
+) -> None:
+    (root / "link.env").symlink_to(outside / "api.env")
+    (root / "config").symlink_to(outside)
+    (root / "directory.env").mkdir()
+    names = ("api.env", "missing.env", "link.env", "directory.env", "config/api.env", "none/api.env", "../api.env")
+    live = asyncio.run(host.read_all([f"{root}/{name}" for name in names]))
+    assert live[str(file)] == look(host, file)
+    assert live[f"{root}/missing.env"] is live[f"{root}/none/api.env"] is None
+    for name in ("link.env", "directory.env", "config/api.env", "../api.env"):
+        with pytest.raises(LiveFileError) as alone:
+            look(host, root / name)
+        assert str(live[f"{root}/{name}"]) == str(alone.value).replace(str(root / name), f"{root}/{name}")
+
+
 @pytest.mark.parametrize("path", ["{root}/../outside/api.env", "/etc/passwd", "{root}", "{root}-2/api.env"])
 def test_a_path_outside_allowed_paths_is_not_opened(host: LocalHost, root: Path, outside: Path, path: str) -> None:
     with pytest.raises(LiveFileError, match="outside allowed_paths"):

@@ -421,6 +421,15 @@ def test_drift_is_detected_once_for_as_long_as_it_lasts(metrics: PrometheusMetri
     assert series(metrics, "drift_since_timestamp_seconds") == {(API.id,): 300.0}
 
 
+def test_a_target_that_comes_back_as_it_was_has_its_series_again(metrics: PrometheusMetrics) -> None:
+    drift = changed(WORKER, Kind.DRIFT, Aspect.CONTENT)
+    for plan in (plan_of(drift, changed(API, Kind.IN_SYNC)), in_sync(API), plan_of(drift, changed(API, Kind.UPDATE))):
+        metrics.observed(plan, 100.0)
+    assert drift_of(metrics, WORKER.id) == {"content"}
+    assert {labels[-1] for labels in series(metrics, "target_info")} == {API.id, WORKER.id}
+    assert series(metrics, "pending_changes") == {(API.id,): 1}
+
+
 def test_a_correction_is_counted(metrics: PrometheusMetrics) -> None:
     metrics.observed(in_sync(API, WORKER), 100.0)
     metrics.corrected("production", [API.id], 103.0)

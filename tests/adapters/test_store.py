@@ -174,6 +174,14 @@ def test_runs_can_be_those_since_a_time(store: SqliteStore) -> None:
     assert [run.id for run in store.runs(since=150.0)] == ["r2"]
 
 
+def test_runs_can_be_those_that_ended_in_one_way(store: SqliteStore) -> None:
+    for number, result in enumerate([Result.CORRECTED, Result.APPLIED, Result.CORRECTED]):
+        finish(store, run_of(f"r{number}"), result, record=EnvironmentRecord("production"))
+    store.begin(run_of("r3"))
+    assert [run.id for run in store.runs("production", result=Result.CORRECTED)] == ["r2", "r0"]
+    assert [run.id for run in store.runs(limit=1, result=Result.APPLIED)] == ["r1"]
+
+
 # --- begin, owe, finish ----------------------------------------------------------------------------------------------
 
 

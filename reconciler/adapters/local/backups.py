@@ -35,6 +35,7 @@ class BackupDirectory:
     def __init__(self, directory: str, digest: Callable[[bytes], str]) -> None:
         self._directory = directory
         self._digest = digest
+        self._numbers: dict[tuple[str, str], int] = {}  # by environment and id
 
     async def take(
         self, run: Run, files: Sequence[tuple[BackupEntry, Secret | None]], from_commit: str, to_commit: str
@@ -54,7 +55,7 @@ class BackupDirectory:
             for directory in (self._directory, parent):
                 _make_private(directory)
             _clear(parent)
-            number = 1 + max((number for number, _ in self._numbered()), default=0)
+            number = 1 + self._highest()
             _store(parent, backup, number, files)
         except OSError as error:
             hint = "Nothing was changed. Free some space (`df`, `df -i`) or make the directory writable"
@@ -144,15 +145,32 @@ class BackupDirectory:
                 with contextlib.suppress(OSError):
                     _remove(os.path.join(self._directory, environment), backup.id)
 
+    def _highest(self) -> int:
+        """The highest number of a backup. Manifests do not change, so each is read for that once."""
+        names = [(name, identity) for name in _names(self._directory) for identity in _names(self._path(name))]
+        self._numbers = {name: self._numbers[name] for name in names if name in self._numbers}
+        for name in names:
+            if name not in self._numbers and (numbered := self._read_manifest(*name)):
+                self._numbers[name] = numbered[0]
+        return max(self._numbers.values(), default=0)
+
     def _numbered(self, environment: str | None = None) -> tuple[tuple[int, Backup], ...]:
         """Newest first, without those whose manifest cannot be read."""
-        numbered = []
-        for name in [environment] if environment else _names(self._directory):
-            for identity in _names(os.path.join(self._directory, name)):
-                manifest = os.path.join(self._directory, name, identity, MANIFEST)
-                with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(manifest, "rb") as file:
-                    numbered.append(_from_json(json.load(file), name, identity))
-        return tuple(sorted(numbered, key=lambda item: item[0], reverse=True))
+        names = [environment] if environment else _names(self._directory)
+        manifests = (self._read_manifest(name, identity) for name in names for identity in _names(self._path(name)))
+        return tuple(sorted(filter(None, manifests), key=lambda item: item[0], reverse=True))
+
+    def _read_manifest(self, environment: str, identity: str) -> tuple[int, Backup] | None:
+        """The backup and its number; None where its manifest cannot be read."""
+        with (
+            contextlib.suppress(OSError, ValueError, KeyError, TypeError),
+            open(self._path(environment, identity, MANIFEST), "rb") as file,
+        ):
+            return _from_json(json.load(file), environment, identity)
+        return None
+
+    def _path(self, *names: str) -> str:
+        return os.path.join(self._directory, *names)
 
 
 def _make_private(directory: str) -> None:

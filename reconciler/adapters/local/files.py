@@ -77,15 +77,33 @@ class LocalHost:
         """This machine always answers."""
 
     async def read(self, path: str) -> LiveFile | None:
+        file = (await self.read_all([path]))[path]
+        if isinstance(file, LiveFileError):
+            raise file
+        return file
+
+    async def read_all(self, paths: Collection[str]) -> Mapping[str, LiveFile | LiveFileError | None]:
+        files: dict[str, LiveFile | LiveFileError | None] = {}
+        for directory, names in by_directory(paths).items():
+            inside = [f"{directory}/{name}" for name in names]
+            try:
+                with self._parent(inside[0]) as (parent, _):
+                    files |= {path: self._read(parent, path) for path in inside}
+            except FileNotFoundError:
+                files |= dict.fromkeys(inside)
+            except (OSError, LiveFileError) as error:  # of the directory
+                files |= {path: _unreadable(path, error) for path in inside}
+        return files
+
+    def _read(self, parent: int, path: str) -> LiveFile | LiveFileError | None:
         try:
-            with self._parent(path) as (parent, name):
-                if self._writers is not None:
-                    self._writers.follow(path)
-                return _read(parent, name, path)
+            if self._writers is not None:
+                self._writers.follow(path)
+            return _read(parent, os.path.basename(path), path)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise _live_file_error("cannot read the live file", path, error) from error
+        except (OSError, LiveFileError) as error:
+            return _unreadable(path, error)
 
     async def stamps(self, paths: Collection[str]) -> Mapping[str, FileStamp | None]:
         stamps: dict[str, FileStamp | None] = {}
@@ -409,6 +427,12 @@ def _check_failure(completed: process.Completed) -> str:
     if completed.timed_out:
         return f"timed out after {_CHECK_LIMITS.timeout:g} s"
     return "printed too much" if completed.overflowed else f"exit code {completed.exit_code}"
+
+
+def _unreadable(path: str, error: OSError | LiveFileError) -> LiveFileError:
+    if isinstance(error, OSError):
+        return _live_file_error("cannot read the live file", path, error)
+    return LiveFileError(error.what, where=path, hint=error.hint, id=error.id)
 
 
 def _live_file_error(failure: str, path: str, error: OSError) -> LiveFileError:

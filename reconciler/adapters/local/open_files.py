@@ -19,9 +19,9 @@ def read_open(descriptor: int, path: str) -> LiveFile:
     """The open file, from its beginning. Raises LiveFileError for anything but a regular file that is not too large."""
     status = os.fstat(descriptor)
     require_regular(path, status.st_mode)
-    with open(descriptor, "rb", closefd=False) as file:
-        data = file.read(min(status.st_size, LARGEST_FILE) + 1)  # memory for the largest one takes five times as long
-        if len(data) > status.st_size:  # it has grown
+    data = os.read(descriptor, min(status.st_size, LARGEST_FILE) + 1)  # memory for the largest takes five times as long
+    if len(data) != status.st_size:  # it has changed meanwhile, or is read in parts
+        with open(descriptor, "rb", closefd=False) as file:
             data += file.read(LARGEST_FILE + 1 - len(data))
     require_small(path, len(data))
     return LiveFile(

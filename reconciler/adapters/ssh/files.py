@@ -89,6 +89,16 @@ class SshHost:
         except asyncssh.SFTPError as error:
             raise self._error("cannot read the live file", path, error) from None
 
+    async def read_all(self, paths: Collection[str]) -> Mapping[str, LiveFile | LiveFileError | None]:
+        files = await asyncio.gather(*map(self._read_or_error, paths))  # each takes some round trips
+        return dict(zip(paths, files, strict=True))
+
+    async def _read_or_error(self, path: str) -> LiveFile | LiveFileError | None:
+        try:
+            return await self.read(path)
+        except LiveFileError as error:
+            return error
+
     async def stamps(self, paths: Collection[str]) -> Mapping[str, FileStamp | None]:
         allowed = [path for path in paths if any(is_below(path, root) for root in self._allowed)]
         return await stamps_of(self._connection, {path: self._root(path) for path in allowed})

@@ -45,6 +45,7 @@ from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError
 from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.revisions import Verify
+from reconciler.core.model.runs import Result
 from reconciler.core.model.settings import Settings
 from reconciler.core.model.targets import Manifest, environment_of
 from reconciler.core.ports import Ports
@@ -277,7 +278,7 @@ async def _built(
     )
     for name in units:
         metrics.backups(name, ports.backups.list(name))
-        for corrected, at in corrections(store.runs(name, RUNS_LOOKED_AT)):
+        for corrected, at in corrections(store.runs(name, RUNS_LOOKED_AT, result=Result.CORRECTED)):
             metrics.was_corrected(name, f"{name}/{corrected.source}", at)
     hosts = HostPorts(config, ports, stack)
     on_hosts = {unit: hosts.of(unit, host) for unit, host in units.items() if host is not None}

@@ -61,7 +61,7 @@ def with_keys(change: Change, keys: KeyChange) -> Change:
     import or `reconciler adopt` brought the variables of the live file into git, and there is nothing to decide.
     """
     if not keys.cosmetic:
-        return replace(change, keys=keys)
+        return change if keys == change.keys else replace(change, keys=keys)
     aspects = (change.aspects - {Aspect.CONTENT}) | {Aspect.COSMETIC}
     if change.effect is Effect.HOLD:
         reason = "the live file has the same variables as git; it is rewritten, the old one is in the backup"

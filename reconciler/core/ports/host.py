@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from reconciler.core.errors import LiveFileError
 from reconciler.core.inventory import FoundFile
 from reconciler.core.model.commands import CommandResult
 from reconciler.core.model.compose import Sight
@@ -26,6 +27,9 @@ class Host(Protocol):
 
         Raises LiveFileError for a link on the way, a directory, a device, or a file that cannot be read.
         """
+
+    async def read_all(self, paths: Collection[str]) -> Mapping[str, LiveFile | LiveFileError | None]:
+        """Each file as ``read`` has it, or the error that it raises: in one go, as there may be a thousand."""
 
     async def stamps(self, paths: Collection[str]) -> Mapping[str, FileStamp | None]:
         """What stat says of each file, None where there is none. Paths are left out where it says too little, or cannot

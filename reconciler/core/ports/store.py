@@ -129,10 +129,16 @@ class Store(Protocol):
         same transaction."""
 
     def runs(
-        self, environment: str | Collection[str] | None = None, limit: int = 20, *, since: float = 0.0
+        self,
+        environment: str | Collection[str] | None = None,
+        limit: int = 20,
+        *,
+        since: float = 0.0,
+        result: Result | None = None,
     ) -> tuple[Run, ...]:
         """The runs of one environment, of several, or of all; newest first. Decisions are none. Only those that were
-        started ``since`` then (epoch seconds): one of 1,000 changes takes long to read."""
+        started ``since`` then (epoch seconds) and ended with that ``result``: one of 1,000 changes takes long to read.
+        """
 
     def decide(self, decision: Run, record: EnvironmentRecord | None = None, *, forgotten: Sequence[str] = ()) -> None:
         """In one database transaction: append a decision that was no run to the history, store the record, and forget
