@@ -84,8 +84,7 @@ class SqliteStore:
 
     def digest_key(self) -> str | None:
         """The mark of the key that made the stored digests; None: there are none yet."""
-        row = self._one("SELECT mark FROM digest_key")
-        return row[0] if row else None
+        return (self._one("SELECT mark FROM digest_key") or (None,))[0]
 
     def note_digest_key(self, mark: str) -> None:
         with self._transaction() as do:
@@ -123,11 +122,11 @@ class SqliteStore:
 
     # --- what a blob decrypts to, as a keyed digest ---
 
-    def digest(self, blob: str, format: str, identity: str) -> str | None:
-        row = self._one(
-            "SELECT digest FROM plaintext WHERE blob = ? AND format = ? AND identity = ?", blob, format, identity
-        )
-        return row[0] if row else None
+    def digests(self, sources: Collection[tuple[str, str, str]]) -> Mapping[tuple[str, str, str], str]:
+        blobs = json.dumps([blob for blob, _, _ in sources])
+        rows = self._all("SELECT * FROM plaintext WHERE blob IN (SELECT value FROM json_each(?))", blobs)
+        known = {tuple(source): digest for *source, digest in rows}
+        return {source: known[source] for source in sources if source in known}
 
     def remember_digests(self, digests: Mapping[tuple[str, str, str], str]) -> None:
         with self._transaction() as do:

@@ -87,15 +87,20 @@ async def load_desired(
     await ports.git.preload(
         revision.commit, [path_in_git(ports, environment, target.source) for target in manifest.targets]
     )
-    encrypted: list[Target] = []
+    sources: dict[str, tuple[str, str, str]] = {}
     for target in manifest.targets:
         try:
             blob = blobs[target.source] = await read_source(ports, revision, target)
-            known = await _known_digest(ports, target, blob, plaintexts)
-            digests |= {target.source: known} if known else {}
-            encrypted += [] if known else [target]
+            if target.encrypted:
+                sources[target.source] = await _encrypted_source(target, blob, plaintexts)
+            else:
+                digests[target.source] = compared(ports, target, blob.data)
         except (SourceError, UnopenedError) as error:
             problems[target.source] = error
+    known = ports.store.digests(sources.values())
+    digests |= {name: known[source] for name, source in sources.items() if source in known}
+    unknown = sources.keys() - digests.keys()
+    encrypted = [target for target in manifest.targets if target.source in unknown]
     names = {target.stack for target in encrypted}
     changed = [stack for stack in manifest.stacks if stack.name in names]
     if ahead is not None and len(changed) == 1:
@@ -136,11 +141,9 @@ async def read_source(ports: Ports, revision: Revision, target: Target) -> Blob:
     return blob
 
 
-async def _known_digest(ports: Ports, target: Target, blob: Blob, plaintexts: Plaintexts) -> str | None:
-    """The digest of the source's plaintext; None where it has to be decrypted for that."""
-    if not target.encrypted:
-        return compared(ports, target, blob.data)
-    return ports.store.digest(blob.id, _kind(target, blob), await plaintexts.identity(target))
+async def _encrypted_source(target: Target, blob: Blob, plaintexts: Plaintexts) -> tuple[str, str, str]:
+    """What the digest of the source's plaintext is remembered by."""
+    return blob.id, _kind(target, blob), await plaintexts.identity(target)
 
 
 def _kind(target: Target, blob: Blob) -> str:
@@ -169,7 +172,7 @@ async def _decrypted_digests(
         except (SourceError, UnopenedError) as error:
             problems[target.source] = error
             return
-        digests[target.source] = new[blob.id, _kind(target, blob), await plaintexts.identity(target)] = digest
+        digests[target.source] = new[await _encrypted_source(target, blob, plaintexts)] = digest
         ports.progress(f"decrypting ({next(done)} of {len(targets)})")
         if len(new) >= _REMEMBERED_TOGETHER:
             ports.store.remember_digests(new)

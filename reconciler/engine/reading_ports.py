@@ -15,7 +15,7 @@ from reconciler.core.ports.metrics import Metrics
 from reconciler.core.ports.store import Backups, Store
 
 _STORE_READS = (
-    *("version", "environment", "environments", "applied", "digest", "ever_written", "ever_unguarded", "ran_services"),
+    *("version", "environment", "environments", "applied", "digests", "ever_written", "ever_unguarded", "ran_services"),
     *("unfinished", "pending_restarts", "runs", "history_read", "first_seen"),
 )
 _HOST_READS = (

@@ -128,14 +128,13 @@ def test_the_same_path_in_two_environments_is_two_things(store: SqliteStore) -> 
 
 
 def test_digests_are_remembered_by_blob_format_and_identity(opened: Callable[[], SqliteStore]) -> None:
-    opened().remember_digests({("blob", "dotenv", "key"): "digest"})
+    known = ("blob", "dotenv", "key")
+    opened().remember_digests({known: "digest"})
     store = opened()
-    assert store.digest("blob", "dotenv", "key") == "digest"
-    assert store.digest("other", "dotenv", "key") is None
-    assert store.digest("blob", "binary", "key") is None
-    assert store.digest("blob", "dotenv", "another key") is None
-    store.remember_digests({("blob", "dotenv", "key"): "newer"})
-    assert store.digest("blob", "dotenv", "key") == "newer"
+    unknown = [("other", "dotenv", "key"), ("blob", "binary", "key"), ("blob", "dotenv", "another key")]
+    assert store.digests([known, *unknown]) == {known: "digest"}
+    store.remember_digests({known: "newer"})
+    assert store.digests([known]) == {known: "newer"}
 
 
 def test_a_run_comes_back_whole(opened: Callable[[], SqliteStore]) -> None:
@@ -497,7 +496,7 @@ def read_all(path: Path) -> None:
         store.applied("production")
         store.pending_restarts("production")
         store.runs(limit=1000)
-        store.digest("blob1", "dotenv", "key")
+        store.digests([("blob1", "dotenv", "key")])
 
 
 @pytest.mark.parametrize(

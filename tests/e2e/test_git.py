@@ -1189,8 +1189,9 @@ async def test_an_https_server_that_is_down(remote: GitRemote, state_dir: Path, 
 
 def test_gitpython_is_imported_when_needed_and_starts_no_process(spy: Spy) -> None:
     program = (
-        "import sys\nfrom reconciler.adapters.git import objects\nassert 'git' not in sys.modules\n"
-        "objects.import_gitpython()\nimport git\nassert git.Commit\n"
+        "import sys\nfrom reconciler.adapters.git import object_reader\nassert 'git' not in sys.modules\n"
+        "from reconciler.adapters.imports import import_gitpython\n"
+        "import_gitpython()\nimport git\nassert git.Commit\n"
     )
     output(sys.executable, "-c", program, env={"PATH": os.environ["PATH"]})
     assert spy.commands() == []

@@ -12,6 +12,7 @@ import pytest
 
 from reconciler.adapters.git import command as git_command
 from reconciler.adapters.git import errors, mirror, objects
+from reconciler.adapters.imports import import_gitpython
 from reconciler.core.errors import ConfigError, RefusedError, SourceError
 from reconciler.core.model.revisions import Blob, RevertRequest
 from tests.support.cases import each
@@ -375,7 +376,7 @@ def entry(mode: bytes, name: bytes) -> bytes:
 
 @pytest.fixture(autouse=True)
 def gitpython() -> None:
-    objects.import_gitpython()
+    import_gitpython()
 
 
 def test_objects_are_read_in_their_order_and_missing_ones_left_out() -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler.adapters.compose import errors, guests
 from reconciler.adapters.compose.engine_address import EngineAddress
+from reconciler.adapters.imports import import_aiohttp
 from reconciler.core.errors import EngineUnavailableError
 from reconciler.core.model.compose import Container, Ending, Guest, StartedAs
 
@@ -296,6 +297,7 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _asking(self, within: float | None, *, afresh: bool) -> AsyncIterator[Docker]:
+        import_aiohttp()
         import aiohttp
         from aiodocker import Docker
         from aiodocker.exceptions import DockerError

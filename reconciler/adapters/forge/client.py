@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from reconciler.adapters.imports import import_aiohttp, trust
 from reconciler.core.errors import ForgeError
 from reconciler.core.text import printable
 
@@ -138,6 +139,7 @@ class ForgeClient:
         return items
 
     async def _ask_once(self, method: str, path: str, query: Mapping[str, str] | None, body: object) -> ForgeAnswer:
+        import_aiohttp()
         import aiohttp
 
         async with self._turns:
@@ -153,7 +155,8 @@ class ForgeClient:
                     json=body,
                     headers=headers,
                     allow_redirects=False,
-                    proxy=_proxy(self._url),
+                    proxy=(proxy := _proxy(self._url)),
+                    ssl=trust(self._url, proxy or ""),
                 ) as response:
                     content = await _content(response, self.host)
                     names = {name.lower(): value for name, value in response.headers.items()}

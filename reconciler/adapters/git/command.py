@@ -62,9 +62,11 @@ CREDENTIAL_HELPER = (
     'printf "username=%s\\npassword=%s\\n" "$user" "$token"; }; f'
 )
 
-_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_SPACE_OR_CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _BRANCH_FORBIDS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//")
 COMMIT_ID = re.compile(r"[0-9a-f]{40}")
+_NO_NAMES = frozenset({"", ".", ".."})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 COMMIT_NAME = re.compile(r"[0-9a-fA-F]{7,40}")
 _SSH_SHORTHAND = re.compile(r"(?P<host>[\w.-]+@[\w.-]+|[\w-]+(?:\.[\w-]+)+):(?!//)(?P<path>.+)")
 
@@ -76,7 +78,7 @@ def check_url(url: str) -> None:
     """
     if not url:
         raise _url_error("it is empty", "Write ssh://user@host/path, https://host/path or an absolute path.")
-    if _CONTROL.search(url):
+    if _SPACE_OR_CONTROL.search(url):
         raise _url_error("it contains a space or a control character", "Remove it (in a path of ssh:// write %20).")
     if url.startswith("/"):
         return
@@ -149,9 +151,9 @@ def check_commit(commit: str) -> None:
 def check_path(path: str) -> tuple[str, ...]:
     """Given a path inside the repository, return its elements (none for "", the root). Raises SourceError."""
     elements = tuple(path.split("/")) if path else ()
-    if len(elements) > DEEPEST_PATH or any(part in ("", ".", "..") for part in elements):
+    if len(elements) > DEEPEST_PATH or not _NO_NAMES.isdisjoint(elements):
         raise _path_error(path, "a path in git is relative, without '.', '..' or empty parts")
-    if any(character < " " or character == "\x7f" for character in path):
+    if _CONTROL.search(path):
         raise _path_error(path, "it contains a control character")
     try:
         path.encode()

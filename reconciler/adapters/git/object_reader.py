@@ -22,10 +22,10 @@ from reconciler.adapters.git.objects import (
     TreeEntry,
     TreeListing,
     TreePlace,
-    import_gitpython,
     parse_batch,
 )
 from reconciler.adapters.git.runner import QUICK, GitRunner
+from reconciler.adapters.imports import import_gitpython
 from reconciler.core.errors import SourceError
 from reconciler.core.model.revisions import Blob, Revision
 

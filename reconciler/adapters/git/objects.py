@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -152,26 +150,6 @@ def _parse_commit(object_id: str, data: bytes) -> CommitObject:
         committed_at=float(min(max(commit.committed_date, 0), _LAST_DATE)),
         subject=sanitized(lines[0]) if lines else "",
     )
-
-
-def import_gitpython() -> None:
-    """Import GitPython without letting it start a process: it is given a git that cannot be executed.
-
-    It asks that one for its version, and is set to ignore the failure. We never let it run git.
-    """
-    if "git" in sys.modules:
-        return
-    ours = {"GIT_PYTHON_REFRESH": "quiet", "GIT_PYTHON_GIT_EXECUTABLE": os.devnull}
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        import git  # noqa: F401
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 class KeptObjects:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from reconciler.adapters.imports import import_aiohttp, trust
 from reconciler.core.model.targets import HttpCheck
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class TunnelledHealth:
         self._connection = connection
 
     async def ok(self, check: HttpCheck) -> bool:
+        import_aiohttp()
         import aiohttp
 
         from reconciler.adapters.ssh.tunnel import tunnel_socket
@@ -37,13 +39,14 @@ class TunnelledHealth:
 
 
 async def _answers(check: HttpCheck, connector: BaseConnector | None = None) -> bool:
+    import_aiohttp()
     import aiohttp
 
     try:
         # Redirects are not followed: they could lead to a host that the server configuration does not allow.
         async with (
             aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session,
-            session.get(check.url, allow_redirects=False) as answer,
+            session.get(check.url, allow_redirects=False, ssl=trust(check.url)) as answer,
         ):
             return answer.status == check.status
     except (aiohttp.ClientError, TimeoutError):

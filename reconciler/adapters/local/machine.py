@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from reconciler.adapters import process
+from reconciler.adapters.imports import import_aiohttp, trust
 from reconciler.adapters.ssh.connection import SshConnection
 from reconciler.adapters.ssh.tunnel import tunnel_socket
 from reconciler.core.errors import LiveFileError
@@ -208,6 +209,7 @@ class SshMachine:
 
     async def get(self, url: str, seconds: float) -> CommandResult:
         """Request the URL from there."""
+        import_aiohttp()
         import aiohttp
 
         async with tunnel_socket(self._connection, url) as path:
@@ -277,12 +279,13 @@ def _unreadable(path: str, reason: str) -> LiveFileError:
 
 
 async def _get(url: str, seconds: float, connector: BaseConnector | None = None) -> CommandResult:
+    import_aiohttp()
     import aiohttp
 
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=seconds)) as session,
-            session.get(url, allow_redirects=False) as answer,
+            session.get(url, allow_redirects=False, ssl=trust(url)) as answer,
         ):
             data = b""
             async for chunk in answer.content.iter_chunked(64 * process.KIB):

@@ -64,8 +64,8 @@ class Store(Protocol):
     def advance(self, environment: str, paths: Collection[str], commit: str) -> None:
         """Record that ``commit`` has the content that is applied at these live paths."""
 
-    def digest(self, blob: str, format: str, identity: str) -> str | None:
-        """The remembered keyed digest of a blob's plaintext."""
+    def digests(self, sources: Collection[tuple[str, str, str]]) -> Mapping[tuple[str, str, str], str]:
+        """The remembered keyed digests of plaintexts, by blob, format and identity."""
 
     def remember_digests(self, digests: Mapping[tuple[str, str, str], str]) -> None:
         """By blob, format and identity."""
