@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -52,8 +51,12 @@ _FACTS = (
 
 
 def run_facts(run: Run) -> str:
-    facts = dataclasses.asdict(run)
-    return json.dumps({name: facts[name] for name in _FACTS})
+    return json.dumps({name: getattr(run, name) for name in _FACTS}, default=_fields)
+
+
+def _fields(record: RunChange | Action | Revision) -> dict[str, Any]:
+    """As dataclasses.asdict, which copies every value: a tenth of a second for 1,000 changes."""
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
 def run_from_row(row: tuple[Any, ...]) -> Run:
