@@ -93,7 +93,8 @@ async def execute(ports: Ports, transaction: Transaction, snapshot: Snapshot, pr
 async def _back_up(ports: Ports, transaction: Transaction, snapshot: Snapshot, prepared: Prepared) -> None:
     """Back up what the run is about to change, unless its own backup already holds that."""
     plan, run = prepared.plan, transaction.run
-    own = next((backup for backup in ports.backups.list(run.environment) if backup.id == run.backup), None)
+    known = ports.backups.list(run.environment) if run.backup else ()
+    own = next((backup for backup in known if backup.id == run.backup), None)
     kept = {entry.path: entry for entry in own.entries} if own else {}
     files: list[tuple[BackupEntry, Secret | None]] = []
     for change in plan.writes:
