@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from reconciler.core.compose_names import DEFAULT_NAMES
 from reconciler.core.dotenv.grammar import EnvFileError, duplicate_keys, parse_env_file, read_entries
-from reconciler.core.dotenv.interpolation import references, resolve_env_file
+from reconciler.core.dotenv.interpolation import references, resolve_entries
 from reconciler.core.errors import GuardError
 from reconciler.core.model.targets import Parser, Target
 
@@ -57,7 +57,7 @@ def _env_content(target: Target, desired: bytes, before: bytes | None) -> list[G
     try:
         entries = read_entries(desired, target.parser)
         if target.parser is Parser.COMPOSE:
-            resolve_env_file(desired, {})
+            resolve_entries(entries, {})
     except EnvFileError as error:
         # A ${NAME:?} may be defined where Compose runs: the stack's model shows that.
         if error.code != "required-variable":

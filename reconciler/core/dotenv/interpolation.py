@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from reconciler.core.dotenv.grammar import (
@@ -25,8 +25,13 @@ def resolve_env_file(data: bytes, environment: Mapping[str, str]) -> dict[str, s
     sends to the engine.
     Raises EnvFileError where Compose refuses the file.
     """
+    return resolve_entries(parse_env_file(data), environment)
+
+
+def resolve_entries(entries: Iterable[DotenvEntry], environment: Mapping[str, str]) -> dict[str, str]:
+    """The same of a file that is parsed already. Raises EnvFileError."""
     scope = Scope(environment)
-    for entry in parse_env_file(data):
+    for entry in entries:
         scope.define(entry)
     return {key: as_sent(value) for key, value in scope.values.items()}
 
