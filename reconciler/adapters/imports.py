@@ -27,12 +27,15 @@ def import_aiohttp() -> None:
 
 def trust(*urls: str) -> ssl.SSLContext | bool:
     """How the servers at these addresses are verified: by this machine's authorities, read once it comes to that."""
-    return _authorities() if any(url.startswith("https:") for url in urls) else True
+    return _authorities() if any(url.lower().startswith("https:") for url in urls) else True
 
 
 @functools.cache
 def _authorities() -> ssl.SSLContext:
-    return ssl.create_default_context()
+    """As aiohttp makes it: some servers want to hear what is spoken over TLS."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _import(module: str, variables: Mapping[str, str]) -> None:

@@ -223,7 +223,8 @@ class PrometheusMetrics(ServiceDriftMetrics):
         if plan is not before:
             self._observed[plan.environment] = plan
             self._observe_plan(plan, before, at)
-        for key in [key for key in self._corrections if key[0] == plan.environment]:
+        targets = self._targets[plan.environment]
+        for key in [key for key in self._corrections if key[0] == plan.environment and key[1] in targets]:
             self._set_corrections(*key, at)
 
     def _observe_plan(self, plan: Plan, before: Plan | None, at: float) -> None:

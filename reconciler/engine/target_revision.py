@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -130,7 +129,7 @@ async def _take(ports: Ports, record: EnvironmentRecord, answer: GitAnswer) -> R
 async def _accept(ports: Ports, record: EnvironmentRecord, commit: str) -> Revision:
     """Store a new head, which is fetched. Raises HistoryRewrittenError, UnverifiedError."""
     known = None if ports.settings.accept_rewrites else record.head
-    if known is not None and not await _descends(ports, record, commit, known.commit):
+    if known is not None and not await ports.git.descends(commit, known.commit):
         raise HistoryRewrittenError(
             f"the branch was rewritten: {commit[:12]} does not descend from {known.short}",
             where=f"branch {ports.settings.branch}",
@@ -139,13 +138,6 @@ async def _accept(ports: Ports, record: EnvironmentRecord, commit: str) -> Revis
     head = await verified_head(ports, record, commit)
     ports.store.save_environment(replace(record, head=head))
     return head
-
-
-async def _descends(ports: Ports, record: EnvironmentRecord, commit: str, known: str) -> bool:
-    """Whether the branch only went on; meanwhile what ``verified_head`` reads of the commit is read."""
-    preload = ports.git.preload(commit, [path_in_git(ports, record.name)])
-    descends, _ = await asyncio.gather(ports.git.descends(commit, known), preload)
-    return descends
 
 
 async def verified_head(ports: Ports, record: EnvironmentRecord, commit: str, *, tip_only: bool = False) -> Revision:

@@ -53,6 +53,7 @@ def test_a_server_is_verified_by_the_authorities_of_this_machine(tmp_path: Path)
         environment = {**os.environ, "SSL_CERT_FILE": str(server.certificate)}
         assert output(sys.executable, "-c", ASK, server.url, env=environment) == b"True\n"
         assert output(sys.executable, "-c", ASK, server.url) == b"False\n"
+        assert set(server.protocols) == {"http/1.1"}
 
 
 def test_the_daemon_reads_no_authorities_before_it_needs_them() -> None:

@@ -117,6 +117,11 @@ def test_all_of_a_file_is_read_that_is_longer_than_stat_says() -> None:
     assert content(LocalHost(["/proc"]), path) == path.read_bytes() != b""
 
 
+@pytest.mark.parametrize("path", ["api.env/", "./api.env", "config/../api.env"])
+def test_a_path_may_be_written_in_several_ways(host: LocalHost, root: Path, file: Path, path: str) -> None:
+    assert asyncio.run(host.read(f"{root}/{path}")) == look(host, file) is not None
+
+
 def test_reads_bytes_mode_and_owner(host: LocalHost, file: Path) -> None:
     live = seen(host, file)
     status = file.stat()

@@ -16,11 +16,13 @@ from tests.support.commands import output
 
 @dataclass(slots=True)
 class RefusingServer:
-    """``url`` is a repository's address; ``accounts`` are those that were tried, as user:password."""
+    """``url`` is a repository's address; ``accounts`` are those that were tried, as user:password, and ``protocols`` what
+    clients and server have agreed on over TLS."""
 
     url: str
     certificate: Path
     accounts: list[str] = field(default_factory=list)
+    protocols: list[str | None] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -33,6 +35,7 @@ def refusing_server(directory: Path) -> Iterator[RefusingServer]:
     output("openssl", "req", *new, *names, "-keyout", key, "-out", certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
+    context.set_alpn_protocols(["http/1.1"])
     refusing = RefusingServer("", certificate)
     with ThreadingHTTPServer(("127.0.0.1", 0), _handler(refusing)) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -49,6 +52,8 @@ def refusing_server(directory: Path) -> Iterator[RefusingServer]:
 def _handler(refusing: RefusingServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            assert isinstance(self.connection, ssl.SSLSocket)
+            refusing.protocols.append(self.connection.selected_alpn_protocol())
             if authorization := self.headers.get("Authorization"):
                 refusing.accounts.append(base64.b64decode(authorization.removeprefix("Basic ")).decode())
             self.send_response(401)

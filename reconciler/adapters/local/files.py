@@ -84,8 +84,10 @@ class LocalHost:
 
     async def read_all(self, paths: Collection[str]) -> Mapping[str, LiveFile | LiveFileError | None]:
         files: dict[str, LiveFile | LiveFileError | None] = {}
-        for directory, names in by_directory(paths).items():
-            inside = [f"{directory}/{name}" for name in names]
+        directories: dict[str, list[str]] = {}
+        for path in paths:
+            directories.setdefault(os.path.dirname(os.path.normpath(path)), []).append(path)
+        for inside in directories.values():
             try:
                 with self._parent(inside[0]) as (parent, _):
                     files |= {path: self._read(parent, path) for path in inside}
@@ -99,7 +101,7 @@ class LocalHost:
         try:
             if self._writers is not None:
                 self._writers.follow(path)
-            return _read(parent, os.path.basename(path), path)
+            return _read(parent, os.path.basename(os.path.normpath(path)), path)
         except FileNotFoundError:
             return None
         except (OSError, LiveFileError) as error:

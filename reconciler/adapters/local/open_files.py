@@ -20,9 +20,9 @@ def read_open(descriptor: int, path: str) -> LiveFile:
     status = os.fstat(descriptor)
     require_regular(path, status.st_mode)
     data = os.read(descriptor, min(status.st_size, LARGEST_FILE) + 1)  # memory for the largest takes five times as long
-    if len(data) != status.st_size:  # it has changed meanwhile, or is read in parts
+    if more := os.read(descriptor, 1):  # it has grown, or is read in parts
         with open(descriptor, "rb", closefd=False) as file:
-            data += file.read(LARGEST_FILE + 1 - len(data))
+            data += more + file.read(LARGEST_FILE + 1 - len(data))
     require_small(path, len(data))
     return LiveFile(
         data=Secret(data),

@@ -41,7 +41,7 @@ from reconciler.app.config.server import ServerConfig
 from reconciler.app.wiring.digest_key import digest_key_file, open_digester, read_digester
 from reconciler.app.wiring.engines import StackEngines, stack_engines
 from reconciler.app.wiring.promotion import promotion_gates, promotion_observers
-from reconciler.core.decide.suspension import RUNS_LOOKED_AT, corrections
+from reconciler.core.decide.suspension import HOUR, RUNS_LOOKED_AT, corrections
 from reconciler.core.errors import ConfigError, ManifestError, RefusedError
 from reconciler.core.model.hosts import SshAddress
 from reconciler.core.model.revisions import Verify
@@ -276,9 +276,10 @@ async def _built(
         new_run_id=lambda: secrets.token_hex(4),
         progress=relay,
     )
+    since = ports.clock.now() - HOUR
     for name in units:
         metrics.backups(name, ports.backups.list(name))
-        for corrected, at in corrections(store.runs(name, RUNS_LOOKED_AT, result=Result.CORRECTED)):
+        for corrected, at in corrections(store.runs(name, RUNS_LOOKED_AT, since=since, result=Result.CORRECTED)):
             metrics.was_corrected(name, f"{name}/{corrected.source}", at)
     hosts = HostPorts(config, ports, stack)
     on_hosts = {unit: hosts.of(unit, host) for unit, host in units.items() if host is not None}
