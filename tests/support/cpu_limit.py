@@ -1,4 +1,4 @@
-"""Ends a forked command that uses more CPU time than a test allows: on a busy machine it takes longer, but uses no more."""
+"""Ends a forked command that uses more CPU time than a test allows, which a busy machine does not add to."""
 
 from __future__ import annotations
 
