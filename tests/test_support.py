@@ -322,6 +322,16 @@ def test_a_forked_command_that_takes_too_long_is_ended(server: Server) -> None:
         pass
 
 
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.xdist_group("grouped")
+def test_a_group_is_handed_out_to_one_worker(request: pytest.FixtureRequest) -> None:
+    """xdist keeps together whose ids end alike; it would say nothing if they did not."""
+    handed_out_by_group = request.config.getoption("loadgroup", False)
+    assert request.node.nodeid.endswith("@grouped") == handed_out_by_group
+
+
 # --- missing components ----------------------------------------------------------------------------------------------
 
 
