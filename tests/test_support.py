@@ -75,9 +75,9 @@ def test_same_busybox_gives_the_same_image(docker_engine: str) -> None:
 
 @pytest.mark.docker
 def test_container_that_ignores_sigterm_stops_immediately(docker_engine: str) -> None:
-    container = output("docker", "run", "--detach", "--network", "none", docker_engine, "sleep", "60").decode().strip()
+    container = output("docker", "run", "--detach", "--network", "none", docker_engine, "sleep", "600").decode().strip()
     try:
-        output("docker", "stop", container, timeout=5)
+        output("docker", "stop", "--time", "600", container)
     finally:
         output("docker", "rm", "--force", container)
 
@@ -231,7 +231,7 @@ def test_stopping_sshd_ends_open_connections(sshd: Sshd) -> None:
         assert client.stdout is not None
         assert client.stdout.readline() == b"here\n"
         sshd.stop()
-        assert client.wait(10) == 255
+        assert client.wait(120) == 255
 
 
 def test_git_remote_commits_reverts_and_merges(git_remote: Callable[..., GitRemote]) -> None:
@@ -320,6 +320,16 @@ def test_a_forked_command_that_takes_too_long_is_ended(server: Server) -> None:
         server.cli("run", timeout=5)
     with server.daemon():  # or another would hold the state directory
         pass
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.xdist_group("grouped")
+def test_a_group_is_handed_out_to_one_worker(request: pytest.FixtureRequest) -> None:
+    """xdist keeps together whose ids end alike; it would say nothing if they did not."""
+    handed_out_by_group = request.config.getoption("loadgroup", False)
+    assert request.node.nodeid.endswith("@grouped") == handed_out_by_group
 
 
 # --- missing components ----------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,12 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CANARY = "invented-"
+ENVIRONMENT = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent"}  # without the user's
 
 
 def check(site: Site, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """The command in the clone, without the user's environment."""
-    given = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", **env}
-    return reconciler("check", *arguments, env=given, cwd=site.root)
+    return reconciler("check", *arguments, env={**ENVIRONMENT, **env}, cwd=site.root)
 
 
 @pytest.fixture
@@ -364,11 +363,13 @@ def test_progress_is_shown_on_a_terminal_only(site: Site) -> None:
 
 
 def report(site: Site, *arguments: str) -> dict[str, Any]:
-    began = time.perf_counter()
-    done = check(site, "--json", *arguments)
-    assert time.perf_counter() - began < 20
+    """What the command finds in 20 s of CPU time, no matter how busy the machine is; else it ends by a signal."""
+    limit = ("tests.support.cpu_limit", {"seconds": 20})
+    done = reconciler("check", "--json", *arguments, env=ENVIRONMENT, cwd=site.root, hook=limit)
     assert done.returncode == 2, done.stderr
-    data: dict[str, Any] = read_answer("check", done.stdout)
+    data: dict[str, Any] = json.loads(done.stdout)
+    # To hold a hundred thousand findings to their schema would take longer than to find them.
+    read_answer("check", json.dumps({**data, "findings": data["findings"][:1000]}))
     return data
 
 

@@ -45,6 +45,12 @@ def finding(comparison: dict[str, Any], service: str) -> dict[str, str]:
     return {fact["name"]: fact["class"] for fact in facts if fact["unexplained"]}
 
 
+def while_restarting(comparison: dict[str, Any]) -> dict[str, Any]:
+    """The comparison, if it met ``loops`` between two of its starts: a busy machine may take longer than that."""
+    assert "state" in finding(comparison, "loops")
+    return comparison
+
+
 def test_bad_states_count_on_both_sides_and_on_one(
     compose_project: Callable[..., ComposeProject], tmp_path: Path
 ) -> None:
@@ -52,7 +58,7 @@ def test_bad_states_count_on_both_sides_and_on_one(
     settled(first, "alone")
     settled(second)
     sides = (f"file:{first.directory}", f"file:{second.directory}", "--same-environment")
-    comparison = only_comparison(data(tmp_path, *sides))
+    comparison = eventually(lambda: while_restarting(only_comparison(data(tmp_path, *sides))), timeout=60)
     assert {name: finding(comparison, name) for name in ("sick", "dead", "job", "gone", "alone")} == {
         "sick": {"health": "failed"},
         "dead": {"state": "failed"},
@@ -60,7 +66,6 @@ def test_bad_states_count_on_both_sides_and_on_one(
         "gone": {"container": "failed"},
         "alone": {"container": "missing-right", "state": "failed"},
     }
-    assert "state" in finding(comparison, "loops")
     assert not {entry["service"] for entry in comparison["services"]} & {"asleep", "off"}
     (alone,) = (entry for entry in comparison["services"] if entry["service"] == "alone")
     texts = {fact["name"]: (fact["left"], fact["right"]) for fact in alone["facts"]}

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,10 +232,8 @@ async def test_what_takes_too_long_is_gone_on_with_by_the_next_pass(
     mirror = mirror_of(remote, tmp_path, signers)
     commit = await mirror.head()
     await mirror.fetch(commit)
-    began = time.monotonic()
     with pytest.raises(SignaturesUnavailableError, match=r"of 8 commits \d were checked") as caught:
         await mirror.verify(commit, accepted)
-    assert time.monotonic() - began < 30
     assert caught.value.retryable
     for _ in range(20):
         try:

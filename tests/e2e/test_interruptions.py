@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.adapters.compose.docker_api import QUICK
 from tests.support.compose import ComposeProject
 from tests.support.faults import Faults, make_faults
 from tests.support.json_answers import read_answer
@@ -194,7 +195,7 @@ def test_a_daemon_that_loses_the_engine_repairs_files_and_holds_new_content(
             eventually(lambda: server.live("api.env") == b"MODE=good\n", timeout=30)
             began = time.monotonic()
             assert server.cli("status").returncode == 1
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < QUICK  # it does not ask the engine itself
             commit = server.commit({"api.env": b"MODE=better\n"})
             eventually(lambda: "new content of api.env" in last_event(daemon)["reason"], timeout=60)
             assert server.live("api.env") == b"MODE=good\n"

@@ -95,7 +95,7 @@ def test_a_damaged_database_is_refused_and_the_advice_leads_back(
 
 def test_a_daemon_does_not_start_on_a_damaged_database(settled: Server) -> None:
     noise(settled.state / "state.db")
-    done = settled.cli("run", timeout=20)
+    done = settled.cli("run")
     assert done.returncode == 1
     assert "the state database is damaged" in done.stderr
     assert settled.live("b.env") == b"B=by hand\n"

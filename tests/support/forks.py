@@ -263,12 +263,20 @@ def _become(command: list[str], env: Mapping[str, str], cwd: str, streams: list[
     sys.argv = command
 
 
+def _build(model: Any) -> None:
+    """Have the model and those made of it ready to read with, as each command otherwise makes those that it needs."""
+    model.model_rebuild()
+    for derived in model.__subclasses__():
+        _build(derived)
+
+
 def main() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
     for info in pkgutil.walk_packages([str(ROOT / "reconciler")], "reconciler."):
         if not info.name.startswith(NOT_PRELOADED):
             importlib.import_module(info.name)
+    _build(importlib.import_module("reconciler.app.config.models").Section)
     gc.collect()
     gc.freeze()
     (command, env, cwd, hook), streams = _serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:]))

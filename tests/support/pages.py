@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.commands import run
-from tests.support.forks import COMMAND
+from tests.support.forks import COMMAND, forked_command
 
 DOCS = Path(__file__).parents[2] / "docs"
 FENCE = re.compile(r"^ *```(sh|text)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -43,9 +43,7 @@ def read_blocks(page: Path) -> list[Block]:
     return result
 
 
-def run_blocks(
-    blocks: list[Block], home: Path, before: str = "", command: Path = COMMAND
-) -> subprocess.CompletedProcess[bytes]:
+def run_blocks(blocks: list[Block], home: Path, before: str = "") -> subprocess.CompletedProcess[bytes]:
     """Run ``before``, then the page, in a new home directory with the command on PATH."""
     home.mkdir()
     (home / ".gitconfig").write_text("[user]\n\tname = Ada Example\n\temail = ada@example.org\n")
@@ -58,7 +56,7 @@ def run_blocks(
     )
     env = {
         **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")},
-        "PATH": f"{command.parent}:{COMMAND.parent}:{os.environ['PATH']}",
+        "PATH": f"{forked_command().parent}:{COMMAND.parent}:{os.environ['PATH']}",
         "HOME": str(home),
         "COLUMNS": "160",
         "GIT_CONFIG_NOSYSTEM": "1",

@@ -288,11 +288,12 @@ async def test_a_new_client_takes_the_place_of_the_one_idle_longest(serving: Ser
 async def test_waiting_commands_are_never_closed_and_are_answered_at_the_end(serving: Serving) -> None:
     body = b'{"kind": "sync"}'
     request = b"POST /api/v1/request HTTP/1.1\r\nHost: daemon\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    async with serving(descriptors=64, header_time=0.05) as site:
+    async with serving(descriptors=64, header_time=1.0) as site:
         commands = [await site.command(request) for _ in range(5)]
         for command in commands:
             assert b"200 OK" in await command.answer()
         assert await (await site.command(request)).closed()
+        assert await (await site.connect()).closed()  # later than they, for want of a header
     for command in commands:
         assert b"the daemon is stopping" in await command.rest()
 

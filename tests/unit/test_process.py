@@ -22,7 +22,8 @@ from tests.support.processes import children
 from tests.support.waiting import until
 
 ENV = {"PATH": "/usr/bin:/bin"}
-FOR_EVER = "60"
+FOR_EVER = "600"  # seconds
+LONG = 300.0  # seconds: shorter than that, and long enough for a busy machine
 
 
 async def shell(script: str, *, stdin: bytes | None = None, **limits: Any) -> Completed:
@@ -123,7 +124,7 @@ async def test_a_timeout_ends_the_program_and_its_grandchildren(tmp_path: Path) 
     started = time.monotonic()
     done = await shell(f"sleep {FOR_EVER} & echo $! $$ > {pids}; wait", timeout=1.0)
     assert (done.timed_out, done.ok, done.exit_code) == (True, False, -signal.SIGKILL)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < LONG
     assert await none_alive(pids)
 
 
@@ -136,7 +137,7 @@ async def test_after_the_grace_it_is_killed() -> None:
     started = time.monotonic()
     done = await shell("trap '' TERM; while :; do sleep 0.01; done", timeout=0.2, grace=0.3)
     assert (done.exit_code, done.timed_out) == (-signal.SIGKILL, True)
-    assert 0.5 <= time.monotonic() - started < 30
+    assert 0.5 <= time.monotonic() - started < LONG
 
 
 async def test_a_child_that_leaves_the_group_cannot_keep_us_waiting(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ async def test_a_child_that_leaves_the_group_cannot_keep_us_waiting(tmp_path: Pa
     try:
         assert done.timed_out
         assert done.stdout == b"before\n"
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < LONG
     finally:
         os.kill(int(pids.read_text()), signal.SIGKILL)
 
@@ -165,11 +166,9 @@ async def test_input_that_nobody_reads_does_not_block(script: str) -> None:
     ("redirect", "stream", "kept"), [("", "stdout", 4 * MIB), (">&2", "stderr", 64 * 1024)], ids=["stdout", "stderr"]
 )
 async def test_a_flood_ends_the_program_and_keeps_the_beginning(redirect: str, stream: str, kept: int) -> None:
-    started = time.monotonic()
     done = await shell(f"yes {redirect}")
     assert (done.overflowed, done.timed_out, done.ok) == (True, False, False)
     assert len(getattr(done, stream)) == kept
-    assert time.monotonic() - started < 30
 
 
 async def test_output_past_the_cap_is_drained_while_the_program_ends() -> None:
@@ -193,7 +192,7 @@ async def test_cancelling_ends_the_whole_group_before_it_returns(tmp_path: Path,
     assert await until(pids_in(pids, 2))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, LONG)
     assert await none_alive(pids)
 
 
@@ -205,7 +204,7 @@ async def test_cancelling_while_it_starts_ends_the_whole_group(tmp_path: Path) -
         time.sleep(0.1)  # noqa: ASYNC251 - the point: it is under way before the loop hears of it
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, LONG)
     assert children() <= before
     assert await none_alive(pids)
 
@@ -213,13 +212,13 @@ async def test_cancelling_while_it_starts_ends_the_whole_group(tmp_path: Path) -
 async def test_cancelling_twice_kills_without_waiting_for_the_grace(tmp_path: Path) -> None:
     pids, request = tmp_path / "pids", tmp_path / "asked"
     script = f"{STARTED}; trap 'touch {request}' TERM; echo $$ > {pids}; while :; do sleep 0.01; done"
-    task = asyncio.create_task(shell(script, stdin=b"go\n", grace=60.0))
+    task = asyncio.create_task(shell(script, stdin=b"go\n", grace=float(FOR_EVER)))
     assert await until(pids_in(pids, 1))
     task.cancel()
     assert await until(request.exists)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, LONG)
     assert await none_alive(pids)
 
 
