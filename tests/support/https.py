@@ -16,8 +16,8 @@ from tests.support.commands import output
 
 @dataclass(slots=True)
 class RefusingServer:
-    """``url`` is a repository's address; ``accounts`` are those that were tried, as user:password, and ``protocols`` what
-    clients and server have agreed on over TLS."""
+    """``url`` is a repository's address; ``accounts`` are those that were tried, as user:password; ``protocols``
+    are what was agreed on over TLS."""
 
     url: str
     certificate: Path

@@ -16,7 +16,7 @@ import os
 import pwd
 import stat
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from reconciler.adapters import process
 from reconciler.adapters.disk import disk_id, disk_reason
@@ -84,10 +84,7 @@ class LocalHost:
 
     async def read_all(self, paths: Collection[str]) -> Mapping[str, LiveFile | LiveFileError | None]:
         files: dict[str, LiveFile | LiveFileError | None] = {}
-        directories: dict[str, list[str]] = {}
-        for path in paths:
-            directories.setdefault(os.path.dirname(os.path.normpath(path)), []).append(path)
-        for inside in directories.values():
+        for inside in _by_parent(paths):
             try:
                 with self._parent(inside[0]) as (parent, _):
                     files |= {path: self._read(parent, path) for path in inside}
@@ -239,6 +236,14 @@ class LocalHost:
 
 
 # --- directories ---
+
+
+def _by_parent(paths: Iterable[str]) -> Iterable[list[str]]:
+    """The paths by the directory that they are in, as ``_parent`` finds it."""
+    directories: dict[str, list[str]] = {}
+    for path in paths:
+        directories.setdefault(os.path.dirname(os.path.normpath(path)), []).append(path)
+    return directories.values()
 
 
 def _enter(parent: int, name: str, make: Ownership | None) -> int:

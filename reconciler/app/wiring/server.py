@@ -276,11 +276,8 @@ async def _built(
         new_run_id=lambda: secrets.token_hex(4),
         progress=relay,
     )
-    since = ports.clock.now() - HOUR
     for name in units:
-        metrics.backups(name, ports.backups.list(name))
-        for corrected, at in corrections(store.runs(name, RUNS_LOOKED_AT, since=since, result=Result.CORRECTED)):
-            metrics.was_corrected(name, f"{name}/{corrected.source}", at)
+        _publish_past(ports, metrics, name)
     hosts = HostPorts(config, ports, stack)
     on_hosts = {unit: hosts.of(unit, host) for unit, host in units.items() if host is not None}
     claims: defaultdict[str, Claims] = defaultdict(Claims)
@@ -298,6 +295,15 @@ async def _built(
         plans = merge_plans(config, forge, mirror, {unit: on_hosts.get(unit, ports) for unit in units}, claims)
     engines = {unit: compose for unit, host in units.items() if host is None} | hosts.engines
     return Runtime(ports, on_hosts, reconcilers, rollouts, metrics, relay, engines, forge, plans)
+
+
+def _publish_past(ports: Ports, metrics: PrometheusMetrics, environment: str) -> None:
+    """What an earlier process has left that counts in the metrics."""
+    metrics.backups(environment, ports.backups.list(environment))
+    since = ports.clock.now() - HOUR
+    runs = ports.store.runs(environment, RUNS_LOOKED_AT, since=since, result=Result.CORRECTED)
+    for corrected, at in corrections(runs):
+        metrics.was_corrected(environment, f"{environment}/{corrected.source}", at)
 
 
 def _rollouts(config: ServerConfig, ports: Ports, reconcilers: Mapping[str, Reconciler]) -> tuple[Rollout, ...]:
