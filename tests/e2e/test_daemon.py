@@ -90,7 +90,7 @@ def test_it_imports_nothing_that_its_configuration_does_not_ask_for(settled: Ser
         daemon.metrics()
     lines = daemon.log.read_text().splitlines()
     imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
-    assert {"aiohttp", "reconciler.engine.reconcile"} < imported
+    assert {"aiohttp.web", "reconciler.engine.reconcile"} < imported
     assert imported & NEVER_IMPORTED == set()
 
 
