@@ -54,8 +54,11 @@ def run_facts(run: Run) -> str:
     return json.dumps({name: getattr(run, name) for name in _FACTS}, default=_fields)
 
 
-def _fields(record: RunChange | Action | Revision) -> dict[str, Any]:
-    """As dataclasses.asdict, which copies every value: a tenth of a second for 1,000 changes."""
+def _fields(record: object) -> dict[str, Any]:
+    """As dataclasses.asdict, which copies every value: a tenth of a second for 1,000 changes. Nothing else that a run
+    might hold by mistake is written down: raises TypeError."""
+    if not isinstance(record, RunChange | Action | Revision):
+        raise TypeError(f"a run holds a {type(record).__name__}")
     return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
