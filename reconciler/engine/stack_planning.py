@@ -133,10 +133,10 @@ class StackPlanning:
         if len(touched) == 1:  # else each has its turn: Compose is started twice at a time, not twice for each stack
             staged = self._staged(touched[0])
             self.ahead.resolve(touched[0])
-            self.ahead.ask_for_guests()
             with contextlib.suppress(ReconcilerError):  # who needs the answer meets that again
                 if not any([await self.files.unwritable(real_paths[path], staged[path], None) for path in staged]):
                     self.ahead.resolve(touched[0], staged)
+            self.ahead.ask_for_guests()
 
     async def plan(self, stack: Stack) -> None:
         """Decide what the stack's services need, and whether they may get it. One that may not is held, with the files

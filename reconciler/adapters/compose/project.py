@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import re
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -69,6 +70,9 @@ _UP = process.Limits(timeout=600.0, grace=60.0, stderr=4 * process.MIB)
 _TEMPORARY_NAME = re.compile(r"/[0-9a-f]{12}_(.+)")
 # Seconds before an `up` that met what an interrupted one left is tried again.
 _PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0)
+# For so long (seconds) after a look at the containers, how a project is run is not asked again to stage its files. Once
+# they are in place, ``is_current`` looks again.
+_RECENT = 0.2
 _LISTEN_AGAIN = 5.0  # seconds until an engine that does not answer is asked again
 
 
@@ -81,6 +85,7 @@ class DockerCompose:
         self._engine = Engine(context.engine)
         self._resolver = ProjectResolver(context, self._running, written)
         self._names: dict[str, str] = {}
+        self._invocations: dict[str, tuple[float, Stack, Invocation]] = {}
         self._started_as: dict[str, Sequence[StartedAs]] = {}
         self._strangers: dict[str, Mapping[str, StartedAs]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -116,6 +121,7 @@ class DockerCompose:
 
         Raises StartedOtherwiseError, EngineUnavailableError.
         """
+        self._invocations.pop(stack.id, None)
         usual = await self._context.main_files(Invocation(stack.directory))
         containers = [_started(container) for container in await self._engine.find(DIRECTORY_LABEL)]
         paths = {stack.directory, project_directory(stack), *named_paths(stack), *usual}
@@ -128,7 +134,16 @@ class DockerCompose:
         own = of_stack(stack, containers, usual, real.__getitem__)
         self._started_as[stack.id] = own
         self._strangers[stack.id] = {} if own else {container.project: container for container in containers}
-        return resolve_invocation(stack, own, usual, real.__getitem__)
+        invocation = resolve_invocation(stack, own, usual, real.__getitem__)
+        self._invocations[stack.id] = time.monotonic(), stack, invocation
+        return invocation
+
+    async def _recent_invocation(self, stack: Stack) -> Invocation:
+        """For files that are staged: once they are in place, ``is_current`` looks at the containers again."""
+        at, of, invocation = self._invocations.get(stack.id, (0.0, None, None))
+        if invocation is not None and of == stack and time.monotonic() - at < _RECENT:
+            return invocation
+        return await self.invocation(stack)
 
     async def project_files(self, stack: Stack, staged: Staged | None = None) -> ProjectFiles:
         """What Compose reads as the stack's project, by the manifest and by every one of its containers: by those seen
@@ -161,7 +176,8 @@ class DockerCompose:
         Raises ModelRefusedError, StartedOtherwiseError, EngineUnavailableError.
         """
         await self._resolver.require_directory(stack.directory)
-        resolved = await self._resolver.resolve(stack, await self.invocation(stack), staged)
+        invocation = await (self.invocation(stack) if staged is None else self._recent_invocation(stack))
+        resolved = await self._resolver.resolve(stack, invocation, staged)
         if stranger := self._strangers[stack.id].get(resolved.name):
             # Containers of that name from elsewhere: of another directory, or started inside another container.
             resolve_invocation(replace(stack, project=resolved.name), [stranger], ())
