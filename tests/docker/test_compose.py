@@ -593,6 +593,21 @@ async def test_what_was_resolved_with_staged_files_holds_until_another_file_chan
     assert not await docker.is_current(stack, trial)
 
 
+@pytest.mark.parametrize("recent", [0.0, 60.0])
+async def test_files_are_staged_as_the_project_ran_a_moment_ago_which_is_looked_at_again_once_they_are_in_place(
+    compose_project: MakeProject, docker: DockerCompose, monkeypatch: pytest.MonkeyPatch, recent: float
+) -> None:
+    monkeypatch.setattr("reconciler.adapters.compose.project._RECENT", recent)
+    made = compose_project(READS_MUCH, INPUTS)
+    stack = stack_of(made)
+    await docker.project_files(stack)
+    started = made.compose("-f", "compose.yaml", "-f", "base.yaml", "up", "-d", "--pull", "never", "api")
+    assert started.returncode == 0, started.stderr
+    trial = await docker.project(stack, staged(made, {"api.env": "KEY=2\n"}))
+    made.write("api.env", "KEY=2\n")
+    assert await docker.is_current(stack, trial) is (recent == 0)
+
+
 @pytest.mark.parametrize(
     ("text", "link"),
     [
