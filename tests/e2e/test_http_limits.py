@@ -7,6 +7,8 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,11 @@ def test_700_connections_keep_no_memory_and_neither_drift_repair_nor_health_from
             eventually(lambda: time.monotonic() - began > 2)
             assert seconds_of_cpu(daemon) - used < (time.monotonic() - began) / 2
         eventually(lambda: descriptors(daemon) <= quiet + 5, timeout=30)
-        noise = [line for line in daemon.events() if line["event"] not in ("started", "reconciled")]
+        noise: dict[str, list[datetime]] = {}
+        for line in daemon.events():
+            if line["event"] not in ("started", "reconciled"):
+                noise.setdefault(line["event"], []).append(datetime.fromisoformat(line["timestamp"]))
         assert len(noise) <= 3
+        for times in noise.values():
+            assert all((later - earlier).total_seconds() > 59 for earlier, later in pairwise(times))
         assert "Traceback" not in daemon.log.read_text()
