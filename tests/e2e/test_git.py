@@ -25,6 +25,7 @@ import pytest
 from reconciler.adapters.git import command as git_command
 from reconciler.adapters.git import mirror_directory, object_reader, objects
 from reconciler.adapters.git.mirror import GitMirror
+from reconciler.adapters.git.mirror_directory import MirrorDirectory
 from reconciler.core.errors import ConfigError, GitUnreachableError, SourceError
 from reconciler.core.text import instant
 from tests.support.commands import output, run
@@ -549,6 +550,24 @@ async def test_an_announced_head_is_fetched_without_asking_for_it(remote: GitRem
     assert await mirror.fetch_head() == second
     remote.make_branch("main", first)  # rewritten: whether that is accepted, others decide
     assert await mirror.fetch_head() == first
+
+
+@pytest.mark.parametrize("left", [b"", b"\xff\xfe\t", b"0123\t\tbranch 'main'"])
+async def test_a_damaged_note_of_git_about_its_fetch_is_not_believed(
+    remote: GitRemote, state_dir: Path, monkeypatch: pytest.MonkeyPatch, left: bytes
+) -> None:
+    mirror = mirror_of(remote, state_dir)
+    remote.commit({API: b"A=1"})
+    await mirror.fetch_head()
+    head = remote.commit({API: b"A=2"})
+    fetch = MirrorDirectory.fetch
+
+    async def damaged(directory: MirrorDirectory, seconds: float | None = None) -> None:
+        await fetch(directory, seconds)
+        (state_dir / "mirror.git" / "FETCH_HEAD").write_bytes(left)
+
+    monkeypatch.setattr(MirrorDirectory, "fetch", damaged)
+    assert await mirror.fetch_head() == head
 
 
 async def test_an_announced_head_that_cannot_be_fetched_so_is_asked_for(remote: GitRemote, state_dir: Path) -> None:

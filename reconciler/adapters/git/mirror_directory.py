@@ -69,10 +69,10 @@ class MirrorDirectory:
         """The commit that the last fetch has brought, from the file that git has written about it: a process that says
         it takes ten times as long. "" where it says none."""
         try:
-            said = await asyncio.to_thread(Path(self._path, "FETCH_HEAD").read_text)
+            said = await asyncio.to_thread(Path(self._path, "FETCH_HEAD").read_bytes)
         except FileNotFoundError:
             return ""
-        commit = said.partition("\t")[0]
+        commit = said.partition(b"\t")[0].decode(errors="replace")
         return commit if COMMIT_ID.fullmatch(commit) else ""
 
     async def rebuild(self) -> None:
