@@ -120,3 +120,37 @@ async def test_an_observer_gets_outcomes_and_health_and_cannot_stop_the_loop(wor
     assert event.before == observer.events[observer.events.index(event) - 1].outcome
     daemon.stop()
     await task
+
+
+async def test_being_ready_does_not_wait_for_the_ages_of_secrets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A known revision is reconciled before git has answered; what is read of its history comes after that answer."""
+    world.commit("a", api="A=1", worker="W=1")
+    host = Reconciler(world.ports(), "production")
+    await host.reconcile(ReconcileRequest("start"))
+    answers, ready = asyncio.Event(), list[bool]()
+
+    async def slow_git(trigger: str) -> GitAnswer:
+        await answers.wait()
+        return GitAnswer(await world.git.head())
+
+    async def publish_ages() -> None:
+        ready.append(daemon.ready)
+
+    monkeypatch.setattr(host, "publish_ages", publish_ages)
+    daemon = Daemon(
+        {"production": host},
+        [Rollout(world.ports(), [host])],
+        ask_git=slow_git,
+        clock=FakeClock(),
+        metrics=NoMetrics(),
+        poll_interval=60,
+        drift_interval=60,
+    )
+    task = asyncio.create_task(daemon.run())
+    assert await until(lambda: "production" in daemon.last_outcomes)
+    assert not daemon.ready
+    answers.set()
+    assert await until(lambda: bool(ready))
+    assert all(ready)
+    daemon.stop()
+    await task

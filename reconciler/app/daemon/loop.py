@@ -257,6 +257,8 @@ class Daemon:
 
     async def _publish_ages(self) -> None:
         """Publish how old the secrets are, where that is not known: neither an outcome nor being ready waits for it."""
+        if not self._caught_up:  # a known revision has been reconciled; git's first answer comes before
+            return
         for host in self.reconcilers.values():
             try:
                 await host.publish_ages()
