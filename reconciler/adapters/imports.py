@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import importlib.machinery
+import importlib.util
 import os
 import ssl
 import sys
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from watchfiles._rust_notify import RustNotify
 
 
 def import_gitpython() -> None:
@@ -23,6 +28,20 @@ def import_aiohttp() -> None:
     """Import aiohttp without the certificates of this machine's authorities, which it would read twice: 2 MB, and a
     twentieth of the daemon's start. Whoever makes a request to another machine passes ``trust`` as its ``ssl``."""
     _import("aiohttp", {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull})
+
+
+def import_notifier() -> type[RustNotify]:
+    """watchfiles' notifier alone. The package itself imports anyio and multiprocessing, to wait for it in ways that we
+    do not use: 1.5 MB."""
+    name = "watchfiles._rust_notify"
+    if name not in sys.modules:
+        package = importlib.util.find_spec("watchfiles")  # finds it, and imports nothing
+        found = package and importlib.machinery.PathFinder.find_spec(name, package.submodule_search_locations)
+        if found is None or found.loader is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        sys.modules[name] = importlib.util.module_from_spec(found)
+        found.loader.exec_module(sys.modules[name])
+    return cast("type[RustNotify]", sys.modules[name].RustNotify)
 
 
 def trust(*urls: str) -> ssl.SSLContext | bool:

@@ -11,11 +11,17 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from reconciler.adapters.imports import import_notifier
+
+if TYPE_CHECKING:
+    from watchfiles._rust_notify import RustNotify
 
 # An editor's save is several changes within milliseconds: they are reported once, after QUIET without a change.
 QUIET = 20  # milliseconds; the library polls at this interval, which costs 0.2 % of a core
 AT_MOST = 200  # milliseconds until changes are reported even if they continue
-_FOREVER = 3_600_000  # milliseconds: an idle watch needs no wake-up
+_FOREVER = 0  # an idle watch needs no wake-up
 _RETRY = 5.0  # seconds, where the kernel refuses (too many watches) or a watched directory is just being removed
 
 
@@ -55,27 +61,26 @@ class FileWatch:
 
     async def _watch(self, existing: list[str], directories: set[str], touched: Callable[[], None]) -> None:
         """Until other directories need watching."""
-        from watchfiles import awatch
-
-        changes = awatch(
-            *existing,
-            watch_filter=None,
-            debounce=AT_MOST,
-            step=QUIET,
-            stop_event=self._changed,
-            rust_timeout=_FOREVER,
-            force_polling=False,
-            recursive=False,
-        )
-        async with contextlib.aclosing(changes):
+        # debug, force_polling, poll_delay_ms, recursive, ignore_permission_denied
+        with import_notifier()(existing, False, False, 0, False, False) as notifier:
             touched()  # nobody saw what happened before the watch began
-            async for batch in changes:
+            while not isinstance(batch := await self._next(notifier), str):
                 paths = {path for _, path in batch}
                 moved = not paths.isdisjoint(directories)
                 if moved or not paths.isdisjoint(self._files):
                     touched()
                 if moved:
                     return
+
+    async def _next(self, notifier: RustNotify) -> set[tuple[int, str]] | str:
+        """The next changes; a word instead where the watch has to begin anew."""
+        waiting = asyncio.ensure_future(asyncio.to_thread(notifier.watch, AT_MOST, QUIET, _FOREVER, self._changed))
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            self._changed.set()  # the thread looks at it every QUIET
+            await asyncio.wait([waiting])
+            raise
 
     def _directories(self, file: str) -> list[str]:
         """The directories from a live file up to its allowed path, and that path's parent."""
