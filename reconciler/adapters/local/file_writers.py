@@ -37,7 +37,9 @@ _MOST_WRITERS = 5
 _SLACK = 2.0
 # A process that made a file beside it (`sed -i`) may have ended by the time it is renamed.
 _REMEMBERED = 1.0  # seconds
-_MANY_EVENTS, _REST = 64, 4.0  # after many at once, the thread rests four times what they took
+# After many events within a second, the thread rests nine times what they took: they cannot cost more than a tenth of a
+# core.
+_MANY_EVENTS, _REST = 64, 9.0
 
 _Directory = tuple[int, int, bytes]
 """The filesystem's id, and the type and bytes of the directory's handle."""
@@ -111,8 +113,11 @@ class FileWriters:
         poller = select.poll()
         poller.register(self._group, select.POLLIN)
         poller.register(self._wake, select.POLLIN)
+        since, count, spent = 0.0, 0, 0.0
         while self._wake not in (descriptor for descriptor, _ in poller.poll()):
             began = time.monotonic()
+            if began - since > 1.0:
+                since, count, spent = began, 0, 0.0
             try:
                 events = os.read(self._group, 65536)
             except BlockingIOError:
@@ -120,14 +125,17 @@ class FileWriters:
             except OSError:
                 self._forget_all()
                 continue
-            if self._take_all(events) > _MANY_EVENTS:
-                time.sleep(_REST * (time.monotonic() - began))
+            count += self._take_all(events)
+            spent += time.monotonic() - began
+            if count > _MANY_EVENTS:
+                time.sleep(_REST * spent)
+                count, spent = 0, 0.0
 
     def _take_all(self, events: bytes) -> int:
-        count = 0
-        while len(events) >= _METADATA.size:
-            length, _, _, header, mask, _, pid = _METADATA.unpack_from(events)
-            key, pidfd = _infos(events[header:length])
+        count = start = 0
+        while len(events) - start >= _METADATA.size:
+            length, _, _, header, mask, _, pid = _METADATA.unpack_from(events, start)
+            key, pidfd = _infos(events[start + header : start + length])
             try:
                 if mask & _OVERFLOW:
                     self._forget_all()
@@ -136,7 +144,7 @@ class FileWriters:
             finally:
                 if pidfd >= 0:
                     os.close(pidfd)
-            events, count = events[length:], count + 1
+            start, count = start + length, count + 1
         return count
 
     def _take(self, key: tuple[_Directory, str], mask: int, pid: int, pidfd: int) -> None:
