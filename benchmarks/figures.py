@@ -8,6 +8,7 @@ import platform
 import shutil
 import statistics
 import subprocess
+import timeit
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,6 +135,7 @@ def machine() -> dict[str, str]:
     """What the figures depend on besides the code."""
     return {
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "speed": _speed(),
         "load": "{:.1f} {:.1f} {:.1f} (1, 5, 15 minutes)".format(*os.getloadavg()),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -143,6 +145,15 @@ def machine() -> dict[str, str]:
         "compose": _version("docker", "compose", "version", "--short"),
         "other containers": _version("docker", "info", "--format", "{{.Containers}}"),
     }
+
+
+def _speed() -> str:
+    """What a machine of the same name may take twice as long for on another day."""
+    loop = statistics.median(timeit.repeat("x += 1", "x = 0", number=1_000_000, repeat=5)) * 1000
+    process = (
+        statistics.median(timeit.repeat(lambda: subprocess.run(["true"], check=True), number=20, repeat=5)) * 1000 / 20
+    )
+    return f"{loop:.0f} ms for a million additions in Python, {process:.1f} ms to run `true`"
 
 
 def _processor() -> str:

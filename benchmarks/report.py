@@ -54,9 +54,9 @@ def refresh(page: str) -> str:
 def machine_of(data: Data) -> str:
     """One sentence about the machine."""
     facts = dict(data["machine"])
-    processor, load = facts.pop("processor"), facts.pop("load").partition(" ")[0]
+    processor, load, speed = facts.pop("processor"), facts.pop("load").partition(" ")[0], facts.pop("speed", "")
     rest = ", ".join(f"{name} {re.sub(r'^(git version|sops) ', '', value)}" for name, value in facts.items())
-    return f"Measured on {processor}, load {load} at the beginning; {rest}."
+    return f"Measured on {processor}{speed and f' ({speed})'}, load {load} at the beginning; {rest}."
 
 
 def figures_table(data: Data) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http
 import os
 import random
 import statistics
@@ -27,6 +28,7 @@ FIRST_TARGET = 1.15  # times what sops alone takes, as many processes at a time 
 START_TARGET = 1000.0  # ms, of wall and of CPU
 EDITS = 20
 STARTS = 5
+PATIENCE = 60.0  # seconds
 DECRYPTS = 20
 
 
@@ -94,12 +96,25 @@ async def _known(server: Server) -> list[Figure]:
 
 def _starts(server: Server) -> list[Figure]:
     """`reconciler run`, until /readyz says so."""
-    took = []
-    for _ in range(STARTS):
-        began = time.perf_counter()
-        with server.daemon(installed=True):
-            took.append((time.perf_counter() - began) * 1000)
-    return [Figure(f"daemon start with {LARGE:,} known files: ready", "ms", tuple(took), START_TARGET)]
+    took = tuple(_start(server) for _ in range(STARTS))
+    return [Figure(f"daemon start with {LARGE:,} known files: ready", "ms", took, START_TARGET)]
+
+
+def _start(server: Server) -> float:
+    """Milliseconds. Requests take CPU from the daemon: it is asked once it has logged that it has reconciled."""
+    began = time.perf_counter()
+    with server.daemon(installed=True, ready=False) as daemon:
+        while not any(event["event"] == "reconciled" for event in daemon.events()):
+            _wait_since(began)
+        while daemon.get("/readyz")[0] != http.HTTPStatus.OK:
+            _wait_since(began)
+        return (time.perf_counter() - began) * 1000
+
+
+def _wait_since(began: float) -> None:
+    if time.perf_counter() - began > PATIENCE:
+        raise RuntimeError(f"the daemon was not ready within {PATIENCE:g} s")
+    time.sleep(0.002)
 
 
 def _restores(server: Server, files: int) -> Figure:
