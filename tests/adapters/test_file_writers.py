@@ -7,11 +7,13 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from reconciler.adapters.local import file_writers
 from reconciler.adapters.local.file_writers import FileWriters
 from reconciler.adapters.local.files import LocalHost
 from reconciler.adapters.local.users import login_sessions
@@ -145,3 +147,21 @@ def test_a_session_that_began_after_the_edit_is_not_counted(tmp_path: Path) -> N
     assert login_sessions(200.0, str(tmp_path)) is None
     assert login_sessions(200.0, str(tmp_path / "missing")) is None
     assert os.path.isdir(tmp_path)
+
+
+def test_the_thread_rests_after_many_events_and_ends_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_writers, "_LONGEST_REST", 1e6)
+    resting = threading.Event()
+
+    class Resting(FileWriters):
+        def _rest(self, seconds: float) -> None:
+            resting.set()
+            super()._rest(1e6)
+
+    with contextlib.closing(Resting()) as writers:
+        writers.follow(str(tmp_path / "api.env"))
+        for number in range(200):
+            (tmp_path / f"log.{number}").touch()
+        assert resting.wait(60)

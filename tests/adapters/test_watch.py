@@ -64,11 +64,13 @@ async def test_other_files_are_followed_from_now_on(tmp_path: Path) -> None:
 
 
 async def test_a_cancelled_watch_leaves_no_thread_waiting(tmp_path: Path) -> None:
-    async with watching(tmp_path, "api.env"):
-        pass
-    async with asyncio.timeout(60):
-        await asyncio.get_running_loop().shutdown_default_executor()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("asyncio_")]
+    async with asyncio.timeout(60), watching(tmp_path, "api.env"):
+        assert waiting_threads()
+    assert not waiting_threads()
+
+
+def waiting_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("watch")]
 
 
 @pytest.mark.parametrize("first", ["import_notifier()", "import watchfiles"])

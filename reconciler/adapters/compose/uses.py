@@ -103,7 +103,7 @@ def scaled_to_zero(written: Sequence[Written]) -> frozenset[str]:
 
 def names_in(text: str) -> frozenset[str]:
     """The variables that a text is interpolated with."""
-    return frozenset(match[1] or match[2] for match in VARIABLE.finditer(text.replace("$$", "")))
+    return frozenset(match[1] or match[2] for match in VARIABLE.finditer(text.replace("$$", " ")))
 
 
 def variables_given(environment: Any) -> Iterator[tuple[str, str | None]]:

@@ -37,9 +37,10 @@ _MOST_WRITERS = 5
 _SLACK = 2.0
 # A process that made a file beside it (`sed -i`) may have ended by the time it is renamed.
 _REMEMBERED = 1.0  # seconds
-# After many events within a second, the thread rests nine times what they took: they cannot cost more than a tenth of a
-# core.
+# After many events within a second, the thread rests nine times the CPU time that they took: more of them cost no more
+# than a tenth of a core.
 _MANY_EVENTS, _REST = 64, 9.0
+_LONGEST_REST = 2.0  # seconds
 
 _Directory = tuple[int, int, bytes]
 """The filesystem's id, and the type and bytes of the directory's handle."""
@@ -115,9 +116,9 @@ class FileWriters:
         poller.register(self._wake, select.POLLIN)
         since, count, spent = 0.0, 0, 0.0
         while self._wake not in (descriptor for descriptor, _ in poller.poll()):
-            began = time.monotonic()
-            if began - since > 1.0:
-                since, count, spent = began, 0, 0.0
+            now, used = time.monotonic(), time.thread_time()
+            if now - since > 1.0:
+                since, count, spent = now, 0, 0.0
             try:
                 events = os.read(self._group, 65536)
             except BlockingIOError:
@@ -126,10 +127,16 @@ class FileWriters:
                 self._forget_all()
                 continue
             count += self._take_all(events)
-            spent += time.monotonic() - began
+            spent += time.thread_time() - used
             if count > _MANY_EVENTS:
-                time.sleep(_REST * spent)
+                self._rest(_REST * spent)
                 count, spent = 0, 0.0
+
+    def _rest(self, seconds: float) -> None:
+        """Until the end, if that comes first."""
+        end = select.poll()
+        end.register(self._wake, select.POLLIN)
+        end.poll(1000 * min(seconds, _LONGEST_REST))
 
     def _take_all(self, events: bytes) -> int:
         count = start = 0

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Collection
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from reconciler.adapters.imports import import_notifier
@@ -46,25 +47,28 @@ class FileWatch:
 
     async def run(self, touched: Callable[[], None]) -> None:
         """Call ``touched`` whenever one of the files may have changed. Runs until it is cancelled."""
-        while True:
-            self._changed = asyncio.Event()
-            directories = {directory for file in self._files for directory in self._directories(file)}
-            existing = await asyncio.to_thread(_existing, directories)
-            try:
-                if existing:
-                    await self._watch(existing, directories, touched)
-                else:
-                    await self._changed.wait()
-            except OSError as error:
-                self._report_once(f"live files cannot be watched ({os.strerror(error.errno or 0)})")
-                await self._pause()
+        with ThreadPoolExecutor(1, "watch") as waiting:  # nobody else waits for a thread that is busy with waiting
+            while True:
+                self._changed = asyncio.Event()
+                directories = {directory for file in self._files for directory in self._directories(file)}
+                existing = await asyncio.to_thread(_existing, directories)
+                try:
+                    if existing:
+                        await self._watch(existing, directories, touched, waiting)
+                    else:
+                        await self._changed.wait()
+                except OSError as error:
+                    self._report_once(f"live files cannot be watched ({os.strerror(error.errno or 0)})")
+                    await self._pause()
 
-    async def _watch(self, existing: list[str], directories: set[str], touched: Callable[[], None]) -> None:
+    async def _watch(
+        self, existing: list[str], directories: set[str], touched: Callable[[], None], waiting: Executor
+    ) -> None:
         """Until other directories need watching."""
         # debug, force_polling, poll_delay_ms, recursive, ignore_permission_denied
         with import_notifier()(existing, False, False, 0, False, False) as notifier:
             touched()  # nobody saw what happened before the watch began
-            while not isinstance(batch := await self._next(notifier), str):
+            while not isinstance(batch := await self._next(notifier, waiting), str):
                 paths = {path for _, path in batch}
                 moved = not paths.isdisjoint(directories)
                 if moved or not paths.isdisjoint(self._files):
@@ -72,14 +76,15 @@ class FileWatch:
                 if moved:
                     return
 
-    async def _next(self, notifier: RustNotify) -> set[tuple[int, str]] | str:
+    async def _next(self, notifier: RustNotify, waiting: Executor) -> set[tuple[int, str]] | str:
         """The next changes; a word instead where the watch has to begin anew."""
-        waiting = asyncio.ensure_future(asyncio.to_thread(notifier.watch, AT_MOST, QUIET, _FOREVER, self._changed))
+        loop = asyncio.get_running_loop()
+        changes = loop.run_in_executor(waiting, notifier.watch, AT_MOST, QUIET, _FOREVER, self._changed)
         try:
-            return await asyncio.shield(waiting)
+            return await asyncio.shield(changes)
         except asyncio.CancelledError:
             self._changed.set()  # the thread looks at it every QUIET
-            await asyncio.wait([waiting])
+            await asyncio.wait([changes])
             raise
 
     def _directories(self, file: str) -> list[str]:
