@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import socket
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,11 +13,14 @@ import yaml
 
 from reconciler.adapters.json_schema.client import JsonSchemaContracts
 from reconciler.adapters.process import Limits
+from reconciler.app.checks.run import check_tree
 from reconciler.app.config.contract import read_contract
+from reconciler.app.wiring import clone
 from reconciler.core.contract import Answer, Breach, Contract, Question
 from reconciler.core.errors import ContractError, OutsideError
 from tests.support.json_answers import read_answer
 from tests.support.server import Server
+from tests.support.site import ENVIRONMENTS, Site
 
 pytestmark = pytest.mark.slow
 
@@ -269,6 +274,71 @@ def test_a_plan_for_a_commit_that_the_branch_does_not_have_is_an_error(server: S
     server.commit({"api.env": b"A=1\n"}, server.plain(["api.env"]))
     done = server.cli("plan", "--revision", "f" * 40)
     assert done.returncode == 1
+
+
+# --- in a check ---
+
+
+class Watched:
+    """The process that evaluates contracts, counted; it ends early on a question about the contract ``slow``."""
+
+    def __init__(self, slow: str = "") -> None:
+        self.asked, self._slow = 0, slow
+
+    async def ask(self, contracts: Sequence[Contract], questions: Sequence[Question]) -> Answer:
+        self.asked += 1
+        if self._slow in {contract.path for question in questions for contract in question.contracts}:
+            raise ContractError("a contract takes too long", where=self._slow)
+        return await JsonSchemaContracts().ask(contracts, questions)
+
+
+async def contract_findings(site: Site, contracts: Watched) -> list[str]:
+    tools = replace(clone.tools(None, lambda done, of: None), contracts=contracts)
+    report = await check_tree(await clone.read_tree_of_clone("envs"), "envs", tools)
+    return [f"{finding.path}:{finding.line} {finding.rule.id}" for finding in report.findings]
+
+
+@pytest.mark.usefixtures("in_clone")
+async def test_one_process_is_asked_about_all_files_and_examples(site: Site) -> None:
+    """Of both environments, whose examples two more would be asked about."""
+    site.replace("env.example", "LOG_LEVEL=info", "LOG_LEVEL=chatty")
+    site.replace("contracts/api.yaml", "required: [", "required: [NEW_KEY, ")
+    contracts = Watched()
+    assert await contract_findings(site, contracts) == [
+        "envs/env.example:1 example-contract",
+        "envs/env.example:4 example-contract",
+        "envs/production/api.env:1 contract-required",
+        "envs/staging/api.env:1 contract-required",
+    ]
+    assert contracts.asked == 1
+
+
+@pytest.mark.usefixtures("in_clone")
+async def test_beside_a_contract_that_takes_too_long_the_others_are_answered(site: Site) -> None:
+    site.write("contracts/worker.yaml", "required: [WORKERS, LATE]\n")
+    for environment in ENVIRONMENTS:
+        site.replace(
+            f"{environment}/environment.yaml",
+            "worker.env: config/worker.env",
+            "worker.env: {path: config/worker.env, schema: contracts/worker.yaml}",
+        )
+    site.replace("env.example", "LOG_LEVEL=info", "LOG_LEVEL=chatty")
+    site.replace("contracts/api.yaml", "required: [", "required: [NEW_KEY, ")
+    assert await contract_findings(site, Watched("contracts/worker.yaml")) == [
+        "envs/contracts/worker.yaml:1 contract-invalid",
+        "envs/env.example:1 example-contract",
+        "envs/env.example:4 example-contract",
+        "envs/production/api.env:1 contract-required",
+        "envs/staging/api.env:1 contract-required",
+    ]
+
+
+async def test_the_mistake_of_a_contract_is_the_same_with_and_without_values() -> None:
+    """Without values, its first mistake is not there, and the other one has another place."""
+    wrong = contract("allOf: [{minLength: []}, {required: A}]")
+    questions = [Question((wrong,), ("A",)), Question((wrong,), ("A",), {"A": "x"})]
+    mistakes = [(await JsonSchemaContracts().ask([wrong], asked)).faults for asked in (questions[1:], questions)]
+    assert mistakes[0] == mistakes[1] != {}
 
 
 # --- what may stand in a contract ---

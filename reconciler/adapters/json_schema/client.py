@@ -40,8 +40,12 @@ class JsonSchemaContracts:
         }
         every = [contract for contract, _ in ordered.values()]
         answer = await self._run(every, json.dumps(request).encode())
+        faults: dict[str, Mistake] = {}
+        for contract, fault in zip(every, answer["faults"], strict=True):
+            if fault:  # of the whole contract, which comes first, rather than of what is left of it without values
+                faults.setdefault(contract.path, _mistake(fault))
         return Answer(
-            {contract.path: _mistake(fault) for contract, fault in zip(every, answer["faults"], strict=True) if fault},
+            faults,
             tuple(
                 tuple(dict.fromkeys(_breach(every[breach["schema"]], breach) for breach in answers))
                 for answers in answer["answers"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -15,6 +17,9 @@ from reconciler.core.errors import ContractError
 from reconciler.core.model.targets import Parser
 from reconciler.core.ports import Contracts
 from reconciler.core.text import key_name
+
+Answers = Sequence[Sequence[Breach]]
+"""The breaches of each question."""
 
 _MISSING = frozenset({"required", "dependentRequired", "minProperties"})
 
@@ -69,11 +74,25 @@ def _add_contract(book: ContractBook, path: str, data: bytes) -> None:
             book.findings.append(Finding(rules.CONTRACT_INVALID, path, int(at) if at.isdigit() else 1, text or line))
 
 
+@dataclass(frozen=True, slots=True)
+class ContractReport:
+    """The ``findings`` of the sources, and per group of further questions the ``answers``, none for a group that takes
+    too long."""
+
+    findings: list[Finding]
+    answers: Sequence[Answers] = ()
+
+
 async def check_contracts(
-    survey: Survey, book: ContractBook, engine: Contracts, variables: Mapping[str, Mapping[str, str]], now: float
-) -> list[Finding]:
-    """Check every source that names a contract. ``variables`` are the known values, by path; ``now`` is in seconds
-    since the epoch."""
+    survey: Survey,
+    book: ContractBook,
+    engine: Contracts,
+    variables: Mapping[str, Mapping[str, str]],
+    now: float,
+    further: Sequence[Sequence[Question]] = (),
+) -> ContractReport:
+    """Check every source that names a contract, and ask the groups of ``further`` questions in the same process.
+    ``variables`` are the known values, by path; ``now`` is in seconds since the epoch."""
     sources = [
         source for source in survey.sources if book.contracts_of(source) and _names(source, variables) is not None
     ]
@@ -82,11 +101,11 @@ async def check_contracts(
         for source in sources
     ]
     findings: list[Finding] = []
-    answers = await _answers(list(book.contracts.values()), questions, engine, findings)
-    for source, breaches in zip(sources, answers, strict=True):
+    of_sources, *answers = await _answers(list(book.contracts.values()), [questions, *further], engine, findings)
+    for source, breaches in zip(sources, of_sources, strict=True):
         findings += [_finding(source, breach) for breach in breaches if not source.is_left_to_server(breach.key)]
         findings += _note_findings(source, book.contracts_of(source), _names(source, variables) or (), now)
-    return findings
+    return ContractReport(findings, answers)
 
 
 def _names(source: Source, variables: Mapping[str, Mapping[str, str]]) -> Sequence[str] | None:
@@ -97,20 +116,27 @@ def _names(source: Source, variables: Mapping[str, Mapping[str, str]]) -> Sequen
 
 
 async def _answers(
-    contracts: Sequence[Contract], questions: Sequence[Question], engine: Contracts, findings: list[Finding]
-) -> Sequence[Sequence[Breach]]:
-    """All questions in one process; if that takes too long, one by one."""
+    contracts: Sequence[Contract], groups: Sequence[Sequence[Question]], engine: Contracts, findings: list[Finding]
+) -> list[Answers]:
+    """All questions in one process; if that takes too long, those of the first group one by one, and a process for each
+    of the others, whose contracts the first is about as well."""
     try:
-        answer = await engine.ask(contracts, questions)
+        answer = await engine.ask(contracts, list(itertools.chain(*groups)))
     except ContractError:
-        return await _one_by_one(questions, engine, findings)
+        first = await _one_by_one(groups[0], engine, findings)
+        return [first, *[await _group(questions, engine) for questions in groups[1:]]]
     findings += _faults(contracts, answer)
-    return answer.breaches
+    breaches = iter(answer.breaches)
+    return [tuple(itertools.islice(breaches, len(questions))) for questions in groups]
 
 
-async def _one_by_one(
-    questions: Sequence[Question], engine: Contracts, findings: list[Finding]
-) -> Sequence[Sequence[Breach]]:
+async def _group(questions: Sequence[Question], engine: Contracts) -> Answers:
+    with contextlib.suppress(ContractError):
+        return (await engine.ask((), questions)).breaches
+    return ()
+
+
+async def _one_by_one(questions: Sequence[Question], engine: Contracts, findings: list[Finding]) -> Answers:
     """The same, to find the contract at fault and still get the answers of the others."""
     at_fault: set[str] = set()
     answers = []

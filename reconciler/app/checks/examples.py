@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.app.checks.contracts import ContractBook
+from reconciler.app.checks.contracts import Answers, ContractBook
 from reconciler.app.checks.survey import Environment, Source, Survey, secrets_in_plain
 from reconciler.app.checks.values import is_placeholder
 from reconciler.core.checks import line_lint, rules
@@ -15,9 +15,7 @@ from reconciler.core.checks.rules import Finding
 from reconciler.core.contract import FORBIDDING, Breach, Notes, Question, notes
 from reconciler.core.dotenv.grammar import EnvFileError, parse_env_file
 from reconciler.core.dotenv.readings import known_variables
-from reconciler.core.errors import ContractError
 from reconciler.core.model.targets import Parser
-from reconciler.core.ports import Contracts
 from reconciler.core.secrets.names import names_a_secret
 from reconciler.core.secrets.plaintext import looks_real
 
@@ -89,33 +87,51 @@ def sources_of(environment: Environment, name: str) -> list[Source]:
     return [source for source in readable if not name or name in (source.name, posixpath.basename(source.name))]
 
 
-async def check_examples(survey: Survey, book: ContractBook, engine: Contracts) -> list[Finding]:
-    """Hold every example against the contracts of the files that it is for. What only some environments refuse is none
-    of its mistakes: it can be right for the others."""
+@dataclass(frozen=True, slots=True)
+class ExampleQuestions:
+    """What the contracts of ``source`` are asked about the keys that ``example`` has for the file ``name``: with all
+    that it may not lack, with all names, and with the defaults."""
+
+    example: Example
+    name: str
+    source: Source
+    questions: tuple[Question, Question, Question]
+
+    def breaches(self, answers: Answers) -> list[Breach]:
+        """What the contracts refuse, given the answers; nothing without any: that is reported with the sources."""
+        missing, names, wrong = answers or ((), (), ())
+        return [
+            breach
+            for breach in (
+                *(breach for breach in missing if breach.keyword in _REQUIRING),
+                *(breach for breach in names if breach.keyword in FORBIDDING),
+                *(breach for breach in wrong if breach.keyword not in (*FORBIDDING, *_REQUIRING)),
+            )
+            if breach.key and not self.source.is_left_to_server(breach.key)
+        ]
+
+
+def example_questions(survey: Survey, book: ContractBook) -> list[ExampleQuestions]:
+    """For every example, one for each of the files that it is for, if all of these have contracts."""
     users: dict[str, list[Environment]] = {}
     for environment in survey.environments:
         for path, _ in examples_of(survey, environment):
             users.setdefault(path, []).append(environment)
-    findings = []
+    asked = []
     for path, environments in users.items():
         example, _ = read_example(path, survey.tree.files[path])
-        for name, keys in example.keys.items():
+        for name in example.keys:
             sources = [source for environment in environments for source in sources_of(environment, name)]
-            contracted = [source for source in sources if book.contracts_of(source)]
-            if name and contracted and len(contracted) == len(sources):
-                breaches = [await _breaches(example, name, source, book, engine) for source in contracted]
-                common = [breach for breach in breaches[0] if all(breach.key in _keys(others) for others in breaches)]
-                findings += [_finding(example, keys, breach) for breach in common]
-    return findings
+            if name and all(book.contracts_of(source) for source in sources):
+                asked += [
+                    ExampleQuestions(example, name, source, _questions(example, name, source, book))
+                    for source in sources
+                ]
+    return asked
 
 
-def _keys(breaches: list[Breach]) -> set[str]:
-    return {breach.key for breach in breaches}
-
-
-async def _breaches(example: Example, name: str, source: Source, book: ContractBook, engine: Contracts) -> list[Breach]:
-    """What of the example's keys of the file ``name`` the contracts of ``source`` refuse. A secret's default is a
-    stand-in, whatever its form."""
+def _questions(example: Example, name: str, source: Source, book: ContractBook) -> tuple[Question, Question, Question]:
+    """A secret's default is a stand-in, whatever its form: it is not asked about."""
     keys = example.keys[name]
     contracts = book.contracts_of(source)
     about = notes(contracts)
@@ -125,24 +141,22 @@ async def _breaches(example: Example, name: str, source: Source, book: ContractB
         if key in keys and not (about.get(key, Notes()).secret or names_a_secret(key))
     }
     required = tuple(key for key in {**example.keys.get("", {}), **keys} if key not in example.optional)
-    questions = [
-        Question(contracts, required),
-        Question(contracts, tuple(keys)),
-        Question(contracts, tuple(values), values),
-    ]
-    try:
-        missing, names, wrong = (await engine.ask(contracts, questions)).breaches
-    except ContractError:  # reported with the sources
-        return []
-    return [
-        breach
-        for breach in (
-            *(breach for breach in missing if breach.keyword in _REQUIRING),
-            *(breach for breach in names if breach.keyword in FORBIDDING),
-            *(breach for breach in wrong if breach.keyword not in (*FORBIDDING, *_REQUIRING)),
-        )
-        if breach.key and not source.is_left_to_server(breach.key)
-    ]
+    return Question(contracts, required), Question(contracts, tuple(keys)), Question(contracts, tuple(values), values)
+
+
+def check_examples(asked: Sequence[ExampleQuestions], answers: Sequence[Answers]) -> Iterator[Finding]:
+    """Hold every example against the contracts of the files that it is for. What only some environments refuse is none
+    of its mistakes: it can be right for the others."""
+    by_file: dict[tuple[str, str], list[tuple[ExampleQuestions, list[Breach]]]] = {}
+    for questions, answer in zip(asked, answers, strict=True):
+        place = (questions.example.path, questions.name)
+        by_file.setdefault(place, []).append((questions, questions.breaches(answer)))
+    for (_, name), results in by_file.items():
+        example = results[0][0].example
+        others = [{breach.key for breach in breaches} for _, breaches in results]
+        for breach in results[0][1]:
+            if all(breach.key in keys for keys in others):
+                yield _finding(example, example.keys[name], breach)
 
 
 def _finding(example: Example, keys: Mapping[str, int], breach: Breach) -> Finding:

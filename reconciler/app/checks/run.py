@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.app.checks.check_settings import CheckSettings, read_check_settings
 from reconciler.app.checks.contracts import check_contracts, open_book
-from reconciler.app.checks.examples import check_examples
+from reconciler.app.checks.examples import check_examples, example_questions
 from reconciler.app.checks.health_timeouts import check_health_timeouts
 from reconciler.app.checks.parity import check_parity
 from reconciler.app.checks.plain_files import check_plain_files
@@ -89,12 +89,14 @@ async def check_tree(
     opened = values.opened
     variables = {source.source.path: source.variables for source in opened}
     findings += [*book.findings, *values.findings]
-    findings += await check_contracts(surveyed, book, tools.contracts, variables, tools.now)
+    examples = example_questions(surveyed, book)
+    questions = [asked.questions for asked in examples]
+    contracts = await check_contracts(surveyed, book, tools.contracts, variables, tools.now, questions)
+    findings += [*contracts.findings, *check_examples(examples, contracts.answers)]
     notes = book.notes_of(surveyed.sources)
     findings += check_shared_secrets(opened, notes, Digester(secrets.token_bytes(DIGEST_KEY_BYTES)))
     findings += check_differences(opened, notes)
     findings += check_retired(surveyed, RetiredNames(settings.retired), opened, values.plaintexts)
-    findings += await check_examples(surveyed, book, tools.contracts)
     remaining = settings.exemptions.apply(findings, whole=not only, sealed=values.sealed)
     return CheckReport(
         findings=tuple(_presented(surveyed, remaining, only)),

@@ -355,7 +355,7 @@ async def _check_contracts(after: Survey, paths: set[str], tools: Tools) -> list
     opened = await _open(after, paths, tools)
     book = open_book(after)
     variables = {path: content.variables for path, content in opened.items()}
-    findings = await check_contracts(after, book, tools.contracts, variables, tools.now)
+    findings = (await check_contracts(after, book, tools.contracts, variables, tools.now)).findings
     named = {path for source in sources if source.outline for path in source.outline.contracts}
     return [finding for finding in [*book.findings, *findings] if finding.path in paths | named]
 
