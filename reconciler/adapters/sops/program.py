@@ -12,10 +12,11 @@ import json
 import os
 import re
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.adapters import process
+from reconciler.adapters.memory_file import in_memory
 from reconciler.adapters.process import MIB, Completed, Limits
 from reconciler.adapters.sops.age_keys import AgeKeyring, KeySources
 from reconciler.adapters.sops.binary import find_sops
@@ -186,7 +187,7 @@ class Sops:
         """
         checked = self.read(name, data)
         ours = await self._keys_for(name, checked)
-        with _in_memory(self._copy(name, data, checked)) as file:
+        with in_memory(self._copy(name, data, checked)) as file:  # sops only edits files in place
             for place, value in values.items():
                 removes = value is None
                 done = await self._run(
@@ -216,7 +217,7 @@ class Sops:
             hint = f"Make the change with `reconciler edit {name}`"
             raise RefusedError(f"it is for {listed(checked.metadata.others)} as well", where=name, hint=hint)
         ours = await self._keys_for(name, checked)
-        with _in_memory(self._copy(name, data, checked)) as file, _in_memory(content.reveal()) as edited:
+        with in_memory(self._copy(name, data, checked)) as file, in_memory(content.reveal()) as edited:
             editor = {"EDITOR": f"cp -- {edited.path}", "TMPDIR": directory}
             arguments = edit_arguments(checked.format, file.path)
             done = await self._run(*arguments, keys=ours, more=editor)
@@ -253,7 +254,7 @@ class Sops:
         await self._refuse_named_plugins(name, recipients)
         ours = await self._keys_for(name, checked)
         rules = json.dumps({"creation_rules": [{"age": ",".join(recipients)}]}).encode()
-        with _in_memory(self._copy(name, data, checked)) as file, _in_memory(rules) as config:
+        with in_memory(self._copy(name, data, checked)) as file, in_memory(rules) as config:
             steps = (
                 []
                 if set(recipients) == set(checked.metadata.age)
@@ -333,7 +334,7 @@ def _handed_over(keys: _Opening, stack: contextlib.ExitStack) -> tuple[tuple[int
     for identity in keys.identities:
         if identity.ssh:
             texts["SOPS_AGE_SSH_PRIVATE_KEY_FILE"] = identity.text.reveal()
-    files = {name: stack.enter_context(_in_memory(text)) for name, text in texts.items()}
+    files = {name: stack.enter_context(in_memory(text)) for name, text in texts.items()}
     variables = {name: f"/proc/self/fd/{file.descriptor}" for name, file in files.items()}
     if any(identity.plugin for identity in keys.identities):
         variables["PATH"] = os.environ.get("PATH", os.defpath)
@@ -342,32 +343,6 @@ def _handed_over(keys: _Opening, stack: contextlib.ExitStack) -> tuple[tuple[int
 
 def _json_of(value: Secret) -> Secret:
     return Secret(json.dumps(value.reveal().decode()).encode())
-
-
-@dataclass(frozen=True, slots=True)
-class _MemoryFile:
-    """A file without a name; another process of the same user can open it at ``path``."""
-
-    descriptor: int
-
-    @property
-    def path(self) -> str:
-        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
-
-    def content(self) -> bytes:
-        return os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
-
-
-@contextlib.contextmanager
-def _in_memory(data: bytes) -> Iterator[_MemoryFile]:
-    """sops only edits files in place: this one leaves nothing behind, whichever process ends first."""
-    descriptor = os.memfd_create("amended", os.MFD_CLOEXEC)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-        yield _MemoryFile(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _CHECK_BINARY = "Install sops, or set decryption.sops_binary; `reconciler doctor` checks it"
