@@ -1,11 +1,12 @@
 """Commits to a user's clone, as that user, on a new branch. The work tree and the index stay unchanged.
 
-Everything goes through a separate index in a private directory, and through standard input: nothing is checked out,
-no filter of .gitattributes changes a byte, and no commit hook runs.
+Everything goes through a separate index in a private directory, standard input and files in memory: nothing is checked
+out, no filter of .gitattributes changes a byte, and no commit hook runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from reconciler.adapters import process
 from reconciler.adapters.git.command import check_url, sanitized
+from reconciler.adapters.memory_file import in_memory
 from reconciler.core.errors import ConfigError, OutsideError, RefusedError
 from reconciler.core.text import listed
 
@@ -36,6 +38,7 @@ _KEPT = frozenset(
 )
 _PERSONAL = ("GIT_AUTHOR_", "GIT_COMMITTER_", "GIT_CONFIG_")
 _NOTHING = "0" * 40
+_BLOBS = 200  # descriptors at a time
 _UNFINISHED = "refs/reconciler/unfinished"
 _SHORTHAND = re.compile(r"([\w.-]+@[\w.-]+):(?!//)(.+)")  # git@host:path
 
@@ -123,16 +126,26 @@ class CloneWriter:
             executable = {
                 row.partition(b"\t")[2] for row in listing.split(b"\0") if row.startswith(_EXECUTABLE.encode())
             }
+            contents = {path: data for path, data in files.items() if data is not None}
+            blobs = dict(zip(contents, await self._blobs([*contents.values()]), strict=True))
             lines = b""
-            for path, data in files.items():
-                blob = _NOTHING
-                if data is not None:
-                    blob = (await self._git("hash-object", "-w", "--stdin", stdin=data)).decode().strip()
-                mode = "0" if data is None else _EXECUTABLE if os.fsencode(path) in executable else _REGULAR
-                lines += f"{mode} {blob}\t{path}\0".encode()
+            for path in files:
+                mode = "0" if path not in blobs else _EXECUTABLE if os.fsencode(path) in executable else _REGULAR
+                lines += f"{mode} {blobs.get(path, _NOTHING)}\t{path}\0".encode()
             await self._git("update-index", "-z", "--index-info", stdin=lines, more=index)
             tree = (await self._git("write-tree", more=index)).decode().strip()
         return await self._commit_tree(tree, base, message, signed=signed)
+
+    async def _blobs(self, contents: Sequence[bytes]) -> list[str]:
+        """The ids of new blobs, in order; a process makes many of them."""
+        ids: list[str] = []
+        for start in range(0, len(contents), _BLOBS):
+            with contextlib.ExitStack() as stack:
+                files = [stack.enter_context(in_memory(data)) for data in contents[start : start + _BLOBS]]
+                names = "".join(f"{file.path}\n" for file in files).encode()
+                arguments = ("hash-object", "-w", "--no-filters", "--stdin-paths")
+                ids += (await self._git(*arguments, stdin=names)).decode().split()
+        return ids
 
     async def _commit_tree(self, tree: str, base: str | None, message: str, *, signed: bool) -> str:
         signs = (
@@ -194,7 +207,7 @@ class CloneWriter:
 
 
 def _said(done: process.Completed) -> str:
-    """git's own last line. What it is given on standard input is ciphertext, or plain for everybody."""
+    """git's own last line. What it is given is ciphertext, or plain for everybody."""
     if done.timed_out:
         return " (it did not end in time)"
     lines = done.stderr.decode(errors="replace").strip().splitlines()
