@@ -256,7 +256,7 @@ async def _committed_files(
         new[manifest] = import_files.manifest_text(draft, contracts.by_source)
         new[example] = example_env(draft.files).encode()
     new |= contracts.files
-    new |= {name: text.encode() for name, text in schema_files().items() if name not in below}
+    new |= {name: text.encode() for name, text in schema_files(existing=below).items()}
     if ".gitattributes" not in below:
         new[".gitattributes"] = ATTRIBUTES.encode()
     new = {path: data for path, data in new.items() if below.get(path) != data}
