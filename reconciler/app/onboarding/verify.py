@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from reconciler.app.config.manifest import read_manifest
 from reconciler.app.config.server import ServerConfig
-from reconciler.app.onboarding.import_files import Committed, EarlierManifest, read_earlier_manifest
+from reconciler.app.onboarding.import_files import Committed
 from reconciler.app.onboarding.real_paths import UNRESOLVED, real_paths
 from reconciler.app.wiring import clone
 from reconciler.core.errors import LiveFileError
@@ -69,9 +69,10 @@ async def verify_import(
     )
 
 
-def server_settings(commit: Committed, manifest: EarlierManifest, host: str, state_dir: str) -> dict[str, Any]:
+def server_settings(commit: Committed, host: str, state_dir: str) -> dict[str, Any]:
     """The server configuration of a machine that follows the commit. It allows what the manifest asks of it: a check
     of the operator's passes, and no address of a health check is asked in a plan."""
+    manifest = commit.manifest
     directories = {target.directory for target in manifest.targets if target.stack}
     directories |= {posixpath.dirname(target.path) for target in manifest.targets}
     addresses = [urlsplit(check.url).hostname for stack in manifest.stacks.values() for check in stack.health.http]
@@ -92,12 +93,9 @@ def server_settings(commit: Committed, manifest: EarlierManifest, host: str, sta
 
 
 async def _files(commit: Committed, draft: Draft, host: str, machine: Machine) -> Verification:
-    (tree,) = await clone.Clone(commit.top).trees([commit.commit], commit.directory)
     file = f"{commit.environment}/environment.yaml"
-    settings = server_settings(commit, read_earlier_manifest(tree.files[file], file), host, "/nonexistent")
-    config = ServerConfig.model_validate(settings)
-    manifest = read_manifest(tree.files[file], environment=commit.environment, file=file, server=config)
-    keys = clone.Keys(commit.keys)
+    config = ServerConfig.model_validate(server_settings(commit, host, "/nonexistent"))
+    manifest = read_manifest(commit.tree.files[file], environment=commit.environment, file=file, server=config)
     drafted = {file.file.path: file for file in draft.files if host in file.hosts}
     targets = [target for target in manifest.targets if target.path in drafted or not draft.update]
     stacks = {target.stack for target in targets}
@@ -107,8 +105,8 @@ async def _files(commit: Committed, draft: Draft, host: str, machine: Machine) -
     async def check(target: Target) -> str:
         if problem := _link_problem(target.path, real):
             return f"{target.id}: {problem}"
-        data = tree.files[f"{commit.environment}/{target.source}"]
-        desired = await keys.decrypt(target.id, data, target.parser) if target.encrypted else Secret(data)
+        data = commit.tree.files[f"{commit.environment}/{target.source}"]
+        desired = await commit.key.decrypt(target.id, data, target.parser) if target.encrypted else Secret(data)
         try:
             live = await machine.read(target.path)
         except LiveFileError as error:
@@ -184,10 +182,7 @@ async def _plan(commit: Committed, draft: Draft, host: str) -> Verification:
 
     directory = await asyncio.to_thread(tempfile.mkdtemp, prefix="reconciler-import-")
     try:
-        (tree,) = await clone.Clone(commit.top).trees([commit.commit], commit.directory)
-        file = f"{commit.environment}/environment.yaml"
-        manifest = read_earlier_manifest(tree.files[file], file)
-        settings = server_settings(commit, manifest, host, os.path.join(directory, "state"))
+        settings = server_settings(commit, host, os.path.join(directory, "state"))
         async with runtime(ServerConfig.model_validate(settings), commit.keys) as built:
             outcome = await built.reconcilers[commit.environment].reconcile(ReconcileRequest("plan", dry_run=True))
         drafted = {file.file.path: file for file in draft.files if host in file.hosts}

@@ -44,6 +44,7 @@ __all__ = [
     "CloneWriter",
     "KeySources",
     "Keys",
+    "RememberingKeys",
     "containers",
     "default_key_file",
     "edit_text",
@@ -134,6 +135,23 @@ class Keys:
     async def encrypt(self, name: str, data: Secret, recipients: Sequence[str], file_format: Format) -> bytes:
         """Raises RefusedError where sops cannot write it so, DecryptFailedError."""
         return await self._sops.encrypt(name, data, recipients, file_format=file_format)
+
+
+class RememberingKeys(Keys):
+    """For a command that reads the same sources several times: sops decrypts the same bytes once."""
+
+    def __init__(self, sources: KeySources) -> None:
+        super().__init__(sources)
+        self._plaintexts: dict[tuple[bytes, Format, Format], Secret] = {}
+
+    async def decrypt(
+        self, name: str, data: bytes, parser: Parser = Parser.OPAQUE, output: Format | None = None
+    ) -> Secret:
+        checked = self.read(name, data, parser)
+        content = (data, checked.format, output or checked.output)
+        if content not in self._plaintexts:
+            self._plaintexts[content] = await super().decrypt(name, data, parser, output)
+        return self._plaintexts[content]
 
 
 async def read_tree_of_clone(directory: str, *, with_before: bool = False) -> Tree:
