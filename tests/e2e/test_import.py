@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import yaml
 
 from tests.support.commands import output
 from tests.support.compose import ComposeProject
-from tests.support.forks import COMMAND
+from tests.support.forks import COMMAND, ForkedProcess
 from tests.support.importer import BRANCH, FILES, Importer, make_importer
 from tests.support.json_answers import read_answer
 from tests.support.sshd import Sshd, make_sshd
@@ -76,7 +75,8 @@ def test_a_project_becomes_an_environment_that_changes_nothing(importer: Importe
     assert importer.decrypted("token.txt") == FILES["token.txt"].encode()
 
 
-def test_the_contract_and_the_example_hold_names_and_nothing_else(importer: Importer) -> None:
+def test_contract_and_example_hold_names_and_nothing_else_and_check_finds_nothing_wrong(importer: Importer) -> None:
+    """Neither with nor without the key."""
     importer.imports()
     contract = yaml.safe_load(importer.show("envs/contracts/api.yaml"))
     assert contract["required"] == ["PUBLIC_URL", "SESSION_SECRET", "EMPTY"]
@@ -84,10 +84,6 @@ def test_the_contract_and_the_example_hold_names_and_nothing_else(importer: Impo
     example = importer.show("envs/production/env.example").decode()
     assert "# files: api.env\nPUBLIC_URL=\nSESSION_SECRET=\nEMPTY=\n" in example
     assert not {"invented", "shop.example.org"} & set(example.split())
-
-
-def test_check_finds_nothing_wrong_with_and_without_the_key(importer: Importer) -> None:
-    importer.imports()
     importer.git("merge", "--quiet", BRANCH)
     for options in ((), ("--age-key-file", str(importer.key))):
         done = importer.reconciler("check", *options)
@@ -114,26 +110,28 @@ def test_a_key_that_is_left_to_the_environment_is_not_required_and_an_idle_profi
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        pytest.param(b"\nTZ\nA=1\n", "line 2: a KEY without a value", id="a-bare-key"),
-        pytest.param(b"A=1\nB=$A\nA=2\n", "already set in line 1", id="a-key-twice-with-a-reference-between"),
-        pytest.param(b"A_unencrypted=1\n", "plain text", id="a-name-that-sops-leaves-plain"),
-        pytest.param(b"A=1\nQmFzZTY0cGllY2U=\n", "may be a bare secret", id="a-line-that-may-be-a-secret"),
-        pytest.param(b"", "no lines", id="empty"),
-    ],
-)
-def test_a_file_that_dotenv_cannot_store_becomes_binary_with_a_reason(
-    importer: Importer, content: bytes, reason: str
-) -> None:
-    importer.write({"api.env": content})
+UNFIT = {
+    "a-bare-key": (b"\nTZ\nA=1\n", "line 2: a KEY without a value"),
+    "a-key-twice-with-a-reference-between": (b"A=1\nB=$A\nA=2\n", "already set in line 1"),
+    "a-name-that-sops-leaves-plain": (b"A_unencrypted=1\n", "plain text"),
+    "a-line-that-may-be-a-secret": (b"A=1\nQmFzZTY0cGllY2U=\n", "may be a bare secret"),
+    "empty": (b"", "no lines"),
+}
+
+
+def test_a_file_that_dotenv_cannot_store_becomes_binary_with_a_reason(importer: Importer) -> None:
+    importer.write({f"{name}.env": content for name, (content, _) in UNFIT.items()})
+    compose = importer.stack / "compose.yaml"
+    names = "".join(f"{name}.env, " for name in UNFIT)
+    compose.write_text(compose.read_text().replace("env_file: [api.env,", f"env_file: [{names}"))
     done = importer.imports()
     assert done["exit_code"] == 0, done
-    file = by_source(done)["api.env.bin"]
-    assert file["format"] == "binary"
-    assert reason in str(file["reason"])
-    assert importer.decrypted("api.env.bin") == content
+    sources = by_source(done)
+    for name, (content, reason) in UNFIT.items():
+        file = sources[f"{name}.env.bin"]
+        assert file["format"] == "binary", name
+        assert reason in str(file["reason"]), name
+        assert importer.decrypted(f"{name}.env.bin") == content, name
     assert b"QmFzZTY0" not in importer.show("envs/contracts/common.yaml") + importer.show("envs/production/env.example")
     importer.git("merge", "--quiet", BRANCH)
     assert importer.reconciler("check", "--age-key-file", str(importer.key)).returncode == 0
@@ -363,26 +361,29 @@ def test_a_value_that_was_never_filled_in_is_refused_with_every_way_on(importer:
     assert importer.imports()["exit_code"] == 0
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param("proxy_set_header Authorization 'Bearer invented0123';\n", id="a-bearer-token"),
-        pytest.param("listen 80;\nauth_token invented;\n", id="a-setting-named-like-a-secret"),
-        pytest.param('{"a": {"db_password": "invented"}}\n', id="json"),
-        pytest.param("url = postgres://me:invented@db/x\n", id="an-address-with-a-password"),
-        pytest.param("-----BEGIN PRIVATE KEY-----\n", id="a-private-key"),
-        pytest.param("admin:$apr1$invented$x\n", id="a-hash"),
-        pytest.param("x: 9f86d081884c7d659a2feaa0c55ad015\n", id="random-letters"),
-        pytest.param("requirepass Tr0ub4dor\n", id="redis"),
-        pytest.param("server {}\n", id="nothing-of-the-kind"),
-    ],
-)
-def test_a_mounted_file_is_encrypted(importer: Importer, content: str) -> None:
-    importer.write({"nginx/site.conf": content})
-    done = importer.imports()
-    assert by_source(done)["site.conf"]["format"] == "binary"
-    assert importer.decrypted("site.conf") == content.encode()
-    assert content.encode() not in importer.show("envs/production/site.conf")
+MOUNTED = {
+    "a-bearer-token": "proxy_set_header Authorization 'Bearer invented0123';\n",
+    "a-setting-named-like-a-secret": "listen 80;\nauth_token invented;\n",
+    "json": '{"a": {"db_password": "invented"}}\n',
+    "an-address-with-a-password": "url = postgres://me:invented@db/x\n",
+    "a-private-key": "-----BEGIN PRIVATE KEY-----\n",
+    "a-hash": "admin:$apr1$invented$x\n",
+    "random-letters": "x: 9f86d081884c7d659a2feaa0c55ad015\n",
+    "redis": "requirepass Tr0ub4dor\n",
+    "nothing-of-the-kind": "server {}\n",
+}
+
+
+def test_a_mounted_file_is_encrypted(importer: Importer) -> None:
+    importer.write({f"nginx/{name}.conf": content for name, content in MOUNTED.items()})
+    compose = importer.stack / "compose.yaml"
+    mounts = "".join(f'"./nginx/{name}.conf:/etc/{name}.conf:ro", ' for name in MOUNTED)
+    compose.write_text(compose.read_text().replace("volumes: [", f"volumes: [{mounts}"))
+    sources = by_source(importer.imports())
+    for name, content in MOUNTED.items():
+        assert sources[f"{name}.conf"]["format"] == "binary", name
+        assert importer.decrypted(f"{name}.conf") == content.encode(), name
+        assert content.encode() not in importer.show(f"envs/production/{name}.conf"), name
 
 
 def test_a_pattern_that_would_leave_a_secret_readable_is_refused(importer: Importer) -> None:
@@ -620,8 +621,8 @@ def test_without_a_terminal_it_does_not_ask_and_says_so(importer: Importer) -> N
 def test_on_a_terminal_it_asks(importer: Importer, answer: str, committed: bool) -> None:
     ours, theirs = pty.openpty()
     os.write(ours, answer.encode())
-    with subprocess.Popen(
-        [COMMAND, "import", "production", importer.side],
+    with ForkedProcess(
+        [str(COMMAND), "import", "production", importer.side],
         cwd=importer.clone,
         env=importer.environment(TERM="dumb"),
         stdin=theirs,

@@ -153,7 +153,7 @@ def _begin(importer: Importer) -> None:
     importer.write(FILES)
     importer.git("config", "--global", "user.name", "Ada Example")
     importer.git("config", "--global", "user.email", "ada@example.org")
-    importer.git("init", "--quiet", "--initial-branch=main")
+    importer.git("init", "--quiet", "--initial-branch=main", "--template=")
     assert importer.reconciler("init").returncode == 0
     importer.git("add", "--all")
     importer.git("commit", "--quiet", "--message", "Begin")
