@@ -2,6 +2,9 @@
 
 The steps are those of tests/support/killer.py. Where there are hundreds of them, containers are on paper
 (tests/support/paper_engine.py); what Compose and the engine are given is killed on the real ones, below.
+
+Of those hundreds, a fourth and all that leave a process of git running are killed. At the others a command only stops,
+and what it has on disk then is what the next process finds: as after a kill, for a tenth of its price.
 """
 
 from __future__ import annotations
@@ -37,6 +40,9 @@ pytestmark = pytest.mark.slow
 
 # A live file as it must be seen: its bytes, mode, user and group.
 Facts = tuple[bytes, int, int, int]
+Command = tuple[str, ...]
+
+SYNC = ("sync", "--json")
 
 OLD = {"api.env": b"MODE=one\nOLDER=1\n", "worker.env": b"JOBS=1\n", "gone.env": b"GONE=1\n"}
 NEW = {"api.env": b"MODE=two\nNEWER=1\n", "worker.env": b"JOBS=2\n", "config/new.env": b"NEW=2\n"}
@@ -50,6 +56,9 @@ SHARES = 2  # of the steps, so that two workers can take them
 SPARSE = 4
 TWICE = 8  # runs that are killed, and then killed again
 QUIET_AFTER = 4  # kills; after one of them the next reconciliation but one has nothing to do
+KILLED = 4  # of so many steps one is a kill
+TEMPORARY = r"\.reconciler-[0-9a-f]{12}"  # in a name
+LIVES_ON = ", begun"  # ends a step at which a process of the command's own is at work, which a kill leaves alone
 
 
 @dataclass(slots=True)
@@ -66,26 +75,60 @@ class Site:
         return self.server.remote.commit({f"envs/{ENVIRONMENT}/{name}": data for name, data in desired.items()})
 
     def sync(self, die_at: int = 0) -> Ended:
-        return killer.run(self.server, "sync", "--json", die_at=die_at)
+        return killer.run(self.server, *SYNC, die_at=die_at)
 
-    def restore(self, backup: str, die_at: int = 0) -> Ended:
-        return killer.run(self.server, "restore", backup, die_at=die_at)
+    def stopped(self, command: Command, places: Sequence[int]) -> dict[int, Ended]:
+        """Keep what the command has on disk at each of these steps, under their numbers, and what a kill there is."""
+        found: dict[int, Ended] = {}
+
+        def keep(ended: Ended) -> None:
+            at = len(ended.steps)
+            self.save(str(at))
+            found[at] = ended
+
+        self.back()
+        killer.stop(self.server, *command, at=places, stopped=keep)
+        assert sorted(found) == sorted(places), "it ended before it came to all its steps"
+        return found
+
+    @contextlib.contextmanager
+    def head_at(self, commit: str) -> Iterator[None]:
+        """Meanwhile the branch's head is that commit, if any is given."""
+        if not commit:
+            yield
+            return
+        head = self.server.remote.head()
+        self.server.remote.make_branch("main", commit)
+        yield
+        self.server.remote.make_branch("main", head)
 
     # --- beginning again ---
 
-    def save(self) -> None:
+    def save(self, name: str = "saved") -> None:
+        """Keep what is on disk now, under this name."""
+        place = self.server.root / name
         for directory in (self.server.app, self.server.state):
-            shutil.copytree(directory, self._saved(directory), dirs_exist_ok=True)
-        shutil.copy(self._engine, self._saved(self._engine))
+            shutil.copytree(directory, place / directory.name, dirs_exist_ok=True)
+        shutil.copy(self._engine, place)
 
     def back(self) -> None:
+        self._remove()
+        place = self.server.root / "saved"
+        for directory in (self.server.app, self.server.state):
+            shutil.copytree(place / directory.name, directory)
+        shutil.copy(place / self._engine.name, self._engine)
+
+    def take(self, name: str) -> None:
+        """Have on disk what was kept under this name, and keep it no more."""
+        self._remove()
+        place = self.server.root / name
+        for path in (self.server.app, self.server.state, self._engine):
+            (place / path.name).rename(path)
+        place.rmdir()
+
+    def _remove(self) -> None:
         for directory in (self.server.app, self.server.state):
             shutil.rmtree(directory)
-            shutil.copytree(self._saved(directory), directory)
-        shutil.copy(self._saved(self._engine), self._engine)
-
-    def _saved(self, path: Path) -> Path:
-        return self.server.root / "saved" / path.name
 
     # --- what there is ---
 
@@ -96,13 +139,7 @@ class Site:
     @property
     def live(self) -> dict[str, Facts]:
         """Every file in the stack's directory, by its path in there."""
-        files = {}
-        for path in sorted(self.server.app.rglob("*")):
-            if path.is_file():
-                facts = path.stat()
-                mode = stat.S_IMODE(facts.st_mode)
-                files[str(path.relative_to(self.server.app))] = (path.read_bytes(), mode, facts.st_uid, facts.st_gid)
-        return files
+        return files_in(self.server.app)
 
     @property
     def running(self) -> dict[str, tuple[dict[str, str], str]]:
@@ -155,6 +192,21 @@ class Site:
         assert hidden == [] or len(hidden) == 1, "half a backup is removed when the next one is taken"
 
 
+def files_in(directory: Path) -> dict[str, Facts]:
+    files = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            facts = path.stat()
+            mode = stat.S_IMODE(facts.st_mode)
+            files[str(path.relative_to(directory))] = (path.read_bytes(), mode, facts.st_uid, facts.st_gid)
+    return files
+
+
+def named_alike(files: dict[str, Facts]) -> dict[str, Facts]:
+    """Temporary files have a random part in their names."""
+    return {re.sub(TEMPORARY, "", name): facts for name, facts in files.items()}
+
+
 def modes_of(files: dict[str, bytes]) -> dict[str, int]:
     return MODES_SINCE | MODES_WITH_OLD if "config/new.env" not in files else MODES_WITH_OLD | MODES_SINCE
 
@@ -188,28 +240,39 @@ def telling(killed: Ended) -> Iterator[Ended]:
 
 
 def steps_of(
-    site: Site, share: int, command: Callable[[int], Ended], every: int = SHARES, until: str = ""
+    site: Site, share: int, command: Command, every: int = SHARES, until: str = "", fetches: str = ""
 ) -> Iterator[Ended]:
-    """Run the command to its end, and then again and again, killed at one of ``every`` so many steps.
+    """Run the command to its end, and then have it end, by a kill or on disk alone, at one of ``every`` so many steps.
 
-    Before the first step that begins with ``until`` it is one of SPARSE times as many. Yields each killed one. Every
-    run begins with everything as it was.
+    Before the first step that begins with ``until`` it is one of SPARSE times as many. ``fetches`` is the commit that
+    the command finds as the branch's head. Yields what ended, when the disk is as that left it. Every run begins with
+    everything as it was.
     """
-    steps = command(0).steps
-    number = len(steps)
-    assert number > 15, "the steps are not seen any more"
-    same = next(place for place, step in enumerate(steps) if step.startswith(until)) if until else 0
-    for die_at in (*range(1 + share, same, every * SPARSE), *range(same + 1 + share, number + 1, every)):
-        site.back()
-        ended = command(die_at)
-        assert ended.killed, f"it ended before step {die_at} of {number}"
+    with site.head_at(fetches):
+        steps = killer.run(site.server, *command).steps
+        number = len(steps)
+        assert number > 15, "the steps are not seen any more"
+        same = next(place for place, step in enumerate(steps) if step.startswith(until)) if until else 0
+        places = (*range(1 + share, same, every * SPARSE), *range(same + 1 + share, number + 1, every))
+        stopped = site.stopped(command, places)
+    for turn, at in enumerate(places):
+        if turn % KILLED == 0 or steps[at - 1].endswith(LIVES_ON):
+            site.back()
+            with site.head_at(fetches):
+                ended = killer.run(site.server, *command, die_at=at)
+            assert ended.killed, f"it ended before step {at} of {number}"
+            left = files_in(site.server.root / str(at) / site.server.app.name)
+            assert named_alike(site.live) == named_alike(left), f"a kill leaves something else, {ended.where}"
+        else:
+            ended = stopped[at]
+            site.take(str(at))
         yield ended
 
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_a_change_killed_at_any_step_is_resumed_and_loses_nothing(site: Site, share: int) -> None:
     site.commit(NEW)
-    for number, killed in enumerate(steps_of(site, share, site.sync)):
+    for number, killed in enumerate(steps_of(site, share, SYNC)):
         with telling(killed):
             site.assert_whole(OLD, NEW)
             site.assert_ends(site.sync(), "applied", "in_sync")
@@ -223,7 +286,7 @@ def test_a_change_killed_at_any_step_is_resumed_and_loses_nothing(site: Site, sh
 def test_a_bad_revision_killed_at_any_step_is_rolled_back(site: Site, share: int) -> None:
     bad = site.commit(BAD)
     # Until its services start, a bad revision does what the good one above does.
-    for number, killed in enumerate(steps_of(site, share, site.sync, until="compose up")):
+    for number, killed in enumerate(steps_of(site, share, SYNC, until="compose up")):
         with telling(killed):
             site.assert_whole(OLD, BAD)
             site.assert_ends(site.sync(), "rolled_back", "in_sync")
@@ -241,16 +304,8 @@ def test_a_bad_revision_killed_at_any_step_is_rolled_back(site: Site, share: int
 def test_a_killed_change_gives_way_to_a_newer_one(site: Site) -> None:
     then = site.commit(NEW)
     newer = site.commit(NEXT)
-    branch = site.server.remote.make_branch
-
-    def sync(die_at: int) -> Ended:
-        branch("main", then)
-        try:
-            return site.sync(die_at)
-        finally:
-            branch("main", newer)
-
-    for killed in steps_of(site, 0, sync, every=5):
+    assert site.server.remote.head() == newer
+    for killed in steps_of(site, 0, SYNC, every=5, fetches=then):
         with telling(killed):
             site.assert_whole(OLD, NEW)
             site.assert_ends(site.sync(), "applied")
@@ -278,10 +333,11 @@ def test_a_restore_by_hand_killed_at_any_step_loses_nothing(site: Site) -> None:
     assert site.sync().outcome["result"] == "applied"
     backup = site.server.json("backups")[0]["backup"]
     site.save()
-    for killed in steps_of(site, 0, lambda die_at: site.restore(backup, die_at), every=3):
+    restore = ("restore", backup)
+    for killed in steps_of(site, 0, restore, every=3):
         with telling(killed):
             site.assert_whole(OLD, NEW)
-            assert site.restore(backup).exit_code == 0
+            assert killer.run(site.server, *restore).exit_code == 0
             site.assert_whole(OLD)
             site.assert_ends(site.sync(), "corrected", "applied")
             site.assert_ends(site.sync(), "in_sync")
@@ -297,9 +353,7 @@ def test_a_deletion_of_what_left_git_killed_at_any_step_ends_either_way_with_a_b
     (site.server.app / "gone.env").write_bytes(b"GONE=by hand\n")
     site.save()
 
-    def forget(die_at: int = 0) -> Ended:
-        return killer.run(site.server, "forget", f"{ENVIRONMENT}/gone.env", "--delete", "--json", die_at=die_at)
-
+    forget = ("forget", f"{ENVIRONMENT}/gone.env", "--delete", "--json")
     for killed in steps_of(site, 0, forget, every=3):
         with telling(killed):
             begun = site.remembered()[0][0].result is None
@@ -309,7 +363,7 @@ def test_a_deletion_of_what_left_git_killed_at_any_step_ends_either_way_with_a_b
             assert not gone or b"GONE=by hand\n" in site.kept
             assert site.live.keys() - {"gone.env"} == kept.keys()
             if not gone:
-                site.assert_ends(forget(), "applied")
+                site.assert_ends(killer.run(site.server, *forget), "applied")
             assert site.remembered()[0][0].result is not None
             site.assert_ends(site.sync(), "in_sync")
 
@@ -320,7 +374,7 @@ def test_a_deletion_of_what_left_git_killed_at_any_step_ends_either_way_with_a_b
 def test_what_a_power_cut_must_find_is_on_disk_before_what_relies_on_it(site: Site) -> None:
     site.commit(NEW)
     app, backups = str(site.server.app), str(site.server.state / "backups" / ENVIRONMENT)
-    steps = [re.sub(r"\.reconciler-[0-9a-f]{12}", "", step) for step in site.sync().steps]
+    steps = [re.sub(TEMPORARY, "", step) for step in site.sync().steps]
 
     def at(step: str) -> int:
         assert steps.count(step) == 1, f"{step} x{steps.count(step)} in {steps}"

@@ -4,22 +4,30 @@ A step is a moment just before a call that changes something outside the process
 backups and the digest key, each commit of the store, each call of Compose and of the engine, each `git fetch`. What
 lies between two steps changes nothing, so a kill at each step is a kill at every instant that differs from another.
 
+A command can also stop (SIGSTOP) at steps, while the test copies what lies on disk: what a kill there would leave, as a
+kill changes nothing itself; only a process that the command has started would go on. So one run serves many steps.
+
 It wraps what the package calls, in the command's process only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import sqlite3
-from collections.abc import Callable, Sequence
+import subprocess
+import threading
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tests.support.forks import reconciler
+from tests.support.forks import COMMAND, ForkedProcess, reconciler
 from tests.support.server import Server
+from tests.support.waiting import eventually
 
 # --- for the tests ---------------------------------------------------------------------------------------------------
 
@@ -59,17 +67,51 @@ def run(
 
     ``on_paper`` replaces the engine, see ``PaperEngine``.
     """
-    steps = server.root / "killer.steps"
-    options = {
-        "directory": str(server.root),
-        "watched": [str(server.app), str(server.state / "backups"), str(server.state / "digest.key")],
-        "steps_file": str(steps),
-        "die_at": die_at,
-        "die_before": die_before,
-        "on_paper": on_paper,
-    }
-    done = reconciler(*arguments, env=server.variables(), hook=(__name__, options))
-    return Ended(done.returncode, tuple(steps.read_text().splitlines()), done.stdout)
+    options = {"die_at": die_at, "die_before": die_before, "on_paper": on_paper}
+    done = reconciler(*arguments, env=server.variables(), hook=_hook(server, options))
+    return Ended(done.returncode, _steps_so_far(server), done.stdout)
+
+
+def stop(server: Server, *arguments: str, at: Collection[int], stopped: Callable[[Ended], None]) -> int:
+    """Run a command, on paper, to its end; return its exit code.
+
+    At each of these steps it stops until ``stopped`` returns, which is told what it would be if it was killed there.
+    """
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    hook = _hook(server, {"stop_at": sorted(at)})
+    process = ForkedProcess([str(COMMAND), *arguments], env=server.variables(), hook=hook, **streams)
+    try:
+        for _ in at:
+            # Asked for often, as the command waits meanwhile; where it has ended, it stops no more.
+            eventually(lambda: process.poll() is not None or _is_stopped(process.pid), timeout=60, interval=0.002)
+            if process.returncode is None:
+                stopped(Ended(-signal.SIGKILL, _steps_so_far(server), ""))
+                os.kill(process.pid, signal.SIGCONT)
+        return process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _hook(server: Server, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    watched = [str(server.app), str(server.state / "backups"), str(server.state / "digest.key")]
+    common = {"directory": str(server.root), "watched": watched, "steps_file": str(server.root / _STEPS)}
+    return __name__, {**common, **options}
+
+
+def _steps_so_far(server: Server) -> tuple[str, ...]:
+    return tuple((server.root / _STEPS).read_text().splitlines())
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether all its threads are."""
+    with contextlib.suppress(OSError):  # one has ended meanwhile
+        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return {stat.rpartition(")")[2].split()[0] for stat in stats} == {"T"}
+    return False
+
+
+_STEPS = "killer.steps"
 
 
 # --- in the command's process ----------------------------------------------------------------------------------------
@@ -79,11 +121,12 @@ def prepare(
     directory: str,
     watched: Sequence[str],
     steps_file: str,
-    die_at: int,
-    die_before: tuple[str, int],
-    on_paper: bool,
+    die_at: int = 0,
+    die_before: tuple[str, int] = ("", 0),
+    stop_at: Collection[int] = (),
+    on_paper: bool = True,
 ) -> None:
-    steps = Steps(steps_file, die_at, *die_before)
+    steps = Steps(steps_file, die_at, *die_before, stop_at)
     if on_paper:
         _put_on_paper(directory, steps)
     _watch_files(steps, watched)
@@ -93,14 +136,15 @@ def prepare(
 
 
 class Steps:
-    """Notes each step in a file and, at the chosen one, kills the process."""
+    """Notes each step in a file and, at the chosen one, kills the process, or stops it at chosen ones."""
 
-    def __init__(self, path: str, die_at: int, pattern: str, matches: int) -> None:
+    def __init__(self, path: str, die_at: int, pattern: str, matches: int, stop_at: Collection[int]) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._write = os.write  # not the watched one
         self._die_at = die_at
         self._pattern = re.compile(pattern)
         self._matches = matches
+        self._stop_at = frozenset(stop_at)
         self._number = 0
 
     def step(self, call: str) -> None:
@@ -110,6 +154,8 @@ class Steps:
             self._matches -= 1
         if self._number == self._die_at or (self._pattern.pattern and self._matches == 0):
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._number in self._stop_at:
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # this thread, so that it goes no further
 
 
 def _put_on_paper(directory: str, steps: Steps) -> None:
