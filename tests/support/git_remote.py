@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import re
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -12,6 +16,7 @@ from pathlib import Path
 from tests.support.commands import output
 
 AUTHOR = "Ada Example <ada@example.org>"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 FILE, EXECUTABLE, LINK, SUBMODULE = "100644", "100755", "120000", "160000"
 
 
@@ -33,7 +38,7 @@ class GitRemote:
 
     def head(self, branch: str = "main") -> str:
         """The branch's commit id. Raises CommandFailed if there is no such branch."""
-        return self.git("rev-parse", "--verify", f"refs/heads/{branch}")
+        return self._tip(branch) or self.git("rev-parse", "--verify", f"refs/heads/{branch}")
 
     def read(self, path: str, revision: str = "main") -> bytes:
         """The file's bytes at the revision. Raises CommandFailed if it is not there."""
@@ -86,13 +91,19 @@ class GitRemote:
 
     def make_branch(self, name: str, at: str = "main") -> None:
         """Create the branch, or move it there, fast-forward or not."""
-        self.git("update-ref", f"refs/heads/{name}", self.git("rev-parse", "--verify", f"{at}^{{commit}}"))
+        self.git("update-ref", f"refs/heads/{name}", f"{at}^{{commit}}")
 
     def log(self, branch: str = "main") -> list[str]:
         """Commit ids, newest first."""
         return self.git("rev-list", branch).split()
 
     def _tip(self, branch: str) -> str | None:
+        """The branch's commit id. Looked for where git keeps it, as each git costs a third of a commit."""
+        with contextlib.suppress(OSError):
+            if COMMIT.fullmatch(tip := (self.path / "refs" / "heads" / branch).read_text().strip()):
+                return tip
+        if not (self.path / "packed-refs").exists():
+            return None
         return self.git("for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}") or None
 
     def _sign(self, branch: str, parent: str | None, message: str, author: str, key: Path) -> str:
@@ -115,10 +126,17 @@ class GitRemote:
 
 def make_git_remote(path: Path) -> GitRemote:
     """An empty bare repository at ``path``."""
-    path.mkdir(parents=True)
-    remote = GitRemote(path)
-    remote.git("init", "--quiet", "--bare", "--initial-branch=main", "--template=", ".")
-    return remote
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(_empty_repository().name, path)
+    return GitRemote(path)
+
+
+@functools.cache
+def _empty_repository() -> tempfile.TemporaryDirectory[str]:
+    """What git makes of an empty directory, once for all."""
+    directory = tempfile.TemporaryDirectory(prefix="rct-git-")
+    GitRemote(Path(directory.name)).git("init", "--quiet", "--bare", "--initial-branch=main", "--template=", ".")
+    return directory
 
 
 def make_ssh_key(path: Path) -> Path:
