@@ -11,6 +11,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import json
 import os
 import re
 import secrets
@@ -261,9 +262,10 @@ def test_the_search_finds_a_secret_whole_or_in_part_and_in_any_disguise(canary: 
     assert not canary.sings_in(word[:8].encode() + b"AGE-SECRET-KEY-1" + os.urandom(4096).hex().encode())
 
 
-def results(server: Server) -> dict[str, str]:
+def results(daemon: Daemon) -> dict[str, str]:
     """How the last reconciliation of each environment ended."""
-    return {each["environment"]: each["result"] for each in server.json("status")["environments"]}
+    environments = json.loads(daemon.get("/api/v1/status")[1])["environments"]
+    return {each["environment"]: each["result"] for each in environments}
 
 
 @pytest.mark.parametrize("failures", grouped(ENVIRONMENT_FAILURES, size=9))
@@ -295,7 +297,7 @@ def test_no_secret_leaks_while_everything_goes_wrong_at_the_same_time(
                 ear.hear(path, daemon.get(path)[1])
             announce(daemon, secret.read_bytes().strip(), ear)
             expected = {**{failure.id: failure.result for failure in failures}, "well": "in_sync"}
-            eventually(lambda: results(server) == expected)  # what the announcements started may go on
+            eventually(lambda: results(daemon) == expected)  # what the announcements started may go on
             eventually(lambda: {"git", "sops"} <= watcher.environments.keys(), timeout=30)
         ear.hear("log", daemon.log.read_text())
 
