@@ -53,7 +53,7 @@ def run_daemon(
     gc.freeze()  # what is imported stays: looking through it each time costs a tenth of the CPU time
     # With the default, a reconciliation of 1,000 targets has fifteen passes, and now and then one through everything,
     # which takes as long as half of it. What is in no cycle is freed without.
-    gc.set_threshold(10_000)
+    gc.set_threshold(3_000)
     with exclusive(config.state_dir, "reconciler run"):
         asyncio.run(_Service(config, load, descriptors).run(early))
 
