@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,7 +14,7 @@ from reconciler.core.model.compose import HealthStatus, StackHealth
 from reconciler.core.model.requests import GitAnswer, ReconcileRequest
 from reconciler.core.model.runs import Result
 from reconciler.core.ports import Ports
-from reconciler.core.ports.observer import Reconciled
+from reconciler.core.ports.observer import Observer, Reconciled
 from reconciler.engine.reconcile import Reconciler
 from reconciler.engine.rollout import Rollout
 from tests.fakes import FakeClock, World
@@ -70,6 +70,22 @@ async def test_an_error_between_two_hosts(new_world: Callable[[], World], error:
     await task
 
 
+def daemon_of(
+    world: World, host: Reconciler, ask: Callable[[str], Awaitable[GitAnswer]], observers: Sequence[Observer] = ()
+) -> Daemon:
+    """A daemon with this host alone."""
+    return Daemon(
+        {host.environment: host},
+        [Rollout(world.ports(), [host])],
+        ask_git=ask,
+        clock=FakeClock(),
+        metrics=NoMetrics(),
+        poll_interval=60,
+        drift_interval=60,
+        observers=observers,
+    )
+
+
 class Observing:
     """Keeps every event; the first one raises."""
 
@@ -89,16 +105,7 @@ async def test_an_observer_gets_outcomes_and_health_and_cannot_stop_the_loop(wor
         return GitAnswer(await world.git.head())
 
     observer, host = Observing(), Reconciler(world.ports(), "production")
-    daemon = Daemon(
-        {"production": host},
-        [Rollout(world.ports(), [host])],
-        ask_git=no_news,
-        clock=FakeClock(),
-        metrics=NoMetrics(),
-        poll_interval=60,
-        drift_interval=60,
-        observers=[observer],
-    )
+    daemon = daemon_of(world, host, no_news, [observer])
     task = asyncio.create_task(daemon.run())
 
     async def reconcile(trigger: str) -> StackHealth:
@@ -137,15 +144,7 @@ async def test_being_ready_does_not_wait_for_the_ages_of_secrets(world: World, m
         ready.append(daemon.ready)
 
     monkeypatch.setattr(host, "publish_ages", publish_ages)
-    daemon = Daemon(
-        {"production": host},
-        [Rollout(world.ports(), [host])],
-        ask_git=slow_git,
-        clock=FakeClock(),
-        metrics=NoMetrics(),
-        poll_interval=60,
-        drift_interval=60,
-    )
+    daemon = daemon_of(world, host, slow_git)
     task = asyncio.create_task(daemon.run())
     assert await until(lambda: "production" in daemon.last_outcomes)
     assert not daemon.ready
