@@ -25,7 +25,7 @@ class MemoryFile:
 @contextlib.contextmanager
 def in_memory(data: bytes) -> Iterator[MemoryFile]:
     """A file that leaves nothing behind, whichever process ends first."""
-    descriptor = os.memfd_create("reconciler", os.MFD_CLOEXEC)
+    descriptor = os.memfd_create("staged", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(data)

@@ -20,6 +20,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 
+from reconciler.adapters.memory_file import in_memory
 from reconciler.core.secret import Secret
 
 _MEMORY = "/dev/shm"  # noqa: S108  # in a directory of our own
@@ -50,7 +51,7 @@ def farm(scratch: str, directory: str, staged: Mapping[str, Secret | None]) -> I
         root = stack.enter_context(_private_directory(scratch))
         changes: dict[str, str | None] = {}
         for path, data in staged.items():
-            changes[path] = None if data is None else stack.enter_context(_in_memory(data))
+            changes[path] = None if data is None else stack.enter_context(in_memory(data.reveal())).path
         for place in ancestors(directory, changes):
             _mirror(root, place)
         for path, source in changes.items():
@@ -87,18 +88,6 @@ def _remove_leftovers(scratch: str) -> None:
         # Another process may be using it, or taking it away, at this moment.
         with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(entry.path, fcntl.LOCK_NB):
             shutil.rmtree(entry.path)
-
-
-@contextlib.contextmanager
-def _in_memory(data: Secret) -> Iterator[str]:
-    """Put the bytes into memory only, and yield a path by which another process of the same user can open them."""
-    descriptor = os.memfd_create("staged", os.MFD_CLOEXEC)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(data.reveal())
-        yield f"/proc/{os.getpid()}/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
 
 
 def ancestors(directory: str, paths: Iterable[str]) -> list[str]:

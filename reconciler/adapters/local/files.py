@@ -27,6 +27,7 @@ from reconciler.adapters.local.mounted_files import sight_of
 from reconciler.adapters.local.open_files import TO_READ, chown_arguments, is_being_written, read_open, write_all
 from reconciler.adapters.local.renames import claim_name, exchange
 from reconciler.adapters.local.users import login_sessions, user_name
+from reconciler.adapters.memory_file import in_memory
 from reconciler.core.decide.editors import editor_sentence
 from reconciler.core.decide.guards import is_below
 from reconciler.core.errors import GuardError, LiveFileError, OutsideError
@@ -193,19 +194,15 @@ class LocalHost:
 
     async def check(self, check: Check, data: Secret) -> None:
         """The staged bytes are in memory only: ``{file}`` becomes a path to them under /proc."""
-        descriptor = os.memfd_create("staged")
         try:
-            write_all(descriptor, data)
-            staged = f"/proc/{os.getpid()}/fd/{descriptor}"
-            argv = [part.replace("{file}", staged) for part in check.argv]
-            done = await process.run(argv, env={"PATH": _PROGRAMS}, limits=_CHECK_LIMITS)
+            with in_memory(data.reveal()) as staged:
+                argv = [part.replace("{file}", staged.path) for part in check.argv]
+                done = await process.run(argv, env={"PATH": _PROGRAMS}, limits=_CHECK_LIMITS)
         except process.MissingProgramError as error:
             hint = "Install it, or correct checks in the server configuration"
             raise GuardError(
                 f"the check's program {error.args[0]} is not installed", where=f"check {check.name}", hint=hint
             ) from None
-        finally:
-            os.close(descriptor)
         if done.out_of_memory:
             raise OutsideError(f"the check could not run: {MEMORY[0]}", where=f"check {check.name}", hint=MEMORY[1])
         if not done.ok:
